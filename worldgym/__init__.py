@@ -1,0 +1,1 @@
+"""worldgym: train agents inside learned video models."""

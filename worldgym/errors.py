@@ -1,0 +1,64 @@
+"""Every error worldgym raises on purpose: each message says what was expected, what came and what to do next."""
+
+import difflib
+from collections.abc import Iterable
+
+import gymnasium.error
+
+
+class WorldGymError(Exception):
+    """Base of all errors raised by worldgym."""
+
+
+class ConfigError(WorldGymError, ValueError):
+    """A configuration value is missing, unknown or contradicts another one."""
+
+
+class CheckpointError(WorldGymError):
+    """A checkpoint is missing, damaged, or does not fit the model that its configuration describes."""
+
+
+class DataError(WorldGymError):
+    """A recording on disk is missing, damaged or of another kind than asked for."""
+
+
+class TrainingError(WorldGymError):
+    """Training cannot go on: the loss is not finite, or the run folder belongs to another run."""
+
+
+class InvalidFrames(WorldGymError, ValueError):
+    """Frames of the wrong shape, dtype or range."""
+
+
+class UnknownTask(WorldGymError, gymnasium.error.UnregisteredEnv):
+    """A task name that nobody knows."""
+
+
+class InvalidAction(WorldGymError, gymnasium.error.InvalidAction):
+    """An action of the wrong shape, or one that is not finite."""
+
+
+class ResetNeeded(WorldGymError, gymnasium.error.ResetNeeded):
+    """step() or render() before reset(), or after the episode ended."""
+
+
+class InvalidOption(WorldGymError, gymnasium.error.Error, ValueError):
+    """An environment was given an option or argument it does not take."""
+
+
+class DependencyNotInstalled(WorldGymError, gymnasium.error.DependencyNotInstalled):
+    """An optional library or system package is missing; the message names what to install."""
+
+
+class RenderingError(WorldGymError):
+    """The simulator ran but produced no usable picture."""
+
+
+def nearest(name: str, known: Iterable[str], count: int = 3) -> str:
+    """A phrase such as ``did you mean 'hammer', 'handle-pull'?`` for error messages; never empty."""
+    names = sorted(known)
+    close = difflib.get_close_matches(name, names, n=count, cutoff=0.4)
+    if close:
+        return "did you mean " + ", ".join(repr(match) for match in close) + "?"
+    shown = ", ".join(names[:12]) + (", ..." if len(names) > 12 else "")
+    return f"known names: {shown or 'none'}"
