@@ -1,0 +1,74 @@
+"""What every tokenizer offers, whatever its architecture."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from worldgym.tokens import TokenLayout
+
+
+@dataclass(frozen=True)
+class ContextFeatures:
+    """What encoder and decoder need of the context frames, computed once an episode.
+
+    ``tensors`` all have the batch as their first dimension; what each one is stays between a tokenizer and itself.
+    """
+
+    tensors: tuple[Tensor, ...]
+
+    def select(self, rows: Tensor) -> "ContextFeatures":
+        """The features of some rows, int64 ``[N]``, repeated where an index repeats."""
+        return ContextFeatures(tuple(tensor[rows] for tensor in self.tensors))
+
+    def put(self, rows: Tensor, other: "ContextFeatures") -> None:
+        """Overwrite rows, int64 ``[N]``, with another batch of ``N`` in place."""
+        for tensor, new in zip(self.tensors, other.tensors, strict=True):
+            tensor[rows] = new
+
+
+class TokenizerOutput(NamedTuple):
+    """One training forward pass. ``context`` and ``future`` are reconstructions ``[B, C|T, 3, H, W]``, not clamped."""
+
+    context: Tensor
+    future: Tensor
+    context_codes: Tensor
+    dynamics_codes: Tensor
+    commit_loss: Tensor
+    dynamics_commit_loss: Tensor
+
+
+class Tokenizer(nn.Module, ABC):
+    """Frames <-> codes (paper, section 3.1). Frames are float ``[B, C|T, 3, H, W]`` in [0, 1]; codes are int64."""
+
+    layout: TokenLayout
+    resolution: int
+
+    @abstractmethod
+    def encode_context(self, frames: Tensor) -> tuple[Tensor, ContextFeatures]:
+        """Context frames ``[B, C, 3, H, W]`` to codes ``[B, C, tokens_per_context_frame]`` and features."""
+
+    @abstractmethod
+    def encode_future(self, frames: Tensor, features: ContextFeatures) -> Tensor:
+        """Future frames ``[B, T, 3, H, W]`` to dynamics codes ``[B, T, tokens_per_frame]``, seen beside the context."""
+
+    @abstractmethod
+    def decode_context(self, codes: Tensor) -> Tensor:
+        """Context codes to frames ``[B, C, 3, H, W]``, not clamped."""
+
+    @abstractmethod
+    def decode_future(self, codes: Tensor, features: ContextFeatures) -> Tensor:
+        """Dynamics codes ``[B, T, tokens_per_frame]`` to frames ``[B, T, 3, H, W]``, not clamped."""
+
+    @abstractmethod
+    def forward(self, frames: Tensor) -> TokenizerOutput:
+        """Encode, quantise and decode a clip ``[B, C + T, 3, H, W]``, with gradients straight through the codes."""
+
+
+def codes_perplexity(codes: Tensor, size: int) -> float:
+    """Exponential of the entropy of the codes' empirical distribution: ``size`` when all are used alike."""
+    share = torch.bincount(codes.flatten(), minlength=size).double()
+    share = share[share > 0] / share.sum()
+    return float(torch.exp(-(share * share.log()).sum()))
