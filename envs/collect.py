@@ -1,0 +1,141 @@
+"""Recording episodes from simulators, in parallel processes.
+
+Behaviours, from the most to the least purposeful:
+
+    expert   the scripted expert
+    noisy    the expert with Gaussian noise, its scale drawn anew each episode from 0.1 to 1
+    smooth   a mean-reverting random walk, which crosses the whole workspace
+    random   independent uniform actions
+"""
+
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import FIRST_EXCEPTION, ProcessPoolExecutor, wait
+from multiprocessing import get_context
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from worldgym.data.episode import SUFFIX, Episode, EpisodeInfo
+from worldgym.envs.metaworld import ACTION_REPEAT, EPISODE_STEPS, SimulatorMetaWorld, plain_task_name
+from worldgym.errors import InvalidOption, nearest
+
+Policy = Callable[[], NDArray[np.float32]]
+SMOOTH_REVERSION = 0.1
+
+
+class Job(NamedTuple):
+    """One episode to record."""
+
+    task: str
+    behaviour: str
+    seed: int
+    look: str
+
+    def path(self, folder: Path) -> Path:
+        """Where its file lies: ``folder/task/behaviour-seed.safetensors``."""
+        return folder / self.task / f"{self.behaviour}-{self.seed:08d}{SUFFIX}"
+
+
+def collect(
+    folder: Path,
+    tasks: Iterable[str],
+    episodes: Mapping[str, int],
+    seed: int = 0,
+    workers: int = 2,
+    look: str = "fast",
+) -> list[Path]:
+    """Record ``episodes[behaviour]`` episodes a task into ``folder``; those already there are kept and not repeated.
+
+    Equal seeds record equal episodes. A kill loses only the episodes under way.
+
+    Returns:
+        The files of all episodes asked for.
+    """
+    jobs = list(_jobs([plain_task_name(task) for task in tasks], episodes, seed, look))
+    missing = [job for job in jobs if not job.path(folder).exists()]
+    bar = tqdm(total=len(jobs), initial=len(jobs) - len(missing), desc="collect", unit="episode")
+    with bar, ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        futures = [pool.submit(_record_to, job, folder) for job in missing]
+        for future in futures:
+            future.add_done_callback(lambda _: bar.update())
+        try:
+            finished, _ = wait(futures, return_when=FIRST_EXCEPTION)
+            for future in finished:
+                future.result()
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+    return [job.path(folder) for job in jobs]
+
+
+def _jobs(tasks: list[str], episodes: Mapping[str, int], seed: int, look: str) -> Iterator[Job]:
+    for behaviour in episodes:
+        if behaviour not in BEHAVIOURS:
+            raise InvalidOption(f"unknown behaviour {behaviour!r}; {nearest(behaviour, BEHAVIOURS)}")
+    for task in tasks:
+        for behaviour, count in episodes.items():
+            yield from (Job(task, behaviour, seed + index, look) for index in range(count))
+
+
+def _record_to(job: Job, folder: Path) -> None:
+    env = SimulatorMetaWorld(job.task, look=job.look)  # type: ignore[arg-type]
+    try:
+        record(env, job.behaviour, job.seed, job.look).save(job.path(folder))
+    finally:
+        env.close()
+
+
+def record(env: SimulatorMetaWorld, behaviour: str, seed: int, look: str = "fast") -> Episode:
+    """One whole episode of a behaviour (see the head of this file)."""
+    rng = np.random.default_rng([seed, *behaviour.encode()])
+    frame, _ = env.reset(seed=int(rng.integers(2**31)))
+    policy = BEHAVIOURS[behaviour](env, rng)
+    frames, actions, rewards, successes = [frame], [], [], []
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Constant.s. may be too high")  # the experts' own, every episode
+        for _ in range(EPISODE_STEPS):
+            actions.append(policy())
+            frame, reward, _, _, info = env.step(actions[-1])
+            frames.append(frame)
+            rewards.append(reward)
+            successes.append(info["success"])
+    about = EpisodeInfo("Simulator-MetaWorld-v0", env.task, behaviour, seed, ACTION_REPEAT, look)
+    return Episode(
+        np.stack(frames), np.stack(actions), np.array(rewards, np.float32), np.array(successes, np.bool_), about
+    )
+
+
+def _expert(env: SimulatorMetaWorld, rng: np.random.Generator) -> Policy:
+    return env.expert_action
+
+
+def _noisy(env: SimulatorMetaWorld, rng: np.random.Generator) -> Policy:
+    scale = rng.uniform(0.1, 1.0)
+    return lambda: np.clip(env.expert_action() + scale * rng.standard_normal(4), -1.0, 1.0).astype(np.float32)
+
+
+def _smooth(env: SimulatorMetaWorld, rng: np.random.Generator) -> Policy:
+    walk = 0.5 * rng.standard_normal(4)
+
+    def act() -> NDArray[np.float32]:
+        nonlocal walk
+        walk = (1 - SMOOTH_REVERSION) * walk + 0.4 * rng.standard_normal(4)
+        return np.clip(walk, -1.0, 1.0).astype(np.float32)
+
+    return act
+
+
+def _random(env: SimulatorMetaWorld, rng: np.random.Generator) -> Policy:
+    return lambda: rng.uniform(-1.0, 1.0, 4).astype(np.float32)
+
+
+BEHAVIOURS: dict[str, Callable[[SimulatorMetaWorld, np.random.Generator], Policy]] = {
+    "expert": _expert,
+    "noisy": _noisy,
+    "smooth": _smooth,
+    "random": _random,
+}
