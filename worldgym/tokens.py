@@ -67,6 +67,10 @@ class TokenLayout:
         """How many future frames fit a window of ``positions``."""
         return max(0, (positions - self.prefix_length) // self.step_length)
 
+    def slots(self, positions: int) -> int:
+        """How many future frames are at least opened within ``positions``."""
+        return max(0, -((self.prefix_length - positions) // self.step_length))
+
     def slot_positions(self, horizon: int) -> torch.Tensor:
         """Positions of the S2 that opens each future frame, int64 ``[T]``."""
         return self.prefix_length + self.step_length * torch.arange(horizon)
@@ -94,9 +98,7 @@ class TokenLayout:
         batch = ids.shape[0]
         prefix, future = ids[:, : self.prefix_length], ids[:, self.prefix_length :]
         if prefix.shape[1] < self.prefix_length or future.shape[1] % self.step_length:
-            raise ConfigError(
-                f"a sequence holds {self.prefix_length} + n * {self.step_length} ids, got {ids.shape[1]}"
-            )
+            raise ConfigError(f"a sequence holds {self.prefix_length} + n * {self.step_length} ids, got {ids.shape[1]}")
         slot = prefix.new_full((batch, 1), self.context_slot)
         context = torch.cat([slot, prefix], dim=1).view(batch, self.context_length, -1)[:, :, 1:]
         codes = future.reshape(batch, -1, self.step_length)[:, :, 1:] - self.context_codes
