@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from worldgym.errors import InvalidFrames
 from worldgym.tokens import TokenLayout
 
 
@@ -72,3 +73,17 @@ def codes_perplexity(codes: Tensor, size: int) -> float:
     share = torch.bincount(codes.flatten(), minlength=size).double()
     share = share[share > 0] / share.sum()
     return float(torch.exp(-(share * share.log()).sum()))
+
+
+def check_frames(frames: Tensor, resolution: int, count: int | None = None) -> None:
+    """Raise :class:`InvalidFrames` unless ``frames`` is float ``[B, count, 3, resolution, resolution]``."""
+    length = "T >= 1" if count is None else str(count)
+    expected = f"expected float frames in [0, 1] of shape [B, {length}, 3, {resolution}, {resolution}]"
+    fits = frames.ndim == 5 and frames.shape[2:] == (3, resolution, resolution)
+    if not fits or (frames.shape[1] < 1 if count is None else frames.shape[1] != count):
+        raise InvalidFrames(
+            f"{expected}, got {list(frames.shape)}: put batch and time first, channels third, resize to "
+            f"{resolution} pixels and give the number of frames the model was built for"
+        )
+    if not frames.is_floating_point():
+        raise InvalidFrames(f"{expected}, got {frames.dtype}: for uint8 write frames.float() / 255")
