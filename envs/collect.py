@@ -8,6 +8,7 @@ Behaviours, from the most to the least purposeful:
     random   independent uniform actions
 """
 
+import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import FIRST_EXCEPTION, ProcessPoolExecutor, wait
@@ -57,6 +58,8 @@ def collect(
     """
     jobs = list(_jobs([plain_task_name(task) for task in tasks], episodes, seed, look))
     missing = [job for job in jobs if not job.path(folder).exists()]
+    # Mesa's software renderer starts threads of its own in every process, which then get in each other's way.
+    os.environ.setdefault("LP_NUM_THREADS", "0")
     bar = tqdm(total=len(jobs), initial=len(jobs) - len(missing), desc="collect", unit="episode")
     with bar, ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
         futures = [pool.submit(_record_to, job, folder) for job in missing]

@@ -67,6 +67,10 @@ class Tokenizer(nn.Module, ABC):
     def forward(self, frames: Tensor) -> TokenizerOutput:
         """Encode, quantise and decode a clip ``[B, C + T, 3, H, W]``, with gradients straight through the codes."""
 
+    @abstractmethod
+    def dynamics_codebook(self) -> Tensor:
+        """The vectors of the dynamics codes, ``[dynamics_codes, D]``."""
+
 
 def codes_perplexity(codes: Tensor, size: int) -> float:
     """Exponential of the entropy of the codes' empirical distribution: ``size`` when all are used alike."""

@@ -1,0 +1,91 @@
+"""A folder of recorded episodes, read by random access: Episode -> Segment -> Batch."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from worldgym.data.episode import SUFFIX, EpisodeFile
+from worldgym.errors import DataError
+
+
+class Segment(NamedTuple):
+    """``L`` neighbouring frames of one episode: uint8 ``[L, H, W, 3]``, actions ``[L - 1, A]``, rewards ``[L - 1]``."""
+
+    frames: NDArray[np.uint8]
+    actions: NDArray[np.float32]
+    rewards: NDArray[np.float32]
+
+
+class Batch(NamedTuple):
+    """Segments of one length: uint8 ``[B, L, H, W, 3]``, float32 ``[B, L - 1, A]``, float32 ``[B, L - 1]``."""
+
+    frames: Tensor
+    actions: Tensor
+    rewards: Tensor
+
+
+class Recordings:
+    """All episodes below a folder.
+
+    Raises:
+        DataError: where there are none, or where frames or actions differ in size between episodes.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        paths = sorted(path for path in Path(folder).rglob(f"*{SUFFIX}") if not path.name.startswith("."))
+        if not paths:
+            raise DataError(f"no episodes (*{SUFFIX}) below {folder}; record some with `worldgym collect --out {folder}`")
+        self.folder = Path(folder)
+        self.episodes = [EpisodeFile(path) for path in paths]
+        self.frame_shape, self.action_dim = self.episodes[0].shape[1:], self.episodes[0].actions.shape[1]
+        for episode in self.episodes:
+            if (episode.shape[1:], episode.actions.shape[1]) != (self.frame_shape, self.action_dim):
+                raise DataError(
+                    f"{episode.path}: frames {episode.shape[1:]} and {episode.actions.shape[1]} actions beside frames "
+                    f"{self.frame_shape} and {self.action_dim} actions of {paths[0]}; keep them in folders of their own"
+                )
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """The tasks recorded here, sorted."""
+        return tuple(sorted({episode.info.task for episode in self.episodes}))
+
+    def segment(self, episode: int, start: int, length: int) -> Segment:
+        """``length`` frames of an episode from frame ``start`` on."""
+        file, stop = self.episodes[episode], start + length
+        return Segment(file.frames(start, stop), file.actions[start : stop - 1], file.rewards[start : stop - 1])
+
+    def sample(self, rng: np.random.Generator, batch_size: int, length: int) -> Batch:
+        """Segments drawn uniformly over episodes, then over their starts."""
+        picks = []
+        for index in rng.integers(len(self.episodes), size=batch_size):
+            picks.append(self.segment(int(index), self._start(rng, int(index), length), length))
+        return to_batch(picks)
+
+    def _start(self, rng: np.random.Generator, index: int, length: int) -> int:
+        room = self.episodes[index].shape[0] - length
+        if room < 0:
+            raise DataError(f"{self.episodes[index].path} is shorter than a segment of {length} frames")
+        return int(rng.integers(room + 1))
+
+
+def to_batch(segments: list[Segment]) -> Batch:
+    """Stack segments of equal length."""
+    frames, actions, rewards = zip(*segments, strict=True)
+    return Batch(
+        torch.from_numpy(np.stack(frames)), torch.from_numpy(np.stack(actions)), torch.from_numpy(np.stack(rewards))
+    )
+
+
+def to_unit(frames: Tensor) -> Tensor:
+    """Frames uint8 ``[..., H, W, 3]`` to float32 ``[..., 3, H, W]`` in [0, 1]."""
+    return frames.movedim(-1, -3).float().div_(255)
+
+
+def to_uint8(frames: Tensor) -> Tensor:
+    """Inverse of :func:`to_unit`: clamped and rounded, uint8 ``[..., H, W, 3]``."""
+    return frames.movedim(-3, -1).clamp(0, 1).mul(255).round().to(torch.uint8)

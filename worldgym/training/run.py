@@ -1,0 +1,278 @@
+"""One training run: a loop that any model fits, in a folder that can be resumed exactly.
+
+    config.json         what is trained, with which settings
+    last.safetensors    weights, optimizer and step of the newest checkpoint, replaced in one rename
+    metrics.jsonl       a line a log interval
+    events.out.*        the same for TensorBoard
+    videos/             reconstructions or predictions beside the real frames
+
+Batches and dropout masks are functions of the seed and the step alone, so nothing but the step has to be remembered of
+them, and a run that was killed goes on as if it had not been.
+"""
+
+import json
+import math
+import signal
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from worldgym.errors import CheckpointError, ConfigError, DependencyNotInstalled, TrainingError
+from worldgym.files import atomic_json, atomic_write
+
+Metrics = dict[str, float]
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """Settings of the loop; the schedule is linear warm-up, then a cosine to zero at ``steps``."""
+
+    steps: int
+    batch_size: int = 16
+    learning_rate: float = 1e-4
+    warmup_steps: int = 500
+    weight_decay: float = 0.01
+    clip_norm: float = 1.0
+    seed: int = 0
+    log_every: int = 20
+    validate_every: int = 500
+    save_every: int = 250
+    precision: str = "auto"
+
+    def __post_init__(self) -> None:
+        if self.steps < 1 or self.batch_size < 1 or not self.learning_rate > 0:
+            raise ConfigError(f"steps, batch_size and learning_rate must be positive, got {self}")
+        if self.precision not in ("auto", "float32", "bfloat16"):
+            raise ConfigError(f"precision must be 'auto', 'float32' or 'bfloat16', got {self.precision!r}")
+
+    def rate(self, step: int) -> float:
+        """The learning rate of a step."""
+        warmup = min(1.0, (step + 1) / max(1, self.warmup_steps))
+        return self.learning_rate * warmup * 0.5 * (1 + math.cos(math.pi * step / self.steps))
+
+
+class Trainable(Protocol):
+    """What the loop needs of a training job."""
+
+    model: nn.Module
+
+    def loss(self, rng: np.random.Generator) -> tuple[Tensor, Metrics]:
+        """The loss of a batch drawn with ``rng``, and figures to log."""
+
+    def validate(self, videos: Path) -> Metrics:
+        """Figures on held-out data; may write a video named ``videos``.gif."""
+
+    def state(self) -> dict[str, Tensor]:
+        """Tensors to remember beside the weights."""
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Inverse of ``state``."""
+
+
+def train(job: Trainable, config: TrainingConfig, folder: Path, about: Mapping[str, Any], resume: bool = False) -> None:
+    """Run or resume a training job until ``config.steps``.
+
+    SIGINT and SIGTERM end it after the step under way, with a checkpoint.
+
+    Raises:
+        TrainingError: if the folder holds another run, or if the loss stops being finite (the last checkpoint is kept).
+    """
+    device = next(job.model.parameters()).device
+    optimizer = torch.optim.AdamW(_parameter_groups(job.model, config.weight_decay), betas=(0.9, 0.95))
+    step = _open_folder(job, optimizer, config, folder, about, resume)
+    precision = autocast(config.precision, device)
+    with _Log(folder, config, step) as log, _stop_signals() as stopped:
+        while step < config.steps and not stopped:
+            metrics = _train_step(job, optimizer, config, step, precision)
+            step += 1
+            if step % config.log_every == 0:
+                log.write(step, metrics)
+            if step % config.validate_every == 0 or step == config.steps:
+                log.write(step, _validate(job, config, folder, step))
+            if step % config.save_every == 0 or step == config.steps or stopped:
+                save_checkpoint(folder, job, optimizer, step)
+            log.advance(metrics)
+
+
+def autocast(precision: str, device: torch.device) -> torch.autocast:
+    """Mixed precision where the hardware has it; ``auto`` asks the hardware."""
+    if precision == "auto":
+        wanted = torch.cuda.is_bf16_supported() if device.type == "cuda" else cpu_has_bfloat16()
+    else:
+        wanted = precision == "bfloat16"
+    return torch.autocast(device.type, torch.bfloat16, enabled=wanted)
+
+
+def cpu_has_bfloat16() -> bool:
+    """Whether the processor multiplies bfloat16 matrices itself (emulation is slower than float32)."""
+    supported = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
+    return bool(supported()) if supported else False
+
+
+def _train_step(
+    job: Trainable, optimizer: torch.optim.Optimizer, config: TrainingConfig, step: int, precision: torch.autocast
+) -> Metrics:
+    torch.manual_seed(config.seed * 1_000_003 + step)
+    job.model.train()
+    with precision:
+        loss, metrics = job.loss(np.random.default_rng([config.seed, step]))
+    if not torch.isfinite(loss):
+        raise TrainingError(
+            f"the loss is {loss.item()} at step {step}; the last checkpoint is kept. "
+            f"Resume with a lower learning rate than {config.learning_rate}"
+        )
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    norm = nn.utils.clip_grad_norm_(job.model.parameters(), config.clip_norm)
+    for group in optimizer.param_groups:
+        group["lr"] = config.rate(step)
+    optimizer.step()
+    return {"loss": loss.item(), **metrics, "gradient_norm": norm.item(), "learning_rate": config.rate(step)}
+
+
+def _validate(job: Trainable, config: TrainingConfig, folder: Path, step: int) -> Metrics:
+    job.model.eval()
+    (folder / "videos").mkdir(exist_ok=True)
+    with torch.no_grad(), autocast(config.precision, next(job.model.parameters()).device):
+        return {f"validation/{name}": value for name, value in job.validate(folder / "videos" / f"{step:07d}").items()}
+
+
+def _parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Weight decay on matrices only: none on norms, biases and embeddings (paper, appendix A.2)."""
+    embeddings = {id(part.weight) for part in model.modules() if isinstance(part, nn.Embedding)}
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    decayed = [parameter for parameter in trained if parameter.ndim > 1 and id(parameter) not in embeddings]
+    chosen = {id(parameter) for parameter in decayed}
+    rest = [parameter for parameter in trained if id(parameter) not in chosen]
+    return [{"params": decayed, "weight_decay": weight_decay}, {"params": rest, "weight_decay": 0.0}]
+
+
+def _open_folder(
+    job: Trainable,
+    optimizer: torch.optim.Optimizer,
+    config: TrainingConfig,
+    folder: Path,
+    about: Mapping[str, Any],
+    resume: bool,
+) -> int:
+    """Begin or resume the run in ``folder``; the step to go on with."""
+    described = {"training": vars(config), **about}
+    path = folder / "config.json"
+    if not resume:
+        if path.exists():
+            raise TrainingError(f"{folder} already holds a run; add --resume to continue it, or choose another folder")
+        atomic_json(path, described)
+        return 0
+    if not path.exists():
+        raise TrainingError(f"nothing to resume: {path} does not exist")
+    found, wanted = json.loads(path.read_text()), json.loads(json.dumps(described))
+    different = sorted(key for key in {*found, *wanted} if found.get(key) != wanted.get(key))
+    if different:
+        raise TrainingError(f"{path} describes another run; these settings differ: {', '.join(different)}")
+    return load_checkpoint(folder, job, optimizer) if (folder / "last.safetensors").exists() else 0
+
+
+def save_checkpoint(folder: Path, job: Trainable, optimizer: torch.optim.Optimizer, step: int) -> None:
+    """Write ``last.safetensors``: weights, optimizer, the job's own state, the step."""
+    tensors = {f"model.{name}": value for name, value in job.model.state_dict().items()}
+    tensors |= {f"job.{name}": value for name, value in job.state().items()}
+    for index, entries in optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer.{index}.{name}": value for name, value in entries.items()}
+    try:
+        with atomic_write(folder / "last.safetensors") as aside:
+            save_file({name: value.contiguous() for name, value in tensors.items()}, aside, {"step": str(step)})
+    except (OSError, SafetensorError) as error:
+        raise TrainingError(f"cannot write a checkpoint to {folder}: {error}; the one before it is kept") from error
+
+
+def load_checkpoint(folder: Path, job: Trainable, optimizer: torch.optim.Optimizer) -> int:
+    """Inverse of :func:`save_checkpoint`; the step it was written at."""
+    parts: dict[str, dict[str, Tensor]] = {"model": {}, "job": {}, "optimizer": {}}
+    step, tensors = read_checkpoint(folder)
+    for name, value in tensors.items():
+        kind, _, rest = name.partition(".")
+        parts[kind][rest] = value
+    job.model.load_state_dict(parts["model"])
+    job.load_state(parts["job"])
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, value in parts["optimizer"].items():
+        index, _, key = name.partition(".")
+        state.setdefault(int(index), {})[key] = value
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+    return step
+
+
+def read_checkpoint(folder: Path) -> tuple[int, dict[str, Tensor]]:
+    """Step and tensors of a run's newest checkpoint.
+
+    Raises:
+        CheckpointError: if there is none, or it is damaged.
+    """
+    path = folder / "last.safetensors"
+    try:
+        with safe_open(path, "pt") as file:
+            return int(file.metadata()["step"]), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{path} is not a checkpoint of a training run: {error}") from error
+
+
+class _Log:
+    """Progress bar, ``metrics.jsonl`` and TensorBoard."""
+
+    def __init__(self, folder: Path, config: TrainingConfig, step: int) -> None:
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError as error:
+            raise DependencyNotInstalled("training logs to TensorBoard; run `pip install worldgym[train]`") from error
+        self._board = SummaryWriter(str(folder), purge_step=step)  # type: ignore[no-untyped-call]
+        self._file = (folder / "metrics.jsonl").open("a")
+        self._bar = tqdm(total=config.steps, initial=step, desc=folder.name, unit="step")
+        self._start = time.monotonic()
+
+    def __enter__(self) -> "_Log":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._bar.close()
+        self._file.close()
+        self._board.close()  # type: ignore[no-untyped-call]
+
+    def write(self, step: int, metrics: Metrics) -> None:
+        seconds = round(time.monotonic() - self._start, 1)
+        self._file.write(json.dumps({"step": step, "seconds": seconds, **metrics}) + "\n")
+        self._file.flush()
+        for name, value in metrics.items():
+            self._board.add_scalar(name, value, step)  # type: ignore[no-untyped-call]
+
+    def advance(self, metrics: Metrics) -> None:
+        self._bar.update()
+        self._bar.set_postfix_str(f"loss {metrics['loss']:.4f}", refresh=False)
+
+
+@contextmanager
+def _stop_signals() -> Iterator[list[int]]:
+    """A list that fills when the process is asked to stop; a second request stops it at once."""
+    received: list[int] = []
+
+    def stop(number: int, frame: object) -> None:
+        received.append(number)
+        signal.signal(number, before[number])
+
+    before: dict[int, Any] = {}
+    for number in (signal.SIGINT, signal.SIGTERM):
+        before[number] = signal.signal(number, stop)
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,116 @@
+"""Training a tokenizer (paper, section 3.1 and appendix A.2)."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from worldgym.data.recordings import Recordings, to_uint8, to_unit
+from worldgym.evaluation import fixed_segments
+from worldgym.metrics.pixels import psnr, squared_error
+from worldgym.tokenizer.base import Tokenizer, codes_perplexity
+from worldgym.tokenizer.quantizer import load_state_for_resume, state_for_resume
+from worldgym.training.run import Metrics
+from worldgym.video import below, beside, enlarge, write_gif
+
+SQUARED_WEIGHT = 10.0
+
+
+@dataclass(frozen=True)
+class TokenizerTrainingConfig:
+    """``segment_length`` frames from which the context and ``future_frames`` random later frames are taken."""
+
+    segment_length: int = 12
+    future_frames: int = 6
+
+
+class TokenizerJob:
+    """Reconstruction and commitment losses with equal weights.
+
+    The paper adds LPIPS to an L1 loss. LPIPS needs weights that cannot be shipped here; without ``perceptual`` its
+    place is taken by ``10 * squared error``, which, like LPIPS, weighs a misplaced object more than a slight tint.
+    """
+
+    def __init__(
+        self,
+        model: Tokenizer,
+        config: TokenizerTrainingConfig,
+        batch_size: int,
+        recordings: Recordings,
+        held_out: Recordings,
+        perceptual: torch.nn.Module | None = None,
+    ) -> None:
+        self.model: Tokenizer = model
+        self.config, self.batch_size, self.perceptual = config, batch_size, perceptual
+        self.recordings, self.held_out = recordings, held_out
+
+    def loss(self, rng: np.random.Generator) -> tuple[Tensor, Metrics]:
+        context = self.model.layout.context_length
+        batch = self.recordings.sample(rng, self.batch_size, self.config.segment_length)
+        later = rng.permuted(np.tile(np.arange(context, self.config.segment_length), (self.batch_size, 1)), axis=1)
+        chosen = np.sort(later[:, : self.config.future_frames], axis=1)
+        picks = np.concatenate([np.tile(np.arange(context), (self.batch_size, 1)), chosen], axis=1)
+        frames = batch.frames[torch.arange(self.batch_size)[:, None], torch.from_numpy(picks)]
+        real = to_unit(frames.to(next(self.model.parameters()).device))
+        out = self.model(real)
+        old = self._reconstruction(out.context, real[:, :context])
+        new = self._reconstruction(out.future, real[:, context:])
+        loss = old + new + out.commit_loss + out.dynamics_commit_loss
+        return loss, {
+            "reconstruction/context": old.item(),
+            "reconstruction/future": new.item(),
+            "commitment/context": out.commit_loss.item(),
+            "commitment/dynamics": out.dynamics_commit_loss.item(),
+        }
+
+    def _reconstruction(self, predicted: Tensor, real: Tensor) -> Tensor:
+        predicted = predicted.float()
+        detail: Tensor
+        if self.perceptual is None:
+            detail = SQUARED_WEIGHT * F.mse_loss(predicted, real)
+        else:
+            detail = self.perceptual(predicted.flatten(0, 1), real.flatten(0, 1)).mean()
+        return F.l1_loss(predicted, real) + detail
+
+    def validate(self, videos: Path) -> Metrics:
+        """Pooled PSNR by horizon beside repeating the last context frame, and both codebooks' perplexity."""
+        context, length = self.model.layout.context_length, self.config.segment_length
+        real = to_unit(
+            fixed_segments(self.held_out, length, starts=(10, 40)).batch.frames.to(next(self.model.parameters()).device)
+        )
+        outs = [self.model(chunk) for chunk in real.split(16)]
+        future = torch.cat([out.future for out in outs]).float()
+        errors = squared_error(future.clamp(0, 1), real[:, context:]).mean(dim=0)
+        still = squared_error(real[:, context - 1 : context], real[:, context:]).mean(dim=0)
+        old = torch.cat([out.context for out in outs]).float().clamp(0, 1)
+        metrics = {"psnr/context": psnr(float(squared_error(old, real[:, :context]).mean()))}
+        for horizon in (h for h in (1, 5, 10, 16) if h <= length - context):
+            metrics[f"psnr/{horizon}"] = psnr(float(errors[horizon - 1]))
+            metrics[f"psnr_last_frame/{horizon}"] = psnr(float(still[horizon - 1]))
+        layout = self.model.layout
+        for name, codes, size in (
+            ("context", torch.cat([out.context_codes for out in outs]), layout.context_codes),
+            ("dynamics", torch.cat([out.dynamics_codes for out in outs]), layout.dynamics_codes),
+        ):
+            metrics[f"perplexity/{name}"] = codes_perplexity(codes, size)
+            metrics[f"codes_used/{name}"] = float(codes.unique().numel())
+        rows = np.linspace(0, len(real) - 1, 6).astype(int)
+        clips = [_pair(real[row, context:], future[row]) for row in rows]
+        write_gif(videos.with_suffix(".gif"), enlarge(below(*clips), 2))
+        return metrics
+
+    def state(self) -> dict[str, Tensor]:
+        return state_for_resume(self.model)
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        load_state_for_resume(self.model, state)
+
+
+def _pair(real: Tensor, made: Tensor) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
+    """Real, made and difference beside each other, uint8 ``[T, H, 3 W, 3]``."""
+    difference = (made - real).abs().mul(2)
+    return beside(*(to_uint8(clip).cpu().numpy() for clip in (real, made, difference)))

@@ -1,0 +1,162 @@
+"""Training a transformer on the codes of a fixed tokenizer (paper, section 3.2 and appendix A.2)."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from worldgym.config import Sampling, WorldModelConfig
+from worldgym.data.recordings import Batch, Recordings, Segment, to_batch, to_unit
+from worldgym.errors import ConfigError
+from worldgym.evaluation import evaluate, fixed_segments
+from worldgym.tokenizer.base import Tokenizer
+from worldgym.training.run import Metrics
+from worldgym.transformer.llama import Transformer
+from worldgym.world_model import WorldModel
+
+NEIGHBOURS = 8
+
+
+@dataclass(frozen=True)
+class TransformerTrainingConfig:
+    """How sequences are drawn.
+
+    Attributes:
+        segment_length: context and future frames together.
+        start_stride: segments start at multiples of this frame, so that their codes are worked out once and kept.
+        token_noise: share of the codes fed to the model that are replaced by one of their nearest codes, so that it
+            learns to go on from its own small mistakes.
+        dropout: on attention weights (paper: 0.1).
+        reward_weight: of the squared error of symlog rewards beside the cross-entropy (paper: 1).
+    """
+
+    segment_length: int = 12
+    start_stride: int = 8
+    token_noise: float = 0.1
+    dropout: float = 0.1
+    reward_weight: float = 1.0
+
+
+class Coded(NamedTuple):
+    """One segment in codes: context int16 ``[C, n]``, future int16 ``[T, m]``, actions ``[T, A]``, rewards ``[T]``."""
+
+    context: Tensor
+    future: Tensor
+    actions: Tensor
+    rewards: Tensor
+
+
+class TransformerJob:
+    """Cross-entropy on the future frames' codes and squared error on symlog rewards."""
+
+    def __init__(
+        self,
+        model: Transformer,
+        tokenizer: Tokenizer,
+        about: WorldModelConfig,
+        config: TransformerTrainingConfig,
+        batch_size: int,
+        recordings: Recordings,
+        held_out: Recordings,
+    ) -> None:
+        if recordings.action_dim != about.action_dim or recordings.frame_shape[0] != about.resolution:
+            raise ConfigError(
+                f"the model takes {about.action_dim} actions at {about.resolution} pixels, {recordings.folder} holds "
+                f"{recordings.action_dim} at {recordings.frame_shape[0]}"
+            )
+        self.model, self.tokenizer, self.about = model, tokenizer.eval().requires_grad_(False), about
+        self.config, self.batch_size = config, batch_size
+        self.recordings, self.held_out = recordings, held_out
+        self.model.dropout = config.dropout
+        self._coded: dict[tuple[int, int], Coded] = {}
+        self._neighbours = nearest_codes(tokenizer.dynamics_codebook(), NEIGHBOURS)
+
+    def loss(self, rng: np.random.Generator) -> tuple[Tensor, Metrics]:
+        batch = self._coded_batch([self._draw(rng) for _ in range(self.batch_size)])
+        future = self._with_noise(batch.future, rng)
+        layout = self.model.layout
+        tokens = layout.sequence(batch.context, future)
+        labels = layout.labels(layout.sequence(batch.context, batch.future))[:, layout.prefix_length + 1 :]
+        out = self.model(tokens, batch.actions, logits_from=layout.prefix_length)
+        cross_entropy = F.cross_entropy(out.logits[:, :-1].float().flatten(0, 1), labels.flatten())
+        metrics = {"cross_entropy": cross_entropy.item()}
+        loss = cross_entropy
+        if out.rewards is not None:
+            reward = F.mse_loss(out.rewards.float(), symlog(batch.rewards))
+            loss = loss + self.config.reward_weight * reward
+            metrics["reward_error"] = reward.item()
+        return loss, metrics
+
+    def validate(self, videos: Path) -> Metrics:
+        """Closed-loop figures on held-out segments, greedy; a video of real, imagined and difference."""
+        world_model = WorldModel(self.about, self.tokenizer, self.model)
+        horizon = self.config.segment_length - self.model.layout.context_length
+        segments = fixed_segments(self.held_out, self.config.segment_length, starts=(10,))
+        result = evaluate(world_model, segments, {"greedy": Sampling(top_k=1)}, videos.with_suffix(".gif"))
+        self.model.train()
+        metrics: Metrics = {}
+        for step in (h for h in (1, 5, 10) if h <= horizon):
+            for name in ("psnr", "reward_r2"):
+                metrics[f"greedy/{name}/{step}"] = result["all"]["greedy"][name][step - 1]
+            metrics[f"last_frame/psnr/{step}"] = result["all"]["last_frame"]["psnr"][step - 1]
+        return metrics
+
+    def state(self) -> dict[str, Tensor]:
+        return {}
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        pass
+
+    def _draw(self, rng: np.random.Generator) -> tuple[int, int]:
+        episode = int(rng.integers(len(self.recordings.episodes)))
+        room = self.recordings.episodes[episode].shape[0] - self.config.segment_length
+        return episode, self.config.start_stride * int(rng.integers(max(0, room) // self.config.start_stride + 1))
+
+    def _coded_batch(self, keys: list[tuple[int, int]]) -> Coded:
+        """The codes of the segments, those not met before worked out in one batch."""
+        new = [key for key in dict.fromkeys(keys) if key not in self._coded]
+        if new:
+            length = self.config.segment_length
+            segments: list[Segment] = [self.recordings.segment(*key, length) for key in new]
+            encoded = self._encode(to_batch(segments))
+            for index, key in enumerate(new):
+                self._coded[key] = Coded(*(tensor[index].clone() for tensor in encoded))
+        device = next(self.model.parameters()).device
+        picked = [self._coded[key] for key in keys]
+        context, future, actions, rewards = (torch.stack(tensors).to(device) for tensors in zip(*picked, strict=True))
+        return Coded(context.long(), future.long(), actions, rewards)
+
+    @torch.no_grad()
+    def _encode(self, batch: Batch) -> Coded:
+        split = self.model.layout.context_length
+        frames = to_unit(batch.frames.to(next(self.tokenizer.parameters()).device))
+        context, features = self.tokenizer.encode_context(frames[:, :split])
+        future = self.tokenizer.encode_future(frames[:, split:], features)
+        return Coded(
+            context.short().cpu(), future.short().cpu(), batch.actions[:, split - 1 :], batch.rewards[:, split - 1 :]
+        )
+
+    def _with_noise(self, codes: Tensor, rng: np.random.Generator) -> Tensor:
+        """Codes ``[B, T, m]`` with a share of them replaced by one of their nearest codes."""
+        if self.config.token_noise == 0:
+            return codes
+        chosen = torch.from_numpy(rng.random(codes.shape) < self.config.token_noise).to(codes.device)
+        which = torch.from_numpy(rng.integers(NEIGHBOURS, size=codes.shape)).to(codes.device)
+        return torch.where(chosen, self._neighbours.to(codes.device)[codes, which], codes)
+
+
+def nearest_codes(codebook: Tensor, count: int) -> Tensor:
+    """For each code of ``[K, D]`` the ``count`` nearest others, int64 ``[K, count]``."""
+    distance = torch.cdist(codebook.float(), codebook.float())
+    distance.fill_diagonal_(float("inf"))
+    return distance.topk(count, largest=False).indices
+
+
+def symlog(values: Tensor) -> Tensor:
+    """``sign(x) log(1 + |x|)`` (paper, appendix A.5)."""
+    return values.sign() * values.abs().log1p()
