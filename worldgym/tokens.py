@@ -89,6 +89,10 @@ class TokenLayout:
         slots = codes.new_full((*codes.shape[:2], 1), self.future_slot)
         return torch.cat([slots, codes + self.context_codes], dim=2).flatten(1)
 
+    def dynamics_id(self, codes: torch.Tensor) -> torch.Tensor:
+        """Dynamics codes of any shape to ids, without slots."""
+        return codes + self.context_codes
+
     def sequence(self, context: torch.Tensor, future: torch.Tensor) -> torch.Tensor:
         """Both kinds of codes to one sequence of ids ``[B, length(T)]``."""
         return torch.cat([self.context_ids(context), self.future_ids(future)], dim=1)

@@ -49,16 +49,10 @@ class Attention(nn.Module):
         v = self.v_proj(x_BND).view(batch, length, self.key_value_heads, self.head_dim).transpose(1, 2)
         return rotate(q, rotary), rotate(k, rotary), v
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, dropout: float = 0.0) -> Tensor:
-        """Causal attention of :meth:`project`'s outputs, projected back to ``[B, N, D]``."""
-        batch, _, length, _ = q.shape
-        groups = self.heads // self.key_value_heads
-        if groups > 1:
-            k = k[:, :, None].expand(-1, -1, groups, -1, -1).flatten(1, 2)
-            v = v[:, :, None].expand(-1, -1, groups, -1, -1).flatten(1, 2)
-        x = F.scaled_dot_product_attention(q, k, v, is_causal=True, dropout_p=dropout)
-        mixed: Tensor = self.o_proj(x.transpose(1, 2).reshape(batch, length, -1))
-        return mixed
+    def merge(self, mixed_BHNE: Tensor) -> Tensor:
+        """The heads' outputs, projected back to ``[B, N, D]``."""
+        x_BND: Tensor = self.o_proj(mixed_BHNE.transpose(1, 2).flatten(2))
+        return x_BND
 
 
 class MLP(nn.Module):
@@ -89,11 +83,11 @@ class Layer(nn.Module):
         """Queries, keys and values of the normed input."""
         return self.self_attn.project(self.input_layernorm(x_BND), rotary)
 
-    def finish(self, x_BND: Tensor, q: Tensor, k: Tensor, v: Tensor, dropout: float = 0.0) -> Tensor:
-        """Everything behind :meth:`project`."""
-        x_BND = x_BND + self.self_attn.attend(q, k, v, dropout)
-        mixed: Tensor = self.mlp(self.post_attention_layernorm(x_BND))
-        return x_BND + mixed
+    def finish(self, x_BND: Tensor, mixed_BHNE: Tensor) -> Tensor:
+        """Everything behind the attention over :meth:`project`'s outputs."""
+        x_BND = x_BND + self.self_attn.merge(mixed_BHNE)
+        update: Tensor = self.mlp(self.post_attention_layernorm(x_BND))
+        return x_BND + update
 
 
 class LlamaModel(nn.Module):
@@ -149,10 +143,10 @@ class Transformer(nn.Module):
         Raises InvalidAction where the actions do not fit the model or the sequence.
         """
         dropout = self.dropout if self.training else 0.0
-        x_BND = self.embed(tokens, actions)
+        x_BND = self._add_actions(self.embed(tokens), actions)
         rotary = rotary_tables(torch.arange(tokens.shape[1], device=tokens.device), self.config, x_BND.dtype)
         for layer in self.llm.model.blocks:
-            x_BND = layer.finish(x_BND, *layer.project(x_BND, rotary), dropout)
+            x_BND = layer.finish(x_BND, causal_attention(*layer.project(x_BND, rotary), dropout))
         hidden_BND = self.llm.model.norm(x_BND)
         rewards_BT = None
         if self.reward_linear is not None:
@@ -160,11 +154,24 @@ class Transformer(nn.Module):
             rewards_BT = self.reward_linear(hidden_BND[:, last]).squeeze(-1)
         return TransformerOutput(self.llm.lm_head(hidden_BND[:, logits_from:]), hidden_BND, rewards_BT)
 
-    def embed(self, tokens: Tensor, actions: Tensor | None) -> Tensor:
-        """Token embeddings ``[B, N, D]`` with each action added to the slot that opens its frame."""
+    def embed(self, tokens: Tensor) -> Tensor:
+        """Token embeddings ``[B, N, D]``."""
         x_BND: Tensor = self.llm.model.embed_tokens(tokens)
-        slots = self.layout.slots(tokens.shape[1])
-        expected = (len(tokens), slots, self.action_dim)
+        return x_BND
+
+    def slot(self, batch: int, action: Tensor | None) -> Tensor:
+        """Embedding ``[B, 1, D]`` of a future frame's slot with its action ``[B, A]``."""
+        x_D = self.llm.model.embed_tokens.weight[self.layout.future_slot]
+        if self.action_linear is None:
+            return x_D.expand(batch, 1, -1)
+        assert action is not None, "the caller checks actions"
+        x_BD: Tensor = x_D + self.action_linear(action)
+        return x_BD[:, None]
+
+    def _add_actions(self, x_BND: Tensor, actions: Tensor | None) -> Tensor:
+        """Each action added to the slot that opens its frame."""
+        batch, length, _ = x_BND.shape
+        expected = (batch, self.layout.slots(length), self.action_dim)
         if self.action_linear is None:
             if actions is not None:
                 raise InvalidAction(f"this model is action-free: expected no actions, got shape {tuple(actions.shape)}")
@@ -172,8 +179,8 @@ class Transformer(nn.Module):
         if actions is None or actions.shape != expected:
             got = "none" if actions is None else f"shape {tuple(actions.shape)}"
             raise InvalidAction(f"expected actions of shape {expected}, one for each future frame, got {got}")
-        positions = self.layout.slot_positions(slots).to(tokens.device)
-        action_BTD = self.action_linear(actions)
+        positions = self.layout.slot_positions(expected[1]).to(x_BND.device)
+        action_BTD: Tensor = self.action_linear(actions)
         return x_BND.index_add(1, positions, action_BTD.to(x_BND.dtype))
 
     def _initialise(self) -> None:
@@ -183,6 +190,15 @@ class Transformer(nn.Module):
         if self.action_linear is not None:
             nn.init.zeros_(self.action_linear.weight)
             nn.init.zeros_(self.action_linear.bias)
+
+
+def causal_attention(q_BHNE: Tensor, k_BKNE: Tensor, v_BKNE: Tensor, dropout: float = 0.0) -> Tensor:
+    """Attention ``[B, H, N, E]`` of every position to itself and those before it."""
+    groups = q_BHNE.shape[1] // k_BKNE.shape[1]
+    if groups > 1:
+        k_BKNE = k_BKNE[:, :, None].expand(-1, -1, groups, -1, -1).flatten(1, 2)
+        v_BKNE = v_BKNE[:, :, None].expand(-1, -1, groups, -1, -1).flatten(1, 2)
+    return F.scaled_dot_product_attention(q_BHNE, k_BKNE, v_BKNE, is_causal=True, dropout_p=dropout)
 
 
 def rotary_tables(positions: Tensor, config: TransformerConfig, dtype: torch.dtype) -> Rotary:

@@ -1,0 +1,76 @@
+"""The cached path through the transformer: read the context once, then imagine one frame after the other.
+
+It computes what :meth:`Transformer.forward` computes, without dropout, one position at a time.
+"""
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from worldgym.transformer.cache import KeyValueCache
+from worldgym.transformer.llama import Transformer, causal_attention, rotary_tables
+from worldgym.transformer.sampling import entropy, sample_top_k
+
+
+class ImaginedFrame(NamedTuple):
+    """One frame before it is decoded."""
+
+    codes: Tensor
+    """int64 ``[B, tokens_per_frame]``, dynamics codes."""
+    reward: Tensor | None
+    """float ``[B]``, as the head gives it (before the inverse reward transform)."""
+    uncertainty: Tensor
+    """float32 ``[B]``: entropy in nats of the distribution over dynamics codes, mean over the frame's codes."""
+
+
+def read_context(transformer: Transformer, context_codes: Tensor, positions: int | None = None) -> KeyValueCache:
+    """Run context codes ``[B, C, tokens_per_context_frame]`` through the blocks into a new cache.
+
+    positions: capacity of the cache; None is all that the transformer has.
+    """
+    tokens_BN = transformer.layout.context_ids(context_codes)
+    batch, length = tokens_BN.shape
+    x_BND = transformer.embed(tokens_BN)
+    cache = KeyValueCache(transformer.config, batch, positions, x_BND.device, x_BND.dtype)
+    rotary = rotary_tables(cache.positions(length)[0], transformer.config, x_BND.dtype)
+    blocks = transformer.llm.model.blocks
+    for index, block in enumerate(blocks):
+        q, k, v = block.project(x_BND, rotary)
+        cache.fill(index, k, v)
+        if index + 1 < len(blocks):  # of the last block only keys and values are ever looked at
+            x_BND = block.finish(x_BND, causal_attention(q, k, v))
+    cache.filled(length)
+    return cache
+
+
+def imagine_frame(
+    transformer: Transformer,
+    cache: KeyValueCache,
+    action: Tensor | None,
+    uniforms: Tensor,
+    temperature: float = 1.0,
+    top_k: int = 100,
+) -> ImaginedFrame:
+    """Append one future frame to the cache: its slot with the action ``[B, A]``, then its codes, drawn one by one.
+
+    uniforms: float ``[B, tokens_per_frame]`` in [0, 1), one for each code.
+    """
+    layout, model = transformer.layout, transformer.llm.model
+    cosines, sines = rotary_tables(cache.positions(layout.step_length), transformer.config, cache.keys[0].dtype)
+    candidates_VD = transformer.llm.lm_head.weight[layout.dynamics_ids]
+    x_B1D = transformer.slot(len(uniforms), action)
+    codes, entropies = [], []
+    for step, place in enumerate(cache.places(layout.step_length)):
+        rotary = cosines[:, None, step : step + 1], sines[:, None, step : step + 1]
+        for index, block in enumerate(model.blocks):
+            x_B1D = block.finish(x_B1D, cache.attend(index, place, *block.project(x_B1D, rotary)))
+        hidden_BD = model.norm(x_B1D.squeeze(1))
+        if step < layout.tokens_per_frame:
+            logits_BV = F.linear(hidden_BD, candidates_VD)
+            codes.append(sample_top_k(logits_BV, uniforms[:, step], temperature, top_k))
+            entropies.append(entropy(logits_BV))
+            x_B1D = model.embed_tokens(layout.dynamics_id(codes[-1]))[:, None]
+    reward = None if transformer.reward_linear is None else transformer.reward_linear(hidden_BD).squeeze(-1)
+    return ImaginedFrame(torch.stack(codes, dim=1), reward, torch.stack(entropies, dim=1).mean(dim=1))
