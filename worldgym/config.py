@@ -174,9 +174,11 @@ def to_dict(config: Any) -> dict[str, Any]:
     """A configuration as plain JSON types; the tokenizer says its ``type``."""
     values = dataclasses.asdict(config)
     if isinstance(config, WorldModelConfig):
-        kind = next(name for name, cls in TOKENIZERS.items() if isinstance(config.tokenizer, cls))
-        values["tokenizer"] = {"type": kind, **values["tokenizer"]}
+        values["tokenizer"] = to_dict(config.tokenizer)
         values = {"format": "worldgym", "format_version": FORMAT_VERSION, **values}
+    for kind, cls in TOKENIZERS.items():
+        if isinstance(config, cls):
+            values = {"type": kind, **values}
     return values
 
 
@@ -207,11 +209,16 @@ def _world_model_values(values: dict[str, Any], where: str) -> dict[str, Any]:
     for name in ("tokenizer", "transformer"):
         if not isinstance(values.get(name), Mapping):
             raise ConfigError(f"{where}: entry {name!r} must be an object, got {values.get(name)!r}")
-    tokenizer = dict(values["tokenizer"])
-    kind = tokenizer.pop("type", None)
+    return {**values, "tokenizer": tokenizer_from_dict(values["tokenizer"], f"{where}: tokenizer")}
+
+
+def tokenizer_from_dict(values: Mapping[str, Any], where: str) -> TokenizerConfig:
+    """Inverse of :func:`to_dict` for a tokenizer of any ``type``."""
+    values = dict(values)
+    kind = values.pop("type", None)
     if kind not in TOKENIZERS:
         raise ConfigError(f"{where}: unknown tokenizer type {kind!r}; {nearest(str(kind), TOKENIZERS)}")
-    return {**values, "tokenizer": from_dict(TOKENIZERS[kind], tokenizer, f"{where}: tokenizer")}
+    return from_dict(TOKENIZERS[kind], values, where)
 
 
 def _coerce(hint: Any, value: Any, where: str) -> Any:
