@@ -1,0 +1,253 @@
+"""Recipes: all that decides a checkpoint but its recordings, as one JSON file beside its weights.
+
+    {"tokenizer":   {"model": {"type": "compact", ...}, "job": {...}, "training": {...}},
+     "transformer": {"model": {...},                    "job": {...}, "training": {...}}}
+
+``model`` holds the entries of the architecture's configuration, ``job`` those of :class:`TokenizerTrainingConfig` or
+:class:`TransformerTrainingConfig`, ``training`` those of :class:`TrainingConfig`; what is left out takes its default.
+"""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from worldgym.config import (
+    CompactTokenizerConfig,
+    TokenizerConfig,
+    TransformerConfig,
+    WorldModelConfig,
+    from_dict,
+    to_dict,
+    tokenizer_from_dict,
+)
+from worldgym.data.recordings import Recordings
+from worldgym.data.summary import check_held_out, summarise
+from worldgym.errors import CheckpointError, ConfigError
+from worldgym.files import atomic_json
+from worldgym.tokenizer.base import Tokenizer
+from worldgym.training.run import TrainingConfig, read_checkpoint, train
+from worldgym.training.tokenizer import TokenizerJob, TokenizerTrainingConfig
+from worldgym.training.transformer import TransformerJob, TransformerTrainingConfig
+from worldgym.transformer.llama import Transformer
+from worldgym.world_model import WorldModel
+
+
+@dataclass(frozen=True)
+class TokenizerRecipe:
+    """Architecture, losses and loop of a tokenizer."""
+
+    model: TokenizerConfig
+    job: TokenizerTrainingConfig
+    training: TrainingConfig
+
+
+@dataclass(frozen=True)
+class TransformerRecipe:
+    """Architecture, losses and loop of a transformer."""
+
+    model: TransformerConfig
+    job: TransformerTrainingConfig
+    training: TrainingConfig
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Both parts of a world model."""
+
+    tokenizer: TokenizerRecipe
+    transformer: TransformerRecipe
+
+
+def load_recipe(path: Path) -> Recipe:
+    """Read a recipe; :class:`ConfigError` names what is missing, unknown or ill-typed."""
+    try:
+        values = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path}: not a readable recipe ({error})") from error
+    return recipe_from_dict(values, str(path))
+
+
+def recipe_from_dict(values: Any, where: str) -> Recipe:
+    """Inverse of :func:`recipe_to_dict`."""
+    if not isinstance(values, Mapping) or not {"tokenizer", "transformer"} <= values.keys():
+        raise ConfigError(f"{where}: a recipe is an object with the entries 'tokenizer' and 'transformer'")
+    tokenizer, transformer = (_part(values[name], f"{where}: {name}") for name in ("tokenizer", "transformer"))
+    tokenizer["model"] = tokenizer_from_dict(tokenizer["model"], f"{where}: tokenizer: model")
+    return Recipe(
+        from_dict(TokenizerRecipe, tokenizer, f"{where}: tokenizer"),
+        from_dict(TransformerRecipe, transformer, f"{where}: transformer"),
+    )
+
+
+def recipe_to_dict(recipe: Recipe) -> dict[str, Any]:
+    """A recipe as plain JSON types."""
+    values = dataclasses.asdict(recipe)
+    values["tokenizer"]["model"] = to_dict(recipe.tokenizer.model)
+    return values
+
+
+def _part(values: Any, where: str) -> dict[str, Any]:
+    if not isinstance(values, Mapping) or not isinstance(values.get("model"), Mapping):
+        raise ConfigError(f"{where}: expected an object with the entries 'model', 'job' and 'training', got {values!r}")
+    return dict(values)
+
+
+def train_tokenizer(
+    recipe: TokenizerRecipe,
+    recordings: Recordings,
+    held_out: Recordings,
+    folder: Path,
+    device: torch.device,
+    perceptual: nn.Module | None = None,
+    resume: bool = False,
+) -> None:
+    """Run or resume the training of a tokenizer in ``folder``; ``perceptual`` as in :class:`TokenizerJob`."""
+    data = summarise(recordings)
+    check_held_out(data, held_out)
+    torch.manual_seed(recipe.training.seed)
+    model = build_tokenizer(recipe.model).to(device)
+    perceptual = None if perceptual is None else perceptual.to(device)
+    job = TokenizerJob(model, recipe.job, recipe.training.batch_size, recordings, held_out, perceptual)
+    about = {
+        "tokenizer": to_dict(recipe.model),
+        "job": dataclasses.asdict(recipe.job),
+        "perceptual": None if perceptual is None else type(perceptual).__name__,
+        "data": data,
+    }
+    train(job, recipe.training, folder, about, resume)
+
+
+def train_transformer(
+    recipe: TransformerRecipe,
+    tokenizer_run: Path,
+    recordings: Recordings,
+    held_out: Recordings,
+    folder: Path,
+    device: torch.device,
+    action_names: tuple[str, ...] = (),
+    resume: bool = False,
+) -> None:
+    """Run or resume, in ``folder``, the training of a transformer on the codes of a tokenizer's run."""
+    data = summarise(recordings)
+    check_held_out(data, held_out)
+    config, tokenizer, fingerprint = load_tokenizer_run(tokenizer_run)
+    about = WorldModelConfig(
+        tokenizer=config,
+        transformer=recipe.model,
+        action_dim=recordings.action_dim,
+        reward=True,
+        action_names=action_names,
+        frame_skip=data["frame_skip"],
+        max_episode_steps=max(len(episode) for episode in recordings.episodes),
+        tasks=recordings.tasks,
+    )
+    torch.manual_seed(recipe.training.seed)
+    model = Transformer(recipe.model, config.layout, about.action_dim, about.reward).to(device)
+    job = TransformerJob(
+        model, tokenizer.to(device), about, recipe.job, recipe.training.batch_size, recordings, held_out
+    )
+    described = {
+        "world_model": to_dict(about),
+        "job": dataclasses.asdict(recipe.job),
+        "tokenizer_fingerprint": fingerprint,
+        "data": data,
+    }
+    train(job, recipe.training, folder, described, resume)
+
+
+def build_tokenizer(config: TokenizerConfig) -> Tokenizer:
+    """A tokenizer in the memory format that it trains fastest in."""
+    if isinstance(config, CompactTokenizerConfig):
+        from worldgym.tokenizer.compact import CompactTokenizer
+
+        tokenizer: Tokenizer = CompactTokenizer(config).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return tokenizer
+    from worldgym.tokenizer.compressive import CompressiveTokenizer
+
+    return CompressiveTokenizer(config)
+
+
+def load_tokenizer_run(folder: Path) -> tuple[TokenizerConfig, Tokenizer, str]:
+    """The tokenizer of a run's newest checkpoint, its configuration, and a fingerprint of its weights."""
+    config = tokenizer_from_dict(_described(folder, "tokenizer"), f"{folder}: tokenizer")
+    weights = _weights(folder)
+    tokenizer = build_tokenizer(config)
+    _load(tokenizer, weights, folder)
+    return config, tokenizer.eval(), _fingerprint(weights)
+
+
+def load_world_model_run(tokenizer_run: Path, transformer_run: Path) -> tuple[WorldModel, Recipe, dict[str, Any]]:
+    """The world model of two runs, the recipe that made it, and the summary of the recordings it was trained on.
+
+    Raises:
+        CheckpointError: if the transformer was trained on another tokenizer's codes.
+    """
+    tokenizer_config, tokenizer, fingerprint = load_tokenizer_run(tokenizer_run)
+    if _described(transformer_run, "tokenizer_fingerprint") != fingerprint:
+        raise CheckpointError(
+            f"{transformer_run} was not trained on the codes of {tokenizer_run} as it is now: "
+            "give the run it was trained on, or train the transformer again"
+        )
+    about = from_dict(WorldModelConfig, _described(transformer_run, "world_model"), f"{transformer_run}: world_model")
+    transformer = Transformer(about.transformer, about.layout, about.action_dim, about.reward)
+    _load(transformer, _weights(transformer_run), transformer_run)
+    parts = {
+        name: {"model": model, "job": _described(run, "job"), "training": _described(run, "training")}
+        for name, run, model in (
+            ("tokenizer", tokenizer_run, to_dict(tokenizer_config)),
+            ("transformer", transformer_run, to_dict(about.transformer)),
+        )
+    }
+    model = WorldModel(about, tokenizer, transformer.eval())
+    return model, recipe_from_dict(parts, str(transformer_run)), _described(transformer_run, "data")
+
+
+def export(
+    tokenizer_run: Path, transformer_run: Path, held_out: Recordings, notes: Mapping[str, Any], folder: Path
+) -> WorldModelConfig:
+    """Write a checkpoint in half precision from two runs, with its recipe; ``notes`` join its training data's.
+
+    The bank of start states is not written here: it belongs to the environments.
+    """
+    model, recipe, trained = load_world_model_run(tokenizer_run, transformer_run)
+    check_held_out(trained, held_out)
+    training_data = {"trained_on": trained, "held_out": summarise(held_out), **notes}
+    config = dataclasses.replace(model.config, training_data=training_data)
+    WorldModel(config, model.tokenizer, model.transformer).save_pretrained(folder, dtype=torch.float16)
+    atomic_json(folder / "recipe.json", recipe_to_dict(recipe))
+    return config
+
+
+def _described(folder: Path, name: str) -> Any:
+    path = folder / "config.json"
+    try:
+        return json.loads(path.read_text())[name]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{path} does not describe a training run with {name!r} ({error!r})") from error
+
+
+def _weights(folder: Path) -> dict[str, Tensor]:
+    _, tensors = read_checkpoint(folder)
+    return {name.removeprefix("model."): value for name, value in tensors.items() if name.startswith("model.")}
+
+
+def _load(model: nn.Module, weights: Mapping[str, Tensor], folder: Path) -> None:
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        raise CheckpointError(f"the weights of {folder} do not fit its config.json: {error}") from error
+
+
+def _fingerprint(weights: Mapping[str, Tensor]) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(weights):
+        digest.update(name.encode())
+        digest.update(weights[name].contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]
