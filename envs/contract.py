@@ -8,28 +8,57 @@ from worldgym.errors import DependencyNotInstalled, InvalidAction
 
 Frame = NDArray[np.uint8]
 
+FrameSpace = gym.spaces.Box[np.uint8]
+ActionSpace = gym.spaces.Box[np.float32]
 
-def frame_space(resolution: int) -> gym.spaces.Box:
+
+def frame_space(resolution: int) -> FrameSpace:
     """One frame: uint8 ``[resolution, resolution, 3]``."""
     return gym.spaces.Box(0, 255, (resolution, resolution, 3), np.uint8)
 
 
-def checked_action(action: ArrayLike, space: gym.spaces.Box, batch: tuple[int, ...] = ()) -> NDArray[np.float32]:
-    """The action as float32 ``[*batch, action_dim]``, clipped to the space as the simulators clip.
+def action_space(action_dim: int) -> ActionSpace:
+    """Actions float32 ``[action_dim]`` in [-1, 1]."""
+    return gym.spaces.Box(-1.0, 1.0, (action_dim,), np.float32)
+
+
+def checked_action(action: ArrayLike, space: ActionSpace) -> NDArray[np.float32]:
+    """The action as float32 ``[action_dim]``, clipped to the space as the simulators clip.
 
     Raises:
         InvalidAction: for another shape, or a value that is NaN or infinite.
     """
-    expected = batch + space.shape
-    try:
-        values = np.asarray(action, np.float32)
-    except (TypeError, ValueError) as error:
-        raise InvalidAction(f"expected an action of {space}, got {action!r}") from error
-    if values.shape != expected:
-        raise InvalidAction(f"expected an action of shape {expected} for {space}, got shape {values.shape}: {action!r}")
+    values = _as_float32(action, space, space.shape)
     if not np.isfinite(values).all():
         raise InvalidAction(f"expected finite action values for {space}, got {values}")
     return np.clip(values, space.low, space.high)
+
+
+def checked_actions(actions: ArrayLike, space: ActionSpace, acting: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """The actions of all slots as float32 ``[N, action_dim]``, clipped to the space of one.
+
+    Rows of slots that are not ``acting`` (bool ``[N]``) become zeros, whatever stands in them.
+
+    Raises:
+        InvalidAction: for another shape, or a value that is NaN or infinite; it names the slot.
+    """
+    values = _as_float32(actions, space, (*acting.shape, *space.shape))
+    values = np.where(acting[:, None], values, np.float32(0))
+    broken = np.flatnonzero(~np.isfinite(values).all(axis=1))
+    if broken.size:
+        raise InvalidAction(f"expected finite action values for {space}, got {values[broken[0]]} in slot {broken[0]}")
+    return np.clip(values, space.low, space.high)
+
+
+def _as_float32(action: ArrayLike, space: ActionSpace, shape: tuple[int, ...]) -> NDArray[np.float32]:
+    try:
+        with np.errstate(over="ignore"):  # what overflows becomes infinite, and is then refused by that name
+            values = np.asarray(action, np.float32)
+    except (TypeError, ValueError) as error:
+        raise InvalidAction(f"expected an action of {space}, got {action!r}") from error
+    if values.shape != shape:
+        raise InvalidAction(f"expected an action of shape {shape} for {space}, got shape {values.shape}: {action!r}")
+    return values
 
 
 def show_frame(frame: Frame, title: str) -> None:
@@ -51,3 +80,10 @@ def show_frame(frame: Frame, title: str) -> None:
     axes.imshow(frame)
     axes.set_axis_off()
     plt.pause(0.001)
+
+
+def close_window(title: str) -> None:
+    """Close the window that :func:`show_frame` opened under this title."""
+    import matplotlib.pyplot as plt
+
+    plt.close(title)

@@ -9,13 +9,21 @@ import functools
 import importlib
 import os
 import sys
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 
-from worldgym.envs.contract import Frame, checked_action, frame_space, show_frame
+from worldgym.envs.contract import (
+    ActionSpace,
+    Frame,
+    action_space,
+    checked_action,
+    close_window,
+    frame_space,
+    show_frame,
+)
 from worldgym.errors import DependencyNotInstalled, InvalidOption, RenderingError, ResetNeeded, UnknownTask, nearest
 
 PAPER_TASKS = ("button-press-topdown-wall", "plate-slide", "hammer", "door-lock", "handle-pull-side", "coffee-push")
@@ -59,7 +67,8 @@ class SimulatorMetaWorld(gym.Env[Frame, NDArray[np.float32]]):
         DependencyNotInstalled: without the ``metaworld`` extra, or without an OpenGL library to draw offscreen.
     """
 
-    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array", "human"], "render_fps": 20}
+    metadata = {"render_modes": ["rgb_array", "human"], "render_fps": 20}  # noqa: RUF012 (Gymnasium's own form)
+    action_space: ActionSpace
 
     def __init__(self, task: str = "plate-slide", render_mode: str | None = None, look: Look = "fast") -> None:
         if look not in ("fast", "reference"):
@@ -69,7 +78,7 @@ class SimulatorMetaWorld(gym.Env[Frame, NDArray[np.float32]]):
         self.task = plain_task_name(task)
         self.render_mode = render_mode
         self.observation_space = frame_space(RESOLUTION)
-        self.action_space = gym.spaces.Box(-1.0, 1.0, (len(ACTION_NAMES),), np.float32)
+        self.action_space = action_space(len(ACTION_NAMES))
         self.simulator = self._build_simulator()
         self._camera = _Camera(self.simulator, look)
         self._frame: Frame | None = None
@@ -124,10 +133,10 @@ class SimulatorMetaWorld(gym.Env[Frame, NDArray[np.float32]]):
         """What Meta-World's scripted expert would do now, float32 ``[4]`` in [-1, 1]."""
         if self.state is None:
             raise ResetNeeded("expert_action() came before reset(); call env.reset() first")
-        action = _expert(self.task).get_action(self.state)
+        action: NDArray[np.float64] = _expert(self.task).get_action(self.state)
         return np.clip(action, -1.0, 1.0).astype(np.float32)
 
-    def render(self) -> Frame | None:  # type: ignore[override]
+    def render(self) -> Frame | None:
         """The current frame in mode ``rgb_array``; in mode ``human`` it is shown in a window."""
         if self._frame is None:
             raise ResetNeeded("render() came before reset(); call env.reset() first")
@@ -135,14 +144,21 @@ class SimulatorMetaWorld(gym.Env[Frame, NDArray[np.float32]]):
 
     def close(self) -> None:
         """Free the renderer and the simulator."""
+        self._frame = self.state = None
+        if self.render_mode == "human":
+            close_window(self._title)
         self._camera.close()
         self.simulator.close()
 
     def _observe(self) -> Frame:
         self._frame = self._camera.frame()
         if self.render_mode == "human":
-            show_frame(self._frame, f"Meta-World {self.task}")
+            show_frame(self._frame, self._title)
         return self._frame.copy()
+
+    @property
+    def _title(self) -> str:
+        return f"Meta-World {self.task}"
 
     def _info(self, success: bool) -> dict[str, Any]:
         assert self.state is not None

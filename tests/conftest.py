@@ -1,0 +1,109 @@
+"""What several test folders share: synthetic recordings, a tiny checkpoint, and the guard of simulator tests."""
+
+import functools
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from worldgym.config import CompactTokenizerConfig, TransformerConfig, WorldModelConfig
+from worldgym.data.episode import Episode, EpisodeInfo
+from worldgym.envs.contract import Frame
+from worldgym.envs.metaworld import SimulatorMetaWorld
+from worldgym.envs.start_states import FOLDER, build_start_states
+from worldgym.errors import DependencyNotInstalled, RenderingError
+
+TASKS = ("hammer", "plate-slide")
+BEHAVIOURS = ("expert", "random")
+STEPS = 12
+WINDOW = 4  # frames that the tiny model imagines before it re-anchors
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "simulator: needs Meta-World and an OpenGL library to draw with")
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("simulator") and (missing := _why_no_simulator()):
+        if os.environ.get("WORLDGYM_REQUIRE_SIMULATORS") == "1":
+            pytest.fail(missing)
+        pytest.skip(missing)
+
+
+@functools.cache
+def _why_no_simulator() -> str | None:
+    try:
+        SimulatorMetaWorld().close()
+    except (DependencyNotInstalled, RenderingError) as error:
+        return str(error)
+    return None
+
+
+def synthetic_episode(task: str, behaviour: str, seed: int, steps: int = STEPS) -> Episode:
+    """A square that the actions push over a coloured ground."""
+    rng = np.random.default_rng([seed, *task.encode(), *behaviour.encode()])
+    actions = rng.uniform(-1, 1, (steps, 4)).astype(np.float32)
+    frames = np.empty((steps + 1, 64, 64, 3), np.uint8)
+    frames[:] = rng.integers(60, 200, 3)
+    places = 28 + np.cumsum(np.vstack([np.zeros(2), 4 * actions[:, :2]]), axis=0)
+    for frame, (row, column) in zip(frames, np.clip(places, 0, 56).astype(int), strict=True):
+        frame[row : row + 8, column : column + 8] = (250, 20, 20)
+    about = EpisodeInfo("Synthetic", task, behaviour, seed, 1)
+    return Episode(frames, actions, actions.sum(1), actions[:, 0] > 0.5, about)
+
+
+@pytest.fixture(scope="session")
+def make_episode() -> Callable[..., Episode]:
+    """:func:`synthetic_episode`, for tests that record their own."""
+    return synthetic_episode
+
+
+@pytest.fixture(scope="session")
+def synthetic_recordings(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of two tasks, two behaviours and three seeds each."""
+    folder = tmp_path_factory.mktemp("recordings")
+    for task in TASKS:
+        for behaviour in BEHAVIOURS:
+            for seed in range(3):
+                episode = synthetic_episode(task, behaviour, seed)
+                episode.save(folder / task / f"{behaviour}-{seed:08d}.safetensors")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_config() -> WorldModelConfig:
+    """The smallest model with actions and rewards; its window holds :data:`WINDOW` imagined frames."""
+    tokenizer = CompactTokenizerConfig(width=8, depth=1, latent_channels=4, context_codes=16, dynamics_codes=16)
+    transformer = TransformerConfig(
+        layers=2,
+        heads=2,
+        key_value_heads=1,
+        hidden_size=16,
+        mlp_size=32,
+        max_positions=tokenizer.layout.length(WINDOW),
+    )
+    return WorldModelConfig(tokenizer, transformer, action_dim=4, reward=True, tasks=TASKS)
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(
+    tmp_path_factory: pytest.TempPathFactory, tiny_config: WorldModelConfig, synthetic_recordings: Path
+) -> Path:
+    """A checkpoint of random weights with a bank of start states."""
+    from worldgym.world_model import WorldModel
+
+    folder = tmp_path_factory.mktemp("tiny-checkpoint")
+    torch.manual_seed(0)
+    model = WorldModel.from_config(tiny_config)
+    model.save_pretrained(folder)
+    build_start_states(synthetic_recordings, folder / FOLDER, start_frames=(0, 3))
+    return folder
+
+
+@pytest.fixture
+def real_frames() -> Frame:
+    """Context for the tiny model: uint8 ``[2, 64, 64, 3]``."""
+    return synthetic_episode("hammer", "expert", 99).frames[:2]
