@@ -1,0 +1,286 @@
+"""Checkpoints on disk: our own layout, the published iVideoGPT layout, and where to find them.
+
+    ours        config.json, tokenizer.safetensors, transformer.safetensors
+    published   tokenizer/{config.json, diffusion_pytorch_model.safetensors},
+                transformer/{config.json, model.safetensors}
+
+Loading checks everything before it builds anything: whatever is missing, unknown, misshapen or not finite is named in
+one error, and no weight is ever left as it was initialised. Only JSON and safetensors are read.
+"""
+
+import json
+import os
+import re
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from worldgym.checkpoints import shipped
+from worldgym.config import TransformerConfig, WorldModelConfig, from_dict, to_dict
+from worldgym.errors import CheckpointError, ConfigError, nearest
+from worldgym.files import atomic_folder, free_space
+from worldgym.tokenizer import build_tokenizer
+from worldgym.tokenizer.base import Tokenizer
+from worldgym.tokenizer.compressive import config_from_published
+from worldgym.transformer.llama import Transformer
+
+CONFIG = "config.json"
+TOKENIZER = "tokenizer.safetensors"
+TRANSFORMER = "transformer.safetensors"
+PUBLISHED_TOKENIZER = "tokenizer/diffusion_pytorch_model.safetensors"
+PUBLISHED_TRANSFORMER = "transformer/model.safetensors"
+PUBLISHED_CONFIGS = ("tokenizer/config.json", "transformer/config.json")
+NEEDED = (CONFIG, TOKENIZER, TRANSFORMER, PUBLISHED_TOKENIZER, PUBLISHED_TRANSFORMER, *PUBLISHED_CONFIGS)
+# Found in some published files and without a part in imagination: tables that are worked out anew, a training head.
+SPARE = re.compile(r".*\.rotary_emb\.inv_freq|action_recon_linear\..*")
+
+Tensors = dict[str, Tensor]
+T = TypeVar("T")
+
+
+class Parts(NamedTuple):
+    """What a :class:`worldgym.WorldModel` is made of."""
+
+    config: WorldModelConfig
+    tokenizer: Tokenizer
+    transformer: Transformer
+
+
+def load(
+    name_or_path: str | os.PathLike[str], dtype: torch.dtype = torch.float32, revision: str | None = None
+) -> Parts:
+    """Find a checkpoint, check all of it, build it on the CPU; see ``WorldModel.from_pretrained``."""
+    folder = locate(name_or_path, revision)
+    problems: list[str] = []
+    if (folder / CONFIG).is_file():
+        tensors = [_read(folder / name, name, problems) for name in (TOKENIZER, TRANSFORMER)]
+        config = _own_config(folder, problems)
+    elif any((folder / name).exists() for name in PUBLISHED_CONFIGS):
+        tensors = [_read(folder / name, name, problems) for name in (PUBLISHED_TOKENIZER, PUBLISHED_TRANSFORMER)]
+        config = _published_config(folder, tensors[-1] or {}, problems)
+        tensors[-1] = _prefixed(tensors[-1])
+    else:
+        raise CheckpointError(
+            f"{folder}: expected {CONFIG}, or {' and '.join(PUBLISHED_CONFIGS)} of the published layout; "
+            f"got {sorted(path.name for path in folder.iterdir()) or 'an empty folder'}"
+        )
+    if config is None:
+        raise _refusal(folder, problems)
+    with torch.device("meta"):
+        tokenizer = build_tokenizer(config.tokenizer)
+        transformer = Transformer(config.transformer, config.layout, config.action_dim, config.reward)
+    for module, name, found in zip((tokenizer, transformer), ("tokenizer", "transformer"), tensors, strict=True):
+        if found is not None:
+            problems += _differences(name, module.state_dict(), found)
+    if problems:
+        raise _refusal(folder, problems)
+    for module, found in zip((tokenizer, transformer), tensors, strict=True):
+        _assign(module, found or {}, dtype)
+    return Parts(config, tokenizer, transformer)
+
+
+def save(
+    folder: str | os.PathLike[str],
+    config: WorldModelConfig,
+    tokenizer: Tokenizer,
+    transformer: Transformer,
+    dtype: torch.dtype | None = None,
+) -> None:
+    """Write our own layout, all or nothing; see ``WorldModel.save_pretrained``."""
+    try:
+        with atomic_folder(folder) as aside:
+            for module, name in ((tokenizer, TOKENIZER), (transformer, TRANSFORMER)):
+                tensors = {key: _stored(value, dtype) for key, value in module.state_dict().items()}
+                save_file(tensors, aside / name, metadata={"format": "pt"})
+            (aside / CONFIG).write_text(json.dumps(to_dict(config), indent=2) + "\n")
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(
+            f"could not write a checkpoint to {folder}: {error}. Nothing half-written is left; "
+            f"{free_space(folder)}: make room or choose another disk"
+        ) from error
+
+
+def locate(name_or_path: str | os.PathLike[str], revision: str | None = None) -> Path:
+    """The folder of a shipped name, of a path, or of a Hub id, which is downloaded where it is not cached yet.
+
+    Raises CheckpointError that says what to do.
+    """
+    name, known = os.fspath(name_or_path), shipped()
+    folder = known.get(name, Path(name).expanduser())
+    if folder.is_dir():
+        if revision is not None:
+            raise CheckpointError(
+                f"revision {revision!r} belongs to a Hugging Face Hub id, but {name!r} is a folder here"
+            )
+        return folder
+    if isinstance(name_or_path, str) and re.fullmatch(r"\w[\w.-]*/[\w.-]+", name):
+        return _download(name, revision)
+    raise CheckpointError(
+        f"no checkpoint {name!r}: expected a shipped name, a folder that exists, or a Hugging Face Hub id such as "
+        f"'thuml/ivideogpt-oxe-64-act-free'; {nearest(name, known)}"
+    )
+
+
+def _download(name: str, revision: str | None) -> Path:
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(name, revision=revision, allow_patterns=list(NEEDED)))
+    except Exception as error:  # the client raises its own errors, those of its transport, and OSError
+        raise CheckpointError(
+            f"no folder {name!r} here, and the Hugging Face Hub did not give it ({type(error).__name__}: {error}). "
+            "Check the id, the connection and, for a private one, `hf auth login`; or download it elsewhere and give "
+            "its folder"
+        ) from error
+
+
+def _read(path: Path, name: str, problems: list[str]) -> Tensors | None:
+    """A file's tensors, None where it cannot be read."""
+    try:
+        return {key: value for key, value in load_file(path).items() if not SPARE.fullmatch(key)}
+    except FileNotFoundError:
+        problems.append(f"{name} is missing")
+    except (SafetensorError, OSError, ValueError) as error:
+        problems.append(f"{name} is damaged or not a safetensors file ({error}): fetch it again")
+    return None
+
+
+def _json(folder: Path, name: str, problems: list[str]) -> Mapping[str, Any] | None:
+    try:
+        values = json.loads((folder / name).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        problems.append(f"{name} is missing")
+        return None
+    except (OSError, ValueError) as error:
+        problems.append(f"{name} is not JSON ({error})")
+        return None
+    if not isinstance(values, Mapping):
+        problems.append(f"{name} must hold a JSON object, got {type(values).__name__}")
+        return None
+    return values
+
+
+def _own_config(folder: Path, problems: list[str]) -> WorldModelConfig | None:
+    return _attempt(partial(from_dict, WorldModelConfig), _json(folder, CONFIG, problems), CONFIG, problems)
+
+
+def _published_config(folder: Path, tensors: Tensors, problems: list[str]) -> WorldModelConfig | None:
+    """What the two published files and the tensors' names say; the reward is taken as symlog."""
+    tokenizer, transformer = (_json(folder, name, problems) for name in PUBLISHED_CONFIGS)
+    tokenizer_config = _attempt(config_from_published, tokenizer, PUBLISHED_CONFIGS[0], problems)
+    transformer_config = _attempt(transformer_from_published, transformer, PUBLISHED_CONFIGS[1], problems)
+    if tokenizer_config is None or transformer_config is None:
+        return None
+    conditioned = any(key.startswith(("llm.", "action_linear.")) for key in tensors)
+    action = tensors.get("action_linear.weight", torch.empty(1, 1))
+    try:
+        return WorldModelConfig(
+            tokenizer_config,
+            transformer_config,
+            action_dim=action.shape[-1] if conditioned else 0,
+            reward=any(key.startswith("reward_linear.") for key in tensors),
+        )
+    except ConfigError as error:
+        problems.append(str(error))
+        return None
+
+
+def _attempt(
+    read: Callable[[Mapping[str, Any], str], T], values: Mapping[str, Any] | None, name: str, problems: list[str]
+) -> T | None:
+    try:
+        return None if values is None else read(values, name)
+    except ConfigError as error:
+        problems.append(str(error))
+        return None
+
+
+def transformer_from_published(values: Mapping[str, Any], where: str) -> TransformerConfig:
+    """Read a published ``transformer/config.json`` (Hugging Face's LlamaConfig).
+
+    Entries that change nothing here are passed over; one that this code cannot honour is an error that names it.
+
+    Raises ConfigError that lists all of them.
+    """
+    heads, width = values.get("num_attention_heads"), values.get("hidden_size")
+    rope = values.get("rope_parameters") or values.get("rope_scaling") or {}
+    fixed = {
+        "model_type": (values.get("model_type", "llama"), "llama"),
+        "hidden_act": (values.get("hidden_act", "silu"), "silu"),
+        "attention_bias": (values.get("attention_bias", False), False),
+        "mlp_bias": (values.get("mlp_bias", False), False),
+        "tie_word_embeddings": (values.get("tie_word_embeddings", False), False),
+        "rope_type": (rope.get("rope_type", rope.get("type", "default")), "default"),
+    }
+    if isinstance(heads, int) and isinstance(width, int) and heads > 0:
+        fixed["head_dim"] = (values.get("head_dim") or width // heads, width // heads)
+    required = {
+        "num_hidden_layers": "layers",
+        "num_attention_heads": "heads",
+        "hidden_size": "hidden_size",
+        "intermediate_size": "mlp_size",
+        "max_position_embeddings": "max_positions",
+    }
+    problems = [
+        f"{name} must be {want!r}, the only form implemented, got {got!r}"
+        for name, (got, want) in fixed.items()
+        if got != want
+    ]
+    problems += [f"entry {name!r} is missing" for name in required if values.get(name) is None]
+    if problems:
+        raise ConfigError(f"{where}: " + "; ".join(problems))
+    fields = {field: values[name] for name, field in required.items()}
+    fields["key_value_heads"] = values.get("num_key_value_heads") or heads
+    fields["rope_theta"] = rope.get("rope_theta", values.get("rope_theta", TransformerConfig.rope_theta))
+    fields["norm_eps"] = values.get("rms_norm_eps", TransformerConfig.norm_eps)
+    return from_dict(TransformerConfig, fields, where)
+
+
+def _prefixed(tensors: Tensors | None) -> Tensors | None:
+    """Action-free checkpoints hold the bare language model, which here is the part called ``llm``."""
+    if tensors is None or any(key.startswith("llm.") for key in tensors):
+        return tensors
+    return {
+        key if key.startswith(("action_linear.", "reward_linear.")) else f"llm.{key}": value
+        for key, value in tensors.items()
+    }
+
+
+def _differences(part: str, expected: Mapping[str, Tensor], found: Tensors) -> list[str]:
+    """Everything in which the tensors found differ from those that the configuration describes."""
+    problems = [f"{part}: tensor {key!r} is missing" for key in expected if key not in found]
+    problems += [f"{part}: tensor {key!r} is unknown" for key in found if key not in expected]
+    for key in expected.keys() & found.keys():
+        want, got = expected[key], found[key]
+        if want.shape != got.shape:
+            problems.append(f"{part}: tensor {key!r} has shape {list(got.shape)}, expected {list(want.shape)}")
+        elif want.is_floating_point() != got.is_floating_point():
+            problems.append(f"{part}: tensor {key!r} is {got.dtype}, expected {want.dtype}")
+        elif got.is_floating_point() and not torch.isfinite(got).all():
+            problems.append(f"{part}: tensor {key!r} holds values that are not finite")
+    return problems
+
+
+def _assign(module: nn.Module, tensors: Tensors, dtype: torch.dtype) -> None:
+    converted = {key: value.to(dtype) if value.is_floating_point() else value for key, value in tensors.items()}
+    module.load_state_dict(converted, strict=True, assign=True)
+    for owner in module.modules():
+        for name, buffer in owner.named_buffers(recurse=False):
+            if buffer.is_meta:  # what a state dict leaves out is a training statistic, and starts at zero
+                setattr(owner, name, torch.zeros_like(buffer, device="cpu"))
+
+
+def _stored(value: Tensor, dtype: torch.dtype | None) -> Tensor:
+    value = value.detach().cpu()
+    return (value.to(dtype) if dtype is not None and value.is_floating_point() else value).contiguous()
+
+
+def _refusal(folder: Path, problems: list[str]) -> CheckpointError:
+    listed = "\n".join(f"  - {problem}" for problem in sorted(set(problems)))
+    return CheckpointError(f"{folder} cannot be loaded:\n{listed}")
