@@ -10,8 +10,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from worldgym.config import Sampling
-from worldgym.data.recordings import Batch, Recordings, to_batch, to_uint8, to_unit
+from worldgym.data.recordings import Batch, Segments, to_uint8, to_unit
 from worldgym.metrics.pixels import psnr, r_squared, squared_error
+from worldgym.tokenizer.base import codes_perplexity
 from worldgym.video import below, beside, enlarge, write_gif
 from worldgym.world_model import WorldModel
 
@@ -19,29 +20,11 @@ CHUNK = 24
 Figures = dict[str, Any]
 
 
-class Segments(NamedTuple):
-    """Held-out segments and the task of each."""
-
-    batch: Batch
-    tasks: list[str]
-
-
 class _Errors(NamedTuple):
     """Per segment and horizon: squared errors ``[N, T]`` and rewards ``[N, T]``."""
 
     frames: Tensor
     rewards: Tensor
-
-
-def fixed_segments(recordings: Recordings, length: int, starts: tuple[int, ...]) -> Segments:
-    """The same segments each time: every episode's from a few fixed frames on."""
-    picks, tasks = [], []
-    for index, episode in enumerate(recordings.episodes):
-        for start in starts:
-            if start + length <= episode.shape[0]:
-                picks.append(recordings.segment(index, start, length))
-                tasks.append(episode.info.task)
-    return Segments(to_batch(picks), tasks)
 
 
 def evaluate(
@@ -106,6 +89,22 @@ def _reconstruct(model: WorldModel, frames: Tensor) -> Tensor:
         codes = model.tokenizer.encode_future(clip[:, context:], features)
         parts.append(to_uint8(model.tokenizer.decode_future(codes, features)).cpu())
     return torch.cat(parts)
+
+
+@torch.no_grad()
+def perplexities(model: WorldModel, segments: Segments) -> dict[str, float]:
+    """How evenly the held-out frames use both codebooks: ``context`` and ``dynamics``, at most their sizes."""
+    split, layout = model.config.context_length, model.config.layout
+    context, dynamics = [], []
+    for chunk in segments.batch.frames.split(CHUNK):
+        clip = to_unit(chunk.to(model.device)).to(model.dtype)
+        codes, features = model.tokenizer.encode_context(clip[:, :split])
+        context.append(codes)
+        dynamics.append(model.tokenizer.encode_future(clip[:, split:], features))
+    return {
+        "context": codes_perplexity(torch.cat(context), layout.context_codes),
+        "dynamics": codes_perplexity(torch.cat(dynamics), layout.dynamics_codes),
+    }
 
 
 def _squared(made: Tensor, real: Tensor) -> Tensor:

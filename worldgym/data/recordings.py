@@ -28,6 +28,13 @@ class Batch(NamedTuple):
     rewards: Tensor
 
 
+class Segments(NamedTuple):
+    """Held-out segments and the task of each."""
+
+    batch: Batch
+    tasks: list[str]
+
+
 class Recordings:
     """All episodes below a folder.
 
@@ -71,6 +78,37 @@ class Recordings:
         if room < 0:
             raise DataError(f"{self.episodes[index].path} is shorter than a segment of {length} frames")
         return int(rng.integers(room + 1))
+
+
+def fixed_segments(recordings: Recordings, length: int, starts: tuple[int, ...]) -> Segments:
+    """The same segments each time: every episode's from a few fixed frames on."""
+    picks, tasks = [], []
+    for index, episode in enumerate(recordings.episodes):
+        for start in starts:
+            if start + length <= episode.shape[0]:
+                picks.append(recordings.segment(index, start, length))
+                tasks.append(episode.info.task)
+    return Segments(to_batch(picks), tasks)
+
+
+def drawn_segments(recordings: Recordings, length: int, count: int, steps: int, seed: int = 0) -> Segments:
+    """``count`` different segments of every episode, drawn from its first ``steps`` steps; equal seeds, equal draws.
+
+    Raises:
+        DataError: for an episode too short to hold them.
+    """
+    rng = np.random.default_rng(seed)
+    picks, tasks = [], []
+    for index, episode in enumerate(recordings.episodes):
+        room = min(episode.shape[0], steps + 1) - length + 1
+        if room < count:
+            raise DataError(
+                f"{episode.path}: {count} segments of {length} frames do not fit its first {steps} steps; ask for fewer"
+            )
+        for start in np.sort(rng.choice(room, count, replace=False)):
+            picks.append(recordings.segment(index, int(start), length))
+            tasks.append(episode.info.task)
+    return Segments(to_batch(picks), tasks)
 
 
 def to_batch(segments: list[Segment]) -> Batch:

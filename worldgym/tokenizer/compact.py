@@ -19,6 +19,7 @@ from worldgym.tokenizer.base import ContextFeatures, Tokenizer, TokenizerOutput
 from worldgym.tokenizer.quantizer import VectorQuantizer
 
 NORM_GROUPS = 8
+COMMITMENT = 0.25  # a higher weight gathers latents around few codes
 FLOW_SCALE = 4.0  # pixels a unit of the flow head's output
 
 
@@ -39,17 +40,18 @@ class CompactTokenizer(Tokenizer):
         self.decoder_conditions = nn.ModuleList(
             nn.Conv2d(channels * config.context_length, channels, 1) for channels in (4 * width, 2 * width, width)
         )
-        self.context_quantizer = VectorQuantizer(config.context_codes, latent)
-        self.dynamics_quantizer = VectorQuantizer(config.dynamics_codes, latent)
+        self.context_spread, self.dynamics_spread = Spread(latent), Spread(latent)
+        self.context_quantizer = VectorQuantizer(config.context_codes, latent, beta=COMMITMENT)
+        self.dynamics_quantizer = VectorQuantizer(config.dynamics_codes, latent, beta=COMMITMENT)
 
     def encode_context(self, frames: Tensor) -> tuple[Tensor, ContextFeatures]:
         latents, features = self._context(frames)
-        codes = self.context_quantizer.codes(_vectors(latents))
+        codes = self.context_quantizer.codes(latents)
         return codes.view(*frames.shape[:2], -1), features
 
     def encode_future(self, frames: Tensor, features: ContextFeatures) -> Tensor:
         latents = self._future(frames, features)
-        return self.dynamics_quantizer.codes(_vectors(latents)).view(*frames.shape[:2], -1)
+        return self.dynamics_quantizer.codes(latents).view(*frames.shape[:2], -1)
 
     def decode_context(self, codes: Tensor) -> Tensor:
         vectors = self.context_quantizer.lookup(codes)
@@ -63,8 +65,8 @@ class CompactTokenizer(Tokenizer):
         split = self.config.context_length
         context, future = frames[:, :split], frames[:, split:]
         context_latents, features = self._context(context)
-        old = self.context_quantizer(_vectors(context_latents))
-        new = self.dynamics_quantizer(_vectors(self._future(future, features)))
+        old = self.context_quantizer(context_latents)
+        new = self.dynamics_quantizer(self._future(future, features))
         return TokenizerOutput(
             context=self._paint_context(old.latents).unflatten(0, context.shape[:2]),
             future=self._paint_future(new.latents, features, future.shape[1]),
@@ -78,29 +80,49 @@ class CompactTokenizer(Tokenizer):
         return self.dynamics_quantizer.embedding.weight
 
     def _context(self, frames: Tensor) -> tuple[Tensor, ContextFeatures]:
-        """Context latents ``[B * C, D, g, g]`` and what encoder and decoder need of them."""
+        """Context latents ``[B * C, g * g, D]`` and what encoder and decoder need of them."""
         batch, count = frames.shape[:2]
         latents, maps = self.context_encoder(_channels_last(frames.flatten(0, 1)))
+        latents = self.context_spread(latents)
         merged = [_channels_last(feature.unflatten(0, (batch, count)).flatten(1, 2)) for feature in maps]
         decoder = [layer(feature) for layer, feature in zip(self.decoder_conditions, merged, strict=True)]
-        return latents, ContextFeatures((frames[:, -1], self.encoder_condition(merged[1]), *decoder))
+        newest, condition = frames[:, -1], self.encoder_condition(merged[1])
+        still = self.encoder(_channels_last(newest), newest, condition)
+        return latents, ContextFeatures((newest, condition, still, *decoder))
 
     def _future(self, frames: Tensor, features: ContextFeatures) -> Tensor:
-        """Dynamics latents ``[B * T, D, g, g]``."""
-        newest, condition = (_expand(tensor, frames.shape[1]) for tensor in features.tensors[:2])
-        return cast(Tensor, self.encoder(_channels_last(frames.flatten(0, 1)), newest, condition))
+        """Dynamics latents ``[B * T, g * g, D]``: zero wherever nothing moved since the newest context frame."""
+        newest, condition, still = (_expand(tensor, frames.shape[1]) for tensor in features.tensors[:3])
+        latents = self.encoder(_channels_last(frames.flatten(0, 1)), newest, condition)
+        return cast(Tensor, self.dynamics_spread(latents - still))
 
     def _paint_context(self, vectors: Tensor) -> Tensor:
         return cast(Tensor, self.context_decoder(_grid(vectors, self.config.context_grid)))
 
     def _paint_future(self, vectors: Tensor, features: ContextFeatures, count: int) -> Tensor:
-        newest, _, *conditions = features.tensors
+        newest, _, _, *conditions = features.tensors
         painted = self.decoder(
             _grid(vectors, self.config.frame_grid),
             [_expand(condition, count) for condition in conditions],
             _expand(newest, count),
         )
         return cast(Tensor, painted.unflatten(0, (newest.shape[0], count)))
+
+
+class Spread(nn.Module):
+    """Latents ``[N, D, h, w]`` to vectors ``[N, h * w, D]`` of zero mean and length around 1 over the data, float32.
+
+    Without it all latents shrink towards one code while the decoder still copies the context, and stay there.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm1d(channels, eps=1e-10, affine=False, momentum=0.02)
+        self.scale = channels**-0.5
+
+    def forward(self, latents: Tensor) -> Tensor:
+        with torch.autocast(latents.device.type, enabled=False):
+            return self.scale * cast(Tensor, self.norm(latents.float().flatten(2))).transpose(1, 2)
 
 
 class Residual(nn.Module):
@@ -226,16 +248,8 @@ def warp(image: Tensor, flow: Tensor) -> Tensor:
     return F.grid_sample(image.to(flow.dtype), grid, padding_mode="border", align_corners=False)
 
 
-def _vectors(latents: Tensor) -> Tensor:
-    """``[N, D, h, w]`` to ``[N, h * w, D]`` of unit length, in float32: distances to codes want the precision.
-
-    A fixed length keeps latents from shrinking towards one code while the decoder still copies the context.
-    """
-    return F.normalize(latents.float().flatten(2).transpose(1, 2), dim=-1)
-
-
 def _grid(vectors: Tensor, side: int) -> Tensor:
-    """Inverse of :func:`_vectors` for a square grid."""
+    """Vectors ``[N, g * g, D]`` to a map ``[N, D, g, g]``."""
     return _channels_last(vectors.transpose(1, 2).unflatten(2, (side, side)))
 
 

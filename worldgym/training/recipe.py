@@ -19,7 +19,6 @@ import torch
 from torch import Tensor, nn
 
 from worldgym.config import (
-    CompactTokenizerConfig,
     TokenizerConfig,
     TransformerConfig,
     WorldModelConfig,
@@ -31,6 +30,7 @@ from worldgym.data.recordings import Recordings
 from worldgym.data.summary import check_held_out, summarise
 from worldgym.errors import CheckpointError, ConfigError
 from worldgym.files import atomic_json
+from worldgym.tokenizer import build_tokenizer
 from worldgym.tokenizer.base import Tokenizer
 from worldgym.training.run import TrainingConfig, read_checkpoint, train
 from worldgym.training.tokenizer import TokenizerJob, TokenizerTrainingConfig
@@ -112,7 +112,7 @@ def train_tokenizer(
     data = summarise(recordings)
     check_held_out(data, held_out)
     torch.manual_seed(recipe.training.seed)
-    model = build_tokenizer(recipe.model).to(device)
+    model = build_tokenizer(recipe.model).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     perceptual = None if perceptual is None else perceptual.to(device)
     job = TokenizerJob(model, recipe.job, recipe.training.batch_size, recordings, held_out, perceptual)
     about = {
@@ -162,23 +162,11 @@ def train_transformer(
     train(job, recipe.training, folder, described, resume)
 
 
-def build_tokenizer(config: TokenizerConfig) -> Tokenizer:
-    """A tokenizer in the memory format that it trains fastest in."""
-    if isinstance(config, CompactTokenizerConfig):
-        from worldgym.tokenizer.compact import CompactTokenizer
-
-        tokenizer: Tokenizer = CompactTokenizer(config).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        return tokenizer
-    from worldgym.tokenizer.compressive import CompressiveTokenizer
-
-    return CompressiveTokenizer(config)
-
-
 def load_tokenizer_run(folder: Path) -> tuple[TokenizerConfig, Tokenizer, str]:
     """The tokenizer of a run's newest checkpoint, its configuration, and a fingerprint of its weights."""
     config = tokenizer_from_dict(_described(folder, "tokenizer"), f"{folder}: tokenizer")
     weights = _weights(folder)
-    tokenizer = build_tokenizer(config)
+    tokenizer = build_tokenizer(config).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     _load(tokenizer, weights, folder)
     return config, tokenizer.eval(), _fingerprint(weights)
 
@@ -209,16 +197,14 @@ def load_world_model_run(tokenizer_run: Path, transformer_run: Path) -> tuple[Wo
     return model, recipe_from_dict(parts, str(transformer_run)), _described(transformer_run, "data")
 
 
-def export(
-    tokenizer_run: Path, transformer_run: Path, held_out: Recordings, notes: Mapping[str, Any], folder: Path
-) -> WorldModelConfig:
-    """Write a checkpoint in half precision from two runs, with its recipe; ``notes`` join its training data's.
+def export(tokenizer_run: Path, transformer_run: Path, held_out: Recordings, folder: Path) -> WorldModelConfig:
+    """Write a checkpoint in half precision from two runs, with its recipe.
 
     The bank of start states is not written here: it belongs to the environments.
     """
     model, recipe, trained = load_world_model_run(tokenizer_run, transformer_run)
     check_held_out(trained, held_out)
-    training_data = {"trained_on": trained, "held_out": summarise(held_out), **notes}
+    training_data = {"trained_on": trained, "held_out": summarise(held_out)}
     config = dataclasses.replace(model.config, training_data=training_data)
     WorldModel(config, model.tokenizer, model.transformer).save_pretrained(folder, dtype=torch.float16)
     atomic_json(folder / "recipe.json", recipe_to_dict(recipe))

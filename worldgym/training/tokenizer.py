@@ -9,8 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from worldgym.data.recordings import Recordings, to_uint8, to_unit
-from worldgym.evaluation import fixed_segments
+from worldgym.data.recordings import Recordings, fixed_segments, to_uint8, to_unit
 from worldgym.metrics.pixels import psnr, squared_error
 from worldgym.tokenizer.base import Tokenizer, codes_perplexity
 from worldgym.tokenizer.quantizer import load_state_for_resume, state_for_resume

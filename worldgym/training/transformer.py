@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from worldgym.config import Sampling, WorldModelConfig
-from worldgym.data.recordings import Batch, Recordings, Segment, to_batch, to_unit
+from worldgym.data.recordings import Batch, Recordings, Segment, fixed_segments, to_batch, to_unit
 from worldgym.errors import ConfigError
-from worldgym.evaluation import evaluate, fixed_segments
+from worldgym.evaluation import evaluate
 from worldgym.tokenizer.base import Tokenizer
 from worldgym.training.run import Metrics
 from worldgym.transformer.llama import Transformer
