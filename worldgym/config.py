@@ -33,6 +33,7 @@ class CompressiveTokenizerConfig:
     norm_groups: int = 32
 
     def __post_init__(self) -> None:
+        _check_positive(self)
         factor = 2 ** (len(self.channels) - 1)
         if self.resolution % (factor * self.patch_size):
             raise ConfigError(
@@ -50,9 +51,7 @@ class CompressiveTokenizerConfig:
     @property
     def layout(self) -> TokenLayout:
         side = self.latent_size // self.patch_size
-        return TokenLayout(
-            self.context_length, self.latent_size**2, side**2, self.context_codes, self.dynamics_codes
-        )
+        return TokenLayout(self.context_length, self.latent_size**2, side**2, self.context_codes, self.dynamics_codes)
 
 
 @dataclass(frozen=True)
@@ -70,6 +69,7 @@ class CompactTokenizerConfig:
     dynamics_codes: int = 512
 
     def __post_init__(self) -> None:
+        _check_positive(self)
         if self.resolution % 16 or self.resolution // self.context_grid % 2 or self.context_grid % self.frame_grid:
             raise ConfigError(
                 f"resolution {self.resolution} must be a multiple of 16 and of twice the context grid "
@@ -104,6 +104,7 @@ class TransformerConfig:
     norm_eps: float = 1e-6
 
     def __post_init__(self) -> None:
+        _check_positive(self)
         if self.hidden_size % self.heads or self.head_dim % 2:
             raise ConfigError(f"hidden_size {self.hidden_size} must split into {self.heads} heads of even size")
         if self.heads % self.key_value_heads:
@@ -151,6 +152,8 @@ class WorldModelConfig:
             raise ConfigError(f"{len(self.action_names)} action_names for action_dim={self.action_dim}")
         if self.reward_transform not in ("symlog", "identity"):
             raise ConfigError(f"reward_transform must be 'symlog' or 'identity', got {self.reward_transform!r}")
+        if self.goal_conditioned and self.context_length < 2:
+            raise ConfigError("a goal-conditioned model needs a context_length of at least 2: the goal and one frame")
         if self.layout.horizon(self.transformer.max_positions) < 1:
             raise ConfigError(
                 f"max_positions={self.transformer.max_positions} leaves no room for a future frame: "
@@ -170,6 +173,14 @@ class WorldModelConfig:
         return self.tokenizer.context_length
 
 
+def _check_positive(config: Any) -> None:
+    """Raise ConfigError where a number among the fields, or within a tuple of them, is not above 0."""
+    for name, value in vars(config).items():
+        numbers = value if isinstance(value, tuple) else (value,)
+        if not numbers or any(isinstance(number, (int, float)) and not number > 0 for number in numbers):
+            raise ConfigError(f"{type(config).__name__}.{name} must be above 0, got {value!r}")
+
+
 def to_dict(config: Any) -> dict[str, Any]:
     """A configuration as plain JSON types; the tokenizer says its ``type``."""
     values = dataclasses.asdict(config)
@@ -183,33 +194,29 @@ def to_dict(config: Any) -> dict[str, Any]:
 
 
 def from_dict(cls: type[T], values: Mapping[str, Any], where: str) -> T:
-    """Inverse of :func:`to_dict`: unknown, missing and ill-typed entries are errors that name them."""
+    """Inverse of :func:`to_dict`: one ConfigError names every entry that is unknown, missing or ill-typed."""
     values = dict(values)
     if cls is WorldModelConfig:
-        values = _world_model_values(values, where)
+        _check_format(values.pop("format", None), values.pop("format_version", None), where)
     hints = typing.get_type_hints(cls)
     fields = {item.name: item for item in dataclasses.fields(cls)}  # type: ignore[arg-type]
-    for name in values:
-        if name not in fields:
-            raise ConfigError(f"{where}: unknown entry {name!r}; {nearest(name, fields)}")
+    problems = [f"{where}: unknown entry {name!r}; {nearest(name, fields)}" for name in values if name not in fields]
     for name, item in fields.items():
         required = item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING
         if required and name not in values:
-            raise ConfigError(f"{where}: entry {name!r} is missing")
-    built = {name: _coerce(hints[name], value, f"{where}: {name}") for name, value in values.items()}
+            problems.append(f"{where}: entry {name!r} is missing")
+    known = fields.keys() & values.keys()
+    built = {name: _coerced(hints[name], values[name], f"{where}: {name}", problems) for name in known}
+    if problems:
+        raise ConfigError("\n".join(sorted(problems)))
     return cls(**built)
 
 
-def _world_model_values(values: dict[str, Any], where: str) -> dict[str, Any]:
-    form, version = values.pop("format", None), values.pop("format_version", None)
+def _check_format(form: Any, version: Any, where: str) -> None:
     if form != "worldgym" or version != FORMAT_VERSION:
         raise ConfigError(
             f"{where}: expected format 'worldgym' version {FORMAT_VERSION}, got {form!r} version {version!r}"
         )
-    for name in ("tokenizer", "transformer"):
-        if not isinstance(values.get(name), Mapping):
-            raise ConfigError(f"{where}: entry {name!r} must be an object, got {values.get(name)!r}")
-    return {**values, "tokenizer": tokenizer_from_dict(values["tokenizer"], f"{where}: tokenizer")}
 
 
 def tokenizer_from_dict(values: Mapping[str, Any], where: str) -> TokenizerConfig:
@@ -221,11 +228,21 @@ def tokenizer_from_dict(values: Mapping[str, Any], where: str) -> TokenizerConfi
     return from_dict(TOKENIZERS[kind], values, where)
 
 
+def _coerced(hint: Any, value: Any, where: str, problems: list[str]) -> Any:
+    """:func:`_coerce`, its complaint added to ``problems``."""
+    try:
+        return _coerce(hint, value, where)
+    except ConfigError as error:
+        problems.append(str(error))
+
+
 def _coerce(hint: Any, value: Any, where: str) -> Any:
     """Check one JSON value against its annotation; lists become tuples, objects become dataclasses."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if dataclasses.is_dataclass(value):
         return value
+    if hint == TokenizerConfig and isinstance(value, Mapping):
+        return tokenizer_from_dict(value, where)
     if dataclasses.is_dataclass(hint) and isinstance(hint, type) and isinstance(value, Mapping):
         return from_dict(hint, value, where)
     if origin is tuple and isinstance(value, (list, tuple)):

@@ -28,8 +28,8 @@ Rows = Sequence[int] | Tensor | NDArray[np.integer[Any]]
 class Imagined(NamedTuple):
     """A rollout. Tensors are on the model's device."""
 
-    frames: Tensor | None
-    """uint8 ``[B, T, H, W, 3]``; None where ``rollout`` was told not to decode."""
+    frames: Tensor
+    """uint8 ``[B, T, H, W, 3]``; empty, ``[B, 0, H, W, 3]``, where ``rollout`` was told not to decode."""
     rewards: Tensor
     """float32 ``[B, T]``; NaN where the model predicts none."""
     tokens: Tensor
@@ -195,9 +195,8 @@ class WorldModel:
         """
         sampling = Sampling(temperature, top_k)
         checked = self._checked_action(action, (len(state),))
-        _, pixels, reward, _ = self._advance(state, checked, self._noise(len(state), generator, noise), sampling)
-        frame = state.frames[:, -1] if pixels is not None else torch.empty(0)
-        return state, frame.clone(), reward.clone()
+        imagined = self._advance(state, checked, self._noise(len(state), generator, noise), sampling)
+        return state, state.frames[:, -1].clone(), imagined.reward.clone()
 
     def rollout(
         self,
@@ -229,12 +228,13 @@ class WorldModel:
             action = None if checked is None else checked[:, step]
             noise = self._noise(len(state), generator, None)
             imagined = self._advance(state, action, noise, sampling, decode or not fits)
-            images.append(state.frames[:, -1])
+            if decode:
+                images.append(state.frames[:, -1])
             rewards.append(imagined.reward)
             codes.append(imagined.codes)
             uncertainty.append(state.uncertainty)
         stacked = [torch.stack(parts, dim=1) for parts in (rewards, codes, uncertainty)]
-        return Imagined(torch.stack(images, dim=1) if decode else None, *stacked)
+        return Imagined(torch.stack(images, dim=1) if decode else context[:, :0].clone(), *stacked)
 
     @torch.inference_mode()
     def _start(self, frames: Tensor, positions: int) -> WorldModelState:
@@ -288,7 +288,7 @@ class WorldModel:
         if given is None:
             device = "cpu" if generator is None else generator.device
             return torch.rand(shape, generator=generator, device=device).to(self.device)
-        noise = torch.as_tensor(given)
+        noise = _tensor(given)
         if noise.shape != shape or not noise.is_floating_point():
             raise ConfigError(
                 f"expected noise of shape {shape}, floats in [0, 1), got {noise.dtype} {tuple(noise.shape)}"
@@ -306,7 +306,7 @@ class WorldModel:
         if not isinstance(frames, (Tensor, np.ndarray)):
             raise InvalidFrames(f"expected {expected} as a numpy array or tensor, got {type(frames).__name__}")
         got = f"got {frames.dtype} {list(frames.shape)}"
-        if frames.dtype not in (torch.uint8, np.uint8):
+        if str(frames.dtype) not in ("uint8", "torch.uint8"):
             raise InvalidFrames(
                 f"expected {expected}, {got}: for floats in [0, 1] pass (frames * 255).round() as uint8"
             )
@@ -322,10 +322,10 @@ class WorldModel:
             raise InvalidFrames(
                 f"expected {expected} of {side} x {side} pixels, {got}: resize them to the model's resolution"
             )
-        return torch.as_tensor(frames).to(self.device)
+        return _tensor(frames).to(self.device)
 
     def _checked_horizon(self, actions: Array | None, horizon: int | None) -> int:
-        given = None if actions is None else torch.as_tensor(actions).shape[1:2]
+        given = None if actions is None else tuple(np.shape(actions))[1:2]
         if self.config.action_dim and (given is None or horizon is not None):
             raise InvalidAction(
                 "this model takes actions [batch, horizon, action_dim], and their horizon is the rollout's"
@@ -346,7 +346,10 @@ class WorldModel:
         shape = (*rows, self.config.action_dim)
         if action is None:
             raise InvalidAction(f"this model takes actions: expected shape {shape}, got None")
-        values = torch.as_tensor(action).to(torch.float32)
+        try:
+            values = _tensor(action).to(torch.float32)
+        except (TypeError, ValueError) as error:
+            raise InvalidAction(f"expected an action of shape {shape}, got {action!r}") from error
         if tuple(values.shape) != shape:
             raise InvalidAction(f"expected an action of shape {shape}, got {tuple(values.shape)}")
         if values.device.type == "cpu" and not torch.isfinite(values).all():
@@ -362,6 +365,11 @@ class _Step(NamedTuple):
     pixels: Tensor | None
     reward: Tensor
     raw_reward: Tensor | None
+
+
+def _tensor(values: Array) -> Tensor:
+    """Arrays of any strides, writable or not, become tensors of their own."""
+    return values if isinstance(values, Tensor) else torch.from_numpy(np.array(values))
 
 
 def symexp(values: Tensor) -> Tensor:
