@@ -1,4 +1,4 @@
-"""What a folder of recordings holds, as plain JSON: runs and checkpoints keep it, and held-out data is checked by it."""
+"""What a folder of recordings holds, as plain JSON: runs and checkpoints keep it, held-out data is checked by it."""
 
 from collections.abc import Mapping
 from typing import Any, TypeVar

@@ -1,0 +1,415 @@
+"""The command ``worldgym``.
+
+This is the composition root: it alone may import every folder, and does so inside its functions, so that
+``worldgym --help`` answers at once.
+"""
+
+import argparse
+import dataclasses
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from worldgym.errors import ConfigError, WorldGymError
+
+if TYPE_CHECKING:
+    import torch
+
+    from worldgym.demo import Scene
+    from worldgym.envs.start_states import StartStates
+    from worldgym.evaluation import Figures
+    from worldgym.training.recipe import Recipe
+    from worldgym.training.run import TrainingConfig
+
+SHIPPED = "metaworld-64"
+EPISODES = "expert=40,noisy=44,smooth=20,random=16"
+Subparsers = Any  # argparse gives this class no public name
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command line; the exit status: 0, 2 for an error that is explained on stderr, 130 when interrupted."""
+    options = build_parser().parse_args(arguments)
+    try:
+        options.run(options)
+    except KeyboardInterrupt:
+        return 130
+    except (WorldGymError, OSError) as error:
+        print(f"worldgym: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """All commands and their options."""
+    parser = argparse.ArgumentParser(
+        prog="worldgym",
+        description="Train agents inside learned video models.",
+        epilog="Begin with:  worldgym demo\nEach command explains itself:  worldgym demo --help",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    _add_demo(commands)
+    _add_collect(commands)
+    _add_train(commands)
+    _add_export(commands)
+    _add_evaluate(commands)
+    _add_checkpoints(commands)
+    return parser
+
+
+def _add(
+    commands: Subparsers, name: str, summary: str, example: str, run: Callable[[argparse.Namespace], None] | None
+) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = commands.add_parser(
+        name,
+        help=summary,
+        description=f"{summary[0].upper()}{summary[1:]}.",
+        epilog=f"example:\n  {example}",
+        formatter_class=_Formatter,
+    )
+    if run is not None:
+        parser.set_defaults(run=run)
+    return parser
+
+
+class _Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """Shows defaults, and examples as they are."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        hidden = action.default in (None, False) or not action.option_strings
+        return action.help if hidden else super()._get_help_string(action)
+
+
+def _add_device(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--device", help="such as cpu or cuda:1 (default: the GPU where there is one)")
+
+
+def _device(name: str | None) -> "torch.device":
+    import torch
+
+    try:
+        device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(f"--device {name} cannot be used here: {error}") from error
+    return device
+
+
+# --------------------------------------------------------------------------------------------------------------- demo
+
+
+def _add_demo(commands: Subparsers) -> None:
+    parser = _add(
+        commands,
+        "demo",
+        "imagine real episodes anew and show both side by side (no simulator needed)",
+        "worldgym demo --steps 40 --out outputs/demo",
+        _demo,
+    )
+    parser.add_argument("--checkpoint", default=SHIPPED, help="a shipped name, or a folder with start states")
+    parser.add_argument("--task", nargs="+", metavar="TASK", help="(default: all of the checkpoint)")
+    parser.add_argument("--steps", type=int, default=40, help="to imagine")
+    parser.add_argument("--out", type=Path, default=Path("outputs/demo"), help="folder of the video and pictures")
+    parser.add_argument("--seed", type=int, default=0, help="draws the start states and the tokens")
+    _add_device(parser)
+
+
+def _demo(options: argparse.Namespace) -> None:
+    from worldgym.demo import alike, imagine, write
+    from worldgym.envs.start_states import FOLDER, StartStates
+    from worldgym.pretrained import locate
+    from worldgym.provenance import machine
+    from worldgym.world_model import WorldModel
+
+    device = _device(options.device)
+    starts = StartStates(locate(options.checkpoint) / FOLDER)
+    model = WorldModel.from_pretrained(options.checkpoint, device=device)
+    scenes = alike(_scenes(starts, options, model.config.context_length), options.steps)
+    dream = imagine(model, scenes, options.seed)
+    for path in write(scenes, dream, options.out):
+        print(path)
+    print(f"{dream.steps_per_second:.0f} imagined steps a second in a batch of {len(scenes)} on {machine(device)}")
+
+
+def _scenes(starts: "StartStates", options: argparse.Namespace, context_length: int) -> "list[Scene]":
+    """One start state of each task, and what really followed; early ones, where most happens."""
+    import numpy as np
+
+    from worldgym.demo import Scene
+
+    rng, scenes = np.random.default_rng(options.seed), []
+    for task in options.task or starts.tasks:
+        states = [starts.get(task, index, context_length) for index in range(starts.count(task))]
+        early = [state for state in states if len(state.actions) >= options.steps] or states
+        start = early[int(rng.integers(len(early)))]
+        scenes.append(Scene(task, start.frames, start.future_frames, start.actions, start.rewards))
+    return scenes
+
+
+# ------------------------------------------------------------------------------------------------------------ collect
+
+
+def _add_collect(commands: Subparsers) -> None:
+    parser = _add(
+        commands,
+        "collect",
+        "record episodes of the real Meta-World",
+        "worldgym collect --out data/metaworld --tasks plate-slide --episodes expert=10,random=5",
+        _collect,
+    )
+    parser.add_argument("--out", type=Path, required=True, help="folder; episodes already there are kept, not repeated")
+    parser.add_argument("--tasks", nargs="+", metavar="TASK", help="plain names (default: the six of the paper)")
+    parser.add_argument(
+        "--episodes",
+        type=_counts,
+        default=EPISODES,
+        help="episodes a task by behaviour: expert, noisy (the expert with noise), smooth (a random walk), random",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of each behaviour's first episode")
+    parser.add_argument("--workers", type=int, help="processes (default: one a core)")
+    parser.add_argument("--look", choices=("fast", "reference"), default="fast", help="fast draws no shadows")
+
+
+def _counts(text: str) -> dict[str, int]:
+    """``expert=2,random=1`` as a dictionary."""
+    counts = {}
+    for part in text.split(","):
+        name, _, count = part.partition("=")
+        if not name or not count.isdecimal():
+            raise argparse.ArgumentTypeError(f"expected BEHAVIOUR=COUNT,..., such as {EPISODES}; got {part!r}")
+        counts[name] = int(count)
+    return counts
+
+
+def _collect(options: argparse.Namespace) -> None:
+    import os
+
+    from worldgym.data.recordings import Recordings
+    from worldgym.envs.collect import collect
+    from worldgym.envs.metaworld import PAPER_TASKS
+
+    workers = options.workers or os.cpu_count() or 1
+    paths = collect(
+        options.out, options.tasks or PAPER_TASKS, options.episodes, options.seed, workers, look=options.look
+    )
+    recordings = Recordings(options.out)
+    print(f"{len(paths)} episodes asked for, {len(recordings.episodes)} in {options.out}")
+
+
+# -------------------------------------------------------------------------------------------------------------- train
+
+
+def _add_train(commands: Subparsers) -> None:
+    example = "worldgym train tokenizer --data data/metaworld --held-out data/held-out --out runs/tokenizer"
+    parser = _add(commands, "train", "train one part of a world model", example, None)
+    parts = parser.add_subparsers(title="parts", metavar="PART", required=True)
+    tokenizer = _add(parts, "tokenizer", "train a tokenizer on recorded frames", example, _train_tokenizer)
+    _add_training(tokenizer)
+    tokenizer.add_argument(
+        "--lpips",
+        type=Path,
+        metavar="FILE",
+        help="safetensors weights of LPIPS, the paper's perceptual loss (keys: worldgym.metrics.lpips); "
+        "without them the loss is L1 + 10 x squared error",
+    )
+    transformer = _add(
+        parts,
+        "transformer",
+        "train a transformer and its reward head on a trained tokenizer's codes",
+        "worldgym train transformer --tokenizer runs/tokenizer --data data/metaworld --held-out data/held-out "
+        "--out runs/transformer",
+        _train_transformer,
+    )
+    transformer.add_argument("--tokenizer", type=Path, required=True, help="folder of a tokenizer's run")
+    _add_training(transformer)
+
+
+def _add_training(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--data", type=Path, required=True, help="folder of episodes to train on")
+    parser.add_argument("--held-out", type=Path, required=True, help="folder of other episodes, to validate on")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the run: checkpoint, metrics, videos")
+    parser.add_argument("--resume", action="store_true", help="go on, exactly, with the run in --out")
+    parser.add_argument(
+        "--recipe",
+        default=SHIPPED,
+        help="architecture and settings: a shipped checkpoint's name, or a JSON file like its recipe.json",
+    )
+    parser.add_argument("--steps", type=int, help="instead of the recipe's; so are the next ones")
+    parser.add_argument("--batch-size", type=int)
+    parser.add_argument("--learning-rate", type=float)
+    parser.add_argument("--seed", type=int)
+    parser.add_argument("--precision", choices=("auto", "float32", "bfloat16"), help="auto asks the hardware")
+    parser.add_argument("--threads", type=int, help="CPU threads (default: PyTorch's choice)")
+    _add_device(parser)
+
+
+def _train_tokenizer(options: argparse.Namespace) -> None:
+    from worldgym.data.recordings import Recordings
+    from worldgym.metrics.lpips import LPIPS
+    from worldgym.training.recipe import train_tokenizer
+
+    recipe = _recipe(options.recipe).tokenizer
+    train_tokenizer(
+        dataclasses.replace(recipe, training=_overridden(recipe.training, options)),
+        Recordings(options.data),
+        Recordings(options.held_out),
+        options.out,
+        _prepared_device(options),
+        None if options.lpips is None else LPIPS.from_file(options.lpips),
+        options.resume,
+    )
+
+
+def _train_transformer(options: argparse.Namespace) -> None:
+    from worldgym.data.recordings import Recordings
+    from worldgym.training.recipe import train_transformer
+
+    recipe = _recipe(options.recipe).transformer
+    recordings = Recordings(options.data)
+    train_transformer(
+        dataclasses.replace(recipe, training=_overridden(recipe.training, options)),
+        options.tokenizer,
+        recordings,
+        Recordings(options.held_out),
+        options.out,
+        _prepared_device(options),
+        _action_names(recordings.episodes[0].info.environment),
+        options.resume,
+    )
+
+
+def _recipe(name: str) -> "Recipe":
+    """The recipe of a shipped checkpoint, or of a JSON file."""
+    import worldgym.checkpoints
+    from worldgym.training.recipe import load_recipe
+
+    shipped = Path(worldgym.checkpoints.__file__).parent / name / "recipe.json"
+    return load_recipe(shipped if shipped.exists() else Path(name))
+
+
+def _overridden(training: "TrainingConfig", options: argparse.Namespace) -> "TrainingConfig":
+    names = ("steps", "batch_size", "learning_rate", "seed", "precision")
+    given = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
+    return dataclasses.replace(training, **given)
+
+
+def _prepared_device(options: argparse.Namespace) -> "torch.device":
+    import torch
+
+    if options.threads is not None:
+        torch.set_num_threads(options.threads)
+    return _device(options.device)
+
+
+def _action_names(environment: str) -> tuple[str, ...]:
+    """What each action dimension of a recorded environment means, where we know it."""
+    from worldgym.envs.metaworld import ACTION_NAMES
+
+    return ACTION_NAMES if environment == "Simulator-MetaWorld-v0" else ()
+
+
+# ------------------------------------------------------------------------------------------------- export, evaluate
+
+
+def _add_export(commands: Subparsers) -> None:
+    parser = _add(
+        commands,
+        "export",
+        "make a checkpoint that ships from the runs of a tokenizer and a transformer",
+        "worldgym export --tokenizer runs/tokenizer --transformer runs/transformer --held-out data/held-out "
+        "--out checkpoints/mine",
+        _export,
+    )
+    parser.add_argument("--tokenizer", type=Path, required=True, help="folder of the tokenizer's run")
+    parser.add_argument("--transformer", type=Path, required=True, help="folder of the transformer's run")
+    parser.add_argument("--held-out", type=Path, required=True, help="folder of episodes that become start states")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the checkpoint")
+
+
+def _export(options: argparse.Namespace) -> None:
+    from worldgym.card import size
+    from worldgym.data.recordings import Recordings
+    from worldgym.envs.start_states import FOLDER, build_start_states
+    from worldgym.training.recipe import export
+
+    build_start_states(options.held_out, options.out / FOLDER)
+    export(options.tokenizer, options.transformer, Recordings(options.held_out), options.out)
+    print(f"{options.out}: {size(options.out) / 1e6:.1f} MB; next: worldgym evaluate --checkpoint {options.out} --help")
+
+
+def _add_evaluate(commands: Subparsers) -> None:
+    parser = _add(
+        commands,
+        "evaluate",
+        "measure a world model on held-out episodes, beside repeating the last frame",
+        "worldgym evaluate --checkpoint metaworld-64 --data data/held-out --out outputs/figures.json",
+        _evaluate,
+    )
+    parser.add_argument("--checkpoint", default=SHIPPED, help="a shipped name or a folder")
+    parser.add_argument("--data", type=Path, required=True, help="folder of held-out episodes")
+    parser.add_argument("--out", type=Path, default=Path("outputs/evaluate.json"), help="figures; a .gif lies beside")
+    parser.add_argument("--horizon", type=int, default=10, help="frames imagined from each start")
+    parser.add_argument("--starts", type=int, default=5, help="segments drawn from each episode")
+    parser.add_argument("--first-steps", type=int, default=60, help="of an episode, which segments are drawn from")
+    parser.add_argument("--seed", type=int, default=0, help="draws the segments and the tokens")
+    parser.add_argument(
+        "--write-card", action="store_true", help="write the figures into the checkpoint and its README"
+    )
+    _add_device(parser)
+
+
+def _evaluate(options: argparse.Namespace) -> None:
+    from worldgym.card import horizon_table, task_table
+    from worldgym.files import atomic_json
+
+    figures = _measure(options)
+    atomic_json(options.out, figures)
+    print(horizon_table(figures["by_task"]["all"]), task_table(figures["by_task"]), sep="\n\n")
+    perplexity = figures["perplexity"]
+    print(f"\nperplexity: context {perplexity['context']:.0f}, dynamics {perplexity['dynamics']:.0f}\n{options.out}")
+
+
+def _measure(options: argparse.Namespace) -> "Figures":
+    """The figures of a checkpoint and where they come from; with ``--write-card`` written into it too."""
+    from worldgym.card import write_figures
+    from worldgym.config import Sampling
+    from worldgym.data.recordings import Recordings, drawn_segments
+    from worldgym.data.summary import check_held_out
+    from worldgym.evaluation import evaluate, perplexities
+    from worldgym.pretrained import locate
+    from worldgym.provenance import provenance
+    from worldgym.world_model import WorldModel
+
+    device = _device(options.device)
+    model = WorldModel.from_pretrained(options.checkpoint, device=device)
+    recordings, config = Recordings(options.data), model.config
+    if "trained_on" in config.training_data:
+        check_held_out(config.training_data["trained_on"], recordings)
+    length = config.context_length + options.horizon
+    segments = drawn_segments(recordings, length, options.starts, options.first_steps, options.seed)
+    samplings = {"sampled": config.sampling, "greedy": Sampling(top_k=1)}
+    figures = {
+        **provenance(device),
+        "horizon": options.horizon,
+        "first_steps": options.first_steps,
+        "by_task": evaluate(model, segments, samplings, options.out.with_suffix(".gif"), options.seed),
+        "perplexity": perplexities(model, segments),
+    }
+    if options.write_card:
+        write_figures(locate(options.checkpoint), config, figures)
+    return figures
+
+
+# -------------------------------------------------------------------------------------------------------- checkpoints
+
+
+def _add_checkpoints(commands: Subparsers) -> None:
+    _add(commands, "checkpoints", "list the checkpoints that ship", "worldgym checkpoints", _checkpoints)
+
+
+def _checkpoints(options: argparse.Namespace) -> None:
+    from worldgym.card import checkpoint_table
+    from worldgym.checkpoints import shipped
+
+    print(checkpoint_table(shipped().values()))

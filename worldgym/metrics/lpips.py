@@ -1,0 +1,111 @@
+"""LPIPS (Zhang et al. 2018), version 0.1 with VGG16 features: a distance between images that agrees with people's.
+
+Its weights are not ours to ship, and nothing is downloaded. :meth:`LPIPS.from_file` reads one safetensors file with
+
+    features.{0,2,5,7,10,12,14,17,19,21,24,26,28}.{weight,bias}   torchvision's vgg16, ImageNet weights
+    lin{0,1,2,3,4}.weight                                         LPIPS's 1x1 convolutions, ``[1, channels, 1, 1]``
+
+Other entries (the classifier of vgg16) may be there and are not read. With the packages torchvision and lpips at hand:
+
+    vgg = torchvision.models.vgg16(weights="IMAGENET1K_V1").state_dict()
+    lins = lpips.LPIPS(net="vgg").state_dict()
+    lins = {f"lin{i}.weight": lins[f"lin{i}.model.1.weight"] for i in range(5)}
+    safetensors.torch.save_file({**vgg, **lins}, "lpips.safetensors")
+"""
+
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from worldgym.errors import CheckpointError
+
+# Channels of VGG16's convolutions, stage by stage; each stage but the first begins with a max-pooling.
+STAGES = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
+MEAN = (0.485, 0.456, 0.406)
+DEVIATION = (0.229, 0.224, 0.225)
+EPSILON = 1e-10
+
+
+class LPIPS(nn.Module):
+    """Perceptual distance of images: 0 for equal ones. Its weights are fixed."""
+
+    mean: Tensor
+    deviation: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.features = nn.ModuleDict()
+        channels, index = 3, 0
+        for stage in STAGES:
+            for width in stage:
+                self.features[str(index)] = nn.Conv2d(channels, width, 3, padding=1)
+                channels, index = width, index + 2
+            index += 1
+        for number, stage in enumerate(STAGES):
+            self.add_module(f"lin{number}", nn.Conv2d(stage[-1], 1, 1, bias=False))
+        self.register_buffer("mean", torch.tensor(MEAN)[:, None, None], persistent=False)
+        self.register_buffer("deviation", torch.tensor(DEVIATION)[:, None, None], persistent=False)
+        self.eval().requires_grad_(False)
+
+    @classmethod
+    def from_file(cls, path: Path) -> "LPIPS":
+        """Read the weights from a file as described at the head of this module.
+
+        Raises:
+            CheckpointError: naming every tensor that is missing or misshapen.
+        """
+        with torch.device("meta"):
+            expected = cls().state_dict()
+        found = _read(path, set(expected))
+        problems = [f"{name} is missing" for name in expected if name not in found]
+        problems += [
+            f"{name} has shape {list(found[name].shape)}, expected {list(tensor.shape)}"
+            for name, tensor in expected.items()
+            if name in found and found[name].shape != tensor.shape
+        ]
+        if problems:
+            raise CheckpointError(f"{path} does not hold the weights of LPIPS: {'; '.join(problems)}")
+        model = cls()
+        model.load_state_dict(found)
+        return model
+
+    def forward(self, first: Tensor, second: Tensor) -> Tensor:
+        """Distance ``[N]`` of images ``[N, 3, H, W]`` in [0, 1]."""
+        total = torch.zeros(len(first), device=first.device)
+        a, b = ((image - self.mean) / self.deviation for image in (first, second))
+        for number, stage in enumerate(self._stages()):
+            a, b = self._run(stage, number, a), self._run(stage, number, b)
+            weighted = self.get_submodule(f"lin{number}")((_unit(a) - _unit(b)).square())
+            total = total + weighted.mean(dim=(1, 2, 3)).float()
+        return total
+
+    def _stages(self) -> list[list[nn.Module]]:
+        layers, stages = iter(self.features.values()), []
+        for stage in STAGES:
+            stages.append([next(layers) for _ in stage])
+        return stages
+
+    def _run(self, layers: list[nn.Module], number: int, x: Tensor) -> Tensor:
+        if number:
+            x = F.max_pool2d(x, 2)
+        for layer in layers:
+            x = F.relu(layer(x))
+        return x
+
+
+def _unit(features: Tensor) -> Tensor:
+    """Each pixel's features, of length 1, in float32."""
+    features = features.float()
+    # The square root has no slope at 0, where all features of a pixel are off.
+    return features / (features.square().sum(dim=1, keepdim=True).clamp(min=EPSILON**2).sqrt() + EPSILON)
+
+
+def _read(path: Path, names: set[str]) -> dict[str, Tensor]:
+    try:
+        with safe_open(path, "pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys() if name in names}  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{path}: not a readable safetensors file ({error})") from error
