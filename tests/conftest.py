@@ -15,6 +15,9 @@ from worldgym.envs.contract import Frame
 from worldgym.envs.metaworld import SimulatorMetaWorld
 from worldgym.envs.start_states import FOLDER, build_start_states
 from worldgym.errors import DependencyNotInstalled, RenderingError
+from worldgym.tokenizer import build_tokenizer
+from worldgym.transformer.llama import Transformer
+from worldgym.world_model import WorldModel
 
 TASKS = ("hammer", "plate-slide")
 BEHAVIOURS = ("expert", "random")
@@ -93,12 +96,13 @@ def tiny_checkpoint(
     tmp_path_factory: pytest.TempPathFactory, tiny_config: WorldModelConfig, synthetic_recordings: Path
 ) -> Path:
     """A checkpoint of random weights with a bank of start states."""
-    from worldgym.world_model import WorldModel
-
     folder = tmp_path_factory.mktemp("tiny-checkpoint")
     torch.manual_seed(0)
-    model = WorldModel.from_config(tiny_config)
-    model.save_pretrained(folder)
+    tokenizer = build_tokenizer(tiny_config.tokenizer)
+    transformer = Transformer(tiny_config.transformer, tiny_config.layout, tiny_config.action_dim, tiny_config.reward)
+    for weight in transformer.parameters():  # published models start actions at zero; here they must matter
+        torch.nn.init.normal_(weight, std=0.3)
+    WorldModel(tiny_config, tokenizer, transformer).save_pretrained(folder)
     build_start_states(synthetic_recordings, folder / FOLDER, start_frames=(0, 3))
     return folder
 

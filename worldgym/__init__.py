@@ -2,6 +2,8 @@
 
 from typing import TYPE_CHECKING, Any
 
+from worldgym.registration import register_envs
+
 if TYPE_CHECKING:
     from worldgym.world_model import Imagined, WorldModel, WorldModelState
 
@@ -15,3 +17,6 @@ def __getattr__(name: str) -> Any:
 
         return getattr(world_model, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+register_envs()

@@ -1,0 +1,368 @@
+"""A world model as an environment: ``step`` imagines the next frame and its reward.
+
+:class:`WorldModelVectorEnv` runs all its slots as one batch; slot ``i`` equals a :class:`WorldModelEnv` of the same
+seed, because every slot owns its generator and all that it draws.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium.utils import seeding
+from gymnasium.vector import AutoresetMode
+from gymnasium.vector.utils import batch_space
+from numpy.typing import NDArray
+
+from worldgym.envs.contract import ActionSpace, Frame, checked_action, checked_actions, close_window, show_frame
+from worldgym.envs.imagination import Checkpoint, Device, Imagination, Precision, certainty
+from worldgym.errors import InvalidOption, ResetNeeded, nearest
+from worldgym.world_model import WorldModel, WorldModelState
+
+Info = dict[str, Any]
+Options = dict[str, Any]
+WINDOW = "worldgym"
+METADATA: dict[str, Any] = {"render_modes": ["rgb_array", "human"], "render_fps": 20}
+
+
+class WorldModelEnv(gym.Env[Frame, NDArray[np.float32]]):
+    """One imagined episode at a time.
+
+    Args:
+        task: one of the checkpoint's tasks; None draws one at each reset, named in ``info["task"]``.
+        checkpoint: a shipped name, a folder, a Hugging Face Hub id, or a :class:`WorldModel`.
+        device: where to compute; None leaves the choice to :meth:`WorldModel.from_pretrained`.
+        dtype: the precision to compute in; None likewise.
+        temperature: of the token sampling; None takes the checkpoint's own.
+        top_k: how many tokens it may choose from, 1 is greedy; None takes the checkpoint's own.
+        render_mode: ``rgb_array``, ``human`` or None.
+
+    Raises:
+        UnknownTask: for a task that the checkpoint does not name.
+        CheckpointError: for a checkpoint that is missing or damaged.
+        InvalidOption: for another render mode.
+    """
+
+    metadata = METADATA
+    action_space: ActionSpace
+
+    def __init__(
+        self,
+        task: str | None = None,
+        checkpoint: Checkpoint = "metaworld-64",
+        device: Device = None,
+        dtype: Precision = None,
+        temperature: float | None = None,
+        top_k: int | None = None,
+        render_mode: str | None = None,
+    ) -> None:
+        self.render_mode = _checked_render_mode(render_mode)
+        self._imagination = Imagination(task, checkpoint, device, dtype, temperature, top_k)
+        self.observation_space = self._imagination.observation_space
+        self.action_space = self._imagination.action_space
+        self._state: WorldModelState | None = None
+        self._frame: Frame | None = None
+        self._task: str | None = None
+
+    @property
+    def world_model(self) -> WorldModel:
+        """The model that imagines; environments of the same checkpoint share it."""
+        return self._imagination.model
+
+    def reset(self, *, seed: int | None = None, options: Options | None = None) -> tuple[Frame, Info]:
+        """Start from real frames; equal seeds give equal episodes.
+
+        Args:
+            seed: of the start and of all tokens drawn from now on.
+            options: ``{"frames": uint8 [C, H, W, 3]}`` starts from these, oldest first; ``{"start": index}`` from
+                this start state of the task; otherwise the seed draws one.
+
+        Returns:
+            The newest context frame, uint8 ``[H, W, 3]``, and ``info`` with ``task`` (None where given frames leave
+            it open), ``uncertainty`` 0.0, ``reanchored`` False, and ``start``, the start state's index, where one
+            was used.
+
+        Raises:
+            InvalidOption: for another option, or an index outside the bank.
+            InvalidFrames: for frames of another shape or dtype.
+            CheckpointError: without ``frames`` where the checkpoint has no start states.
+        """
+        super().reset(seed=seed)
+        frames, info = self._imagination.draw_start(self.np_random, options)
+        self._state = self._imagination.start([frames])
+        self._task = info["task"]
+        return self._show(frames[-1]), info
+
+    def step(self, action: NDArray[np.float32]) -> tuple[Frame, float, bool, bool, Info]:
+        """Imagine one step; ``action`` is float32 ``[action_dim]``, clipped to [-1, 1].
+
+        Returns:
+            The frame, uint8 ``[H, W, 3]``; the reward (0.0 where the checkpoint predicts none); ``terminated`` and
+            ``truncated``, both False (``gym.make`` adds the time limit); ``info`` with ``task``, ``uncertainty``
+            (mean entropy of the frame's tokens in nats) and ``reanchored`` (True where the model's window was full
+            and it went on from its last frames).
+
+        Raises:
+            ResetNeeded: before the first reset.
+            InvalidAction: for an action of another shape, or one that is not finite.
+        """
+        if self._state is None:
+            raise ResetNeeded("step() came before reset(); call env.reset() first")
+        actions = checked_action(action, self.action_space)[None]
+        noise = self._imagination.noise(self.np_random)[None]
+        frames, rewards = self._imagination.step(self._state, actions, noise)
+        info = {"task": self._task, **certainty(self._state)[0]}
+        return self._show(frames[0]), float(rewards[0]), False, False, info
+
+    def render(self) -> Frame | None:
+        """The current frame in mode ``rgb_array``; in mode ``human`` every step shows its own."""
+        if self._frame is None:
+            raise ResetNeeded("render() came before reset(); call env.reset() first")
+        return self._frame.copy() if self.render_mode == "rgb_array" else None
+
+    def close(self) -> None:
+        """Let go of the episode and its window."""
+        self._state = self._frame = None
+        if self.render_mode == "human":
+            close_window(WINDOW)
+
+    def _show(self, frame: Frame) -> Frame:
+        self._frame = frame
+        if self.render_mode == "human":
+            show_frame(frame, WINDOW)
+        return frame.copy()
+
+
+class WorldModelVectorEnv(gym.vector.VectorEnv[NDArray[np.uint8], NDArray[np.float32], NDArray[Any]]):
+    """``num_envs`` imagined episodes, each step one batched pass of the model.
+
+    Seeds, infos, options and autoreset follow :class:`gymnasium.vector.SyncVectorEnv`.
+
+    Args:
+        num_envs: how many slots.
+        max_episode_steps: after so many steps a slot truncates; None or -1 is never.
+        autoreset_mode: ``NEXT_STEP``: the step after an episode's end resets the slot, whatever its action, with
+            reward 0; ``SAME_STEP``: the ending step resets it and hands ``final_obs`` and ``final_info`` over in
+            the infos; ``DISABLED``: the caller resets by ``options={"reset_mask": bool [num_envs]}``.
+        task, checkpoint, device, dtype, temperature, top_k, render_mode: as in :class:`WorldModelEnv`.
+
+    Raises:
+        InvalidOption: for another render mode, autoreset mode, or a count below 1; else as :class:`WorldModelEnv`.
+    """
+
+    def __init__(
+        self,
+        num_envs: int = 1,
+        max_episode_steps: int | None = None,
+        autoreset_mode: str | AutoresetMode = AutoresetMode.NEXT_STEP,
+        task: str | None = None,
+        checkpoint: Checkpoint = "metaworld-64",
+        device: Device = None,
+        dtype: Precision = None,
+        temperature: float | None = None,
+        top_k: int | None = None,
+        render_mode: str | None = None,
+    ) -> None:
+        if num_envs < 1:
+            raise InvalidOption(f"num_envs must be at least 1, got {num_envs}")
+        self.num_envs = num_envs
+        self.render_mode = _checked_render_mode(render_mode)
+        self.autoreset_mode = _checked_autoreset_mode(autoreset_mode)
+        self.metadata = {**METADATA, "autoreset_mode": self.autoreset_mode}
+        self._episode_steps = _checked_episode_steps(max_episode_steps)
+        self._imagination = Imagination(task, checkpoint, device, dtype, temperature, top_k)
+        self.single_observation_space = self._imagination.observation_space
+        self.single_action_space = self._imagination.action_space
+        self.observation_space = batch_space(self.single_observation_space, num_envs)
+        self.action_space = batch_space(self.single_action_space, num_envs)
+        self._state: WorldModelState | None = None
+        self._frames = np.zeros((num_envs, *self.single_observation_space.shape), np.uint8)
+        self._elapsed = np.zeros(num_envs, np.int64)
+        self._ended = np.zeros(num_envs, np.bool_)
+        self._tasks: list[str | None] = [None] * num_envs
+        self._seeds: list[int | None] = [None] * num_envs
+        self._generators: list[np.random.Generator | None] = [None] * num_envs
+
+    @property
+    def world_model(self) -> WorldModel:
+        """The model that imagines; environments of the same checkpoint share it."""
+        return self._imagination.model
+
+    @property  # type: ignore[misc]
+    def np_random(self) -> tuple[np.random.Generator, ...]:  # type: ignore[override]
+        """Each slot's own generator."""
+        return tuple(self._generator(slot) for slot in range(self.num_envs))
+
+    @property
+    def np_random_seed(self) -> tuple[int | None, ...]:  # type: ignore[override]
+        """What each slot's generator was seeded with."""
+        return tuple(self._seeds[slot] for slot, _ in enumerate(self.np_random))  # np_random seeds what is unseeded
+
+    def reset(
+        self, *, seed: int | Sequence[int | None] | None = None, options: Options | None = None
+    ) -> tuple[NDArray[np.uint8], Info]:
+        """Start all slots, or those of ``options["reset_mask"]``, from real frames.
+
+        Args:
+            seed: slot ``i`` takes ``seed + i``, or entry ``i`` of a list; None goes on with its generator.
+            options: as for :meth:`WorldModelEnv.reset`, for every slot alike; ``frames`` may also be
+                ``[num_envs, C, H, W, 3]``. ``reset_mask``, bool ``[num_envs]``, leaves the other slots as they are.
+
+        Returns:
+            The newest frames, uint8 ``[num_envs, H, W, 3]``, and infos (see :meth:`WorldModelEnv.reset`) as arrays
+            with their masks.
+
+        Raises:
+            ResetNeeded: for a mask before all slots were reset once; else as :meth:`WorldModelEnv.reset`.
+        """
+        options = dict(options or {})
+        slots = _slots_to_reset(options.pop("reset_mask", None), self.num_envs)
+        if self._state is None and len(slots) < self.num_envs:
+            raise ResetNeeded("reset_mask left slots that were never reset; call reset() without it first")
+        for slot, chosen in enumerate(_slot_seeds(seed, self.num_envs)):
+            if slot in slots and chosen is not None:
+                self._generators[slot], self._seeds[slot] = seeding.np_random(chosen)
+        infos: Info = {}
+        self._restart(slots, options, infos)
+        self._show()
+        return self._frames.copy(), infos
+
+    def step(
+        self, actions: NDArray[np.float32]
+    ) -> tuple[NDArray[np.uint8], NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_], Info]:
+        """Imagine one step in all slots; ``actions`` is float32 ``[num_envs, action_dim]``.
+
+        Returns:
+            Frames, uint8 ``[num_envs, H, W, 3]``; rewards, float64 ``[num_envs]``; terminations (all False) and
+            truncations, bool ``[num_envs]``; infos (see :meth:`WorldModelEnv.step`) as arrays with their masks.
+
+        Raises:
+            ResetNeeded: before the first reset, or where autoreset is disabled, after an episode's end.
+            InvalidAction: for actions of another shape, or one that is not finite; it names the slot.
+        """
+        if self._state is None:
+            raise ResetNeeded("step() came before reset(); call envs.reset() first")
+        if self.autoreset_mode is AutoresetMode.DISABLED and self._ended.any():
+            raise ResetNeeded(
+                f"the episodes of slots {np.flatnonzero(self._ended).tolist()} ended and autoreset is disabled; "
+                'reset them with options={"reset_mask": ...} first'
+            )
+        acting = ~self._ended
+        values = checked_actions(actions, self._imagination.action_space, acting)
+        rewards, said = self._imagine(self._state, values, acting)
+        truncations = acting & (self._elapsed >= self._episode_steps)
+        infos: Info = {}
+        for slot, info in said.items():
+            if truncations[slot] and self.autoreset_mode is AutoresetMode.SAME_STEP:
+                info = {"final_obs": self._frames[slot].copy(), "final_info": info}
+            self._add_info(infos, info, slot)
+        if self.autoreset_mode is AutoresetMode.SAME_STEP:
+            self._restart(np.flatnonzero(truncations), {}, infos)
+        else:
+            self._restart(np.flatnonzero(self._ended), {}, infos)
+            self._ended = truncations.copy()
+        self._show()
+        return self._frames.copy(), rewards, np.zeros_like(truncations), truncations, infos
+
+    def render(self) -> tuple[Frame, ...] | None:
+        """The current frame of every slot in mode ``rgb_array``; in mode ``human`` every step shows them in a row."""
+        if self._state is None:
+            raise ResetNeeded("render() came before reset(); call envs.reset() first")
+        return tuple(self._frames.copy()) if self.render_mode == "rgb_array" else None
+
+    def close_extras(self, **kwargs: Any) -> None:
+        """Let go of the episodes and their window."""
+        self._state = None
+        if self.render_mode == "human":
+            close_window(WINDOW)
+
+    def _imagine(
+        self, state: WorldModelState, actions: NDArray[np.float32], acting: NDArray[np.bool_]
+    ) -> tuple[NDArray[np.float64], dict[int, Info]]:
+        """Step the acting slots: their rewards, 0 in the others, and their infos by slot."""
+        rewards = np.zeros(self.num_envs, np.float64)
+        if not acting.any():
+            return rewards, {}
+        # Slots about to be reset are computed with the others and then overwritten; they draw nothing.
+        noise = self._imagination.idle_noise(self.num_envs)
+        for slot in np.flatnonzero(acting):
+            noise[slot] = self._imagination.noise(self._generator(slot))
+        frames, predicted = self._imagination.step(state, actions, noise)
+        self._frames[acting], rewards[acting] = frames[acting], predicted[acting]
+        self._elapsed[acting] += 1
+        said = certainty(state)
+        return rewards, {int(slot): {"task": self._tasks[slot], **said[slot]} for slot in np.flatnonzero(acting)}
+
+    def _restart(self, slots: NDArray[np.int64], options: Options, infos: Info) -> None:
+        """Start some slots from real frames, and add what a reset tells to the infos."""
+        if not slots.size:
+            return
+        draw = self._imagination.draw_start
+        drawn = [draw(self._generator(slot), self._slot_options(options, slot)) for slot in slots]
+        fresh = self._imagination.start([frames for frames, _ in drawn])
+        if self._state is None or len(slots) == self.num_envs:
+            self._state = fresh
+        else:
+            self._state.put(slots, fresh)
+        for slot, (frames, info) in zip(slots, drawn, strict=True):
+            self._frames[slot], self._tasks[slot] = frames[-1], info["task"]
+            self._add_info(infos, info, int(slot))
+        self._elapsed[slots] = 0
+        self._ended[slots] = False
+
+    def _generator(self, slot: int) -> np.random.Generator:
+        generator = self._generators[slot]
+        if generator is None:
+            generator, self._seeds[slot] = seeding.np_random()
+            self._generators[slot] = generator
+        return generator
+
+    def _slot_options(self, options: Options, slot: int) -> Options:
+        """``frames`` of all slots hold one context for each."""
+        frames: Any = options.get("frames")
+        if getattr(frames, "ndim", 0) == 5 and len(frames) == self.num_envs:
+            return {**options, "frames": frames[slot]}
+        return options
+
+    def _show(self) -> None:
+        if self.render_mode == "human":
+            show_frame(np.concatenate(list(self._frames), axis=1), WINDOW)
+
+
+def _checked_render_mode(mode: str | None) -> str | None:
+    if mode not in (None, *METADATA["render_modes"]):
+        raise InvalidOption(f"render_mode must be None, 'rgb_array' or 'human', got {mode!r}")
+    return mode
+
+
+def _checked_autoreset_mode(mode: str | AutoresetMode) -> AutoresetMode:
+    try:
+        return AutoresetMode(mode)
+    except ValueError as error:
+        known = [choice.value for choice in AutoresetMode]
+        raise InvalidOption(f"unknown autoreset_mode {mode!r}; {nearest(str(mode), known)}") from error
+
+
+def _checked_episode_steps(steps: int | None) -> float:
+    if steps in (None, -1):
+        return math.inf
+    if steps < 1:
+        raise InvalidOption(f"max_episode_steps must be at least 1, or -1 for no limit, got {steps}")
+    return steps
+
+
+def _slots_to_reset(mask: Any, num_envs: int) -> NDArray[np.int64]:
+    if mask is None:
+        return np.arange(num_envs)
+    if not isinstance(mask, np.ndarray) or mask.dtype != np.bool_ or mask.shape != (num_envs,) or not mask.any():
+        raise InvalidOption(f"reset_mask must be a bool array of shape ({num_envs},) with a True in it, got {mask!r}")
+    return np.flatnonzero(mask)
+
+
+def _slot_seeds(seed: int | Sequence[int | None] | None, num_envs: int) -> list[int | None]:
+    if seed is None or isinstance(seed, (int, np.integer)):
+        return [None if seed is None else int(seed) + slot for slot in range(num_envs)]
+    if len(seed) != num_envs:
+        raise InvalidOption(f"expected {num_envs} seeds, one a slot, got {len(seed)}")
+    return list(seed)
