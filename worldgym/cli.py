@@ -412,4 +412,5 @@ def _checkpoints(options: argparse.Namespace) -> None:
     from worldgym.card import checkpoint_table
     from worldgym.checkpoints import shipped
 
-    print(checkpoint_table(shipped().values()))
+    known = shipped()
+    print(checkpoint_table(known.values()) if known else "none: make one with worldgym train and worldgym export")

@@ -140,7 +140,7 @@ def _titled(clip: Frames, text: str) -> Frames:
 def _sheet(scenes: Sequence[Scene], dream: Dream) -> Frames:
     """A few moments, uint8 ``[H, W, 3]``: for each scene a row of real frames above a row of imagined ones."""
     length = dream.frames.shape[1]
-    moments = np.unique(np.geomspace(1, length, min(SHEET_STEPS, length)).round().astype(int))
+    moments = np.unique(np.linspace(1, length, SHEET_STEPS).round().astype(int))
     rows = []
     for scene, imagined in zip(scenes, dream.frames, strict=True):
         pair = [beside(*clip[moments - 1, None]) for clip in (scene.frames, imagined)]

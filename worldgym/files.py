@@ -21,11 +21,7 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
     aside = Path(name)
     try:
         yield aside
-        with aside.open("rb+") as file:
-            os.fsync(file.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        aside.chmod(0o666 & ~umask)
+        _settle(aside)
         aside.replace(target)
     except BaseException:
         with suppress(FileNotFoundError):
@@ -53,8 +49,7 @@ def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
     try:
         yield aside
         for each in aside.iterdir():
-            with each.open("rb+") as file:
-                os.fsync(file.fileno())
+            _settle(each)
         if not target.exists():
             aside.replace(target)
             return
@@ -64,6 +59,15 @@ def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(aside, ignore_errors=True)
         raise
+
+
+def _settle(path: Path) -> None:
+    """Flush a file to disk, with the permissions of any new file: temporary ones are their owner's alone."""
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())
+    umask = os.umask(0)
+    os.umask(umask)
+    path.chmod(0o666 & ~umask)
 
 
 def free_space(path: str | os.PathLike[str]) -> str:

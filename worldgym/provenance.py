@@ -45,7 +45,7 @@ def commit() -> str:
 
 def command() -> str:
     """The command line, as it would be typed again."""
-    return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+    return shlex.join(["worldgym", *sys.argv[1:]])
 
 
 def _processor() -> str:
