@@ -1,0 +1,48 @@
+# Two commands do everything: `make demo` and `make test`. Each makes .venv and installs what it needs first.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+.PHONY: help demo test bench lint clean
+
+help:
+	@echo "make demo    imagine held-out episodes of the six Meta-World tasks; writes outputs/demo (no simulator needed)"
+	@echo "make test    all tests, with the simulators that are installed"
+	@echo "make bench   timings, printed and saved under outputs/"
+	@echo "make lint    ruff and mypy alone"
+	@echo "make clean   remove .venv and outputs"
+
+demo: $(VENV)/.core
+	$(BIN)/worldgym demo --out outputs/demo
+
+test: $(VENV)/.dev
+	$(BIN)/python -m pytest
+
+bench: $(VENV)/.dev
+	$(BIN)/python tests/benchmarks/bench_transformer.py
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+clean:
+	rm -rf $(VENV) outputs
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' \
+		|| { echo "worldgym needs Python 3.10 or newer; choose one with: make PYTHON=python3.11 ..."; exit 1; }
+	@$(PYTHON) -m venv $(VENV) \
+		|| { rm -rf $(VENV); echo "cannot make a virtual environment; on Debian: apt-get install python3-venv"; exit 1; }
+
+$(VENV)/.core: setup.cfg constraints.txt | $(BIN)/python
+	@echo "installing worldgym into $(VENV) ..."
+	$(INSTALL) torch
+	$(INSTALL) --editable .
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.core
+	@echo "installing the test tools and simulators into $(VENV) ..."
+	$(INSTALL) --editable '.[dev]'
+	@touch $@
