@@ -127,7 +127,8 @@ def _panel(real: Frames, imagined: Frames, factor: int) -> Frames:
 
 def difference(real: Frames, imagined: Frames) -> Frames:
     """Twice the absolute difference, so that faint errors show."""
-    return np.minimum(2 * np.abs(real.astype(np.int16) - imagined), 255).astype(np.uint8)
+    doubled: Frames = np.minimum(2 * np.abs(real.astype(np.int16) - imagined), 255).astype(np.uint8)
+    return doubled
 
 
 def _titled(clip: Frames, text: str) -> Frames:
@@ -146,7 +147,8 @@ def _sheet(scenes: Sequence[Scene], dream: Dream) -> Frames:
         pair = [beside(*clip[moments - 1, None]) for clip in (scene.frames, imagined)]
         steps = ", ".join(map(str, moments))
         rows.append(_titled(enlarge(below(*pair), 2), f"{scene.title}: real above, imagined below, at step {steps}"))
-    return _grid(rows)[0]
+    sheet: Frames = _grid(rows)[0]
+    return sheet
 
 
 def _grid(clips: Sequence[Frames]) -> Frames:

@@ -67,7 +67,7 @@ class Episode:
 
     def save(self, path: Path) -> None:
         """Write the file, atomically."""
-        tensors = {
+        tensors: dict[str, NDArray[Any]] = {
             "frames": np.ascontiguousarray(self.frames),
             "actions": np.ascontiguousarray(self.actions, np.float32),
             "rewards": np.ascontiguousarray(self.rewards, np.float32),

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from worldgym.errors import CheckpointError
 
 # Channels of VGG16's convolutions, stage by stage; each stage but the first begins with a max-pooling.
-STAGES = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
+STAGES: tuple[tuple[int, ...], ...] = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
 MEAN = (0.485, 0.456, 0.406)
 DEVIATION = (0.229, 0.224, 0.225)
 EPSILON = 1e-10

@@ -55,7 +55,7 @@ class CompactTokenizer(Tokenizer):
 
     def decode_context(self, codes: Tensor) -> Tensor:
         vectors = self.context_quantizer.lookup(codes)
-        return self._paint_context(vectors.flatten(0, 1)).unflatten(0, codes.shape[:2])
+        return cast(Tensor, self._paint_context(vectors.flatten(0, 1)).unflatten(0, codes.shape[:2]))
 
     def decode_future(self, codes: Tensor, features: ContextFeatures) -> Tensor:
         vectors = self.dynamics_quantizer.lookup(codes)
@@ -118,11 +118,16 @@ class Spread(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.norm = nn.BatchNorm1d(channels, eps=1e-10, affine=False, momentum=0.02)
-        self.scale = channels**-0.5
+        self.scale: float = channels**-0.5
 
     def forward(self, latents: Tensor) -> Tensor:
-        with torch.autocast(latents.device.type, enabled=False):
-            return self.scale * cast(Tensor, self.norm(latents.float().flatten(2))).transpose(1, 2)
+        flat = latents.float().flatten(2)
+        if self.training:
+            with torch.autocast(latents.device.type, enabled=False):
+                return self.scale * cast(Tensor, self.norm(flat)).transpose(1, 2)
+        # By hand, because the statistics may be kept in another precision than they are needed in.
+        mean, variance = (cast(Tensor, part).float() for part in (self.norm.running_mean, self.norm.running_var))
+        return self.scale * (flat.transpose(1, 2) - mean) * torch.rsqrt(variance + self.norm.eps)
 
 
 class Residual(nn.Module):

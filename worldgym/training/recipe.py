@@ -207,6 +207,7 @@ def export(tokenizer_run: Path, transformer_run: Path, held_out: Recordings, fol
     training_data = {"trained_on": trained, "held_out": summarise(held_out)}
     config = dataclasses.replace(model.config, training_data=training_data)
     WorldModel(config, model.tokenizer, model.transformer).save_pretrained(folder, dtype=torch.float16)
+    WorldModel.from_pretrained(folder)  # what half precision cannot hold is an error here, not at a user's
     atomic_json(folder / "recipe.json", recipe_to_dict(recipe))
     return config
 

@@ -64,7 +64,9 @@ class TrainingConfig:
 class Trainable(Protocol):
     """What the loop needs of a training job."""
 
-    model: nn.Module
+    @property
+    def model(self) -> nn.Module:
+        """What is trained."""
 
     def loss(self, rng: np.random.Generator) -> tuple[Tensor, Metrics]:
         """The loss of a batch drawn with ``rng``, and figures to log."""
@@ -234,7 +236,7 @@ class _Log:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError as error:
             raise DependencyNotInstalled("training logs to TensorBoard; run `pip install worldgym[train]`") from error
-        self._board = SummaryWriter(str(folder), purge_step=step)  # type: ignore[no-untyped-call]
+        self._board = SummaryWriter(str(folder), purge_step=step)
         self._file = (folder / "metrics.jsonl").open("a")
         self._bar = tqdm(total=config.steps, initial=step, desc=folder.name, unit="step")
         self._start = time.monotonic()
@@ -245,14 +247,14 @@ class _Log:
     def __exit__(self, *exception: object) -> None:
         self._bar.close()
         self._file.close()
-        self._board.close()  # type: ignore[no-untyped-call]
+        self._board.close()
 
     def write(self, step: int, metrics: Metrics) -> None:
         seconds = round(time.monotonic() - self._start, 1)
         self._file.write(json.dumps({"step": step, "seconds": seconds, **metrics}) + "\n")
         self._file.flush()
         for name, value in metrics.items():
-            self._board.add_scalar(name, value, step)  # type: ignore[no-untyped-call]
+            self._board.add_scalar(name, value, step)
 
     def advance(self, metrics: Metrics) -> None:
         self._bar.update()
@@ -269,8 +271,8 @@ def _stop_signals() -> Iterator[list[int]]:
         signal.signal(number, before[number])
 
     before: dict[int, Any] = {}
-    for number in (signal.SIGINT, signal.SIGTERM):
-        before[number] = signal.signal(number, stop)
+    for asked in (signal.SIGINT, signal.SIGTERM):
+        before[asked] = signal.signal(asked, stop)
     try:
         yield received
     finally:
