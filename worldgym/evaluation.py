@@ -39,7 +39,7 @@ def evaluate(
         ``segments`` counts them. Frames are compared as uint8, as an agent sees them.
     """
     context = model.config.context_length
-    frames, actions, rewards = segments.batch
+    frames, rewards = segments.batch.frames, segments.batch.rewards
     real = frames[:, context:]
     errors: dict[str, _Errors] = {}
     shown: list[Tensor] = []

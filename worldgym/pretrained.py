@@ -277,8 +277,10 @@ def _assign(module: nn.Module, tensors: Tensors, dtype: torch.dtype) -> None:
 
 
 def _stored(value: Tensor, dtype: torch.dtype | None) -> Tensor:
+    """Vectors keep their precision: they weigh little, and statistics among them may be too small for float16."""
     value = value.detach().cpu()
-    return (value.to(dtype) if dtype is not None and value.is_floating_point() else value).contiguous()
+    cast = dtype is not None and value.is_floating_point() and value.ndim > 1
+    return (value.to(dtype) if cast else value).contiguous()
 
 
 def _refusal(folder: Path, problems: list[str]) -> CheckpointError:

@@ -45,7 +45,7 @@ class Recordings:
     def __init__(self, folder: Path) -> None:
         paths = sorted(path for path in Path(folder).rglob(f"*{SUFFIX}") if not path.name.startswith("."))
         if not paths:
-            raise DataError(f"no episodes (*{SUFFIX}) below {folder}; record some with `worldgym collect --out {folder}`")
+            raise DataError(f"no episodes (*{SUFFIX}) below {folder}; record some: `worldgym collect --out {folder}`")
         self.folder = Path(folder)
         self.episodes = [EpisodeFile(path) for path in paths]
         self.frame_shape, self.action_dim = self.episodes[0].shape[1:], self.episodes[0].actions.shape[1]
@@ -68,10 +68,8 @@ class Recordings:
 
     def sample(self, rng: np.random.Generator, batch_size: int, length: int) -> Batch:
         """Segments drawn uniformly over episodes, then over their starts."""
-        picks = []
-        for index in rng.integers(len(self.episodes), size=batch_size):
-            picks.append(self.segment(int(index), self._start(rng, int(index), length), length))
-        return to_batch(picks)
+        chosen = [int(index) for index in rng.integers(len(self.episodes), size=batch_size)]
+        return to_batch([self.segment(index, self._start(rng, index, length), length) for index in chosen])
 
     def _start(self, rng: np.random.Generator, index: int, length: int) -> int:
         room = self.episodes[index].shape[0] - length

@@ -51,7 +51,7 @@ class CompactTokenizer(Tokenizer):
 
     def encode_future(self, frames: Tensor, features: ContextFeatures) -> Tensor:
         latents = self._future(frames, features)
-        return self.dynamics_quantizer.codes(latents).view(*frames.shape[:2], -1)
+        return torch.unflatten(self.dynamics_quantizer.codes(latents), 0, frames.shape[:2])
 
     def decode_context(self, codes: Tensor) -> Tensor:
         vectors = self.context_quantizer.lookup(codes)
@@ -121,13 +121,14 @@ class Spread(nn.Module):
         self.scale: float = channels**-0.5
 
     def forward(self, latents: Tensor) -> Tensor:
-        flat = latents.float().flatten(2)
+        flat_NDP = latents.float().flatten(2)
         if self.training:
             with torch.autocast(latents.device.type, enabled=False):
-                return self.scale * cast(Tensor, self.norm(flat)).transpose(1, 2)
-        # By hand, because the statistics may be kept in another precision than they are needed in.
-        mean, variance = (cast(Tensor, part).float() for part in (self.norm.running_mean, self.norm.running_var))
-        return self.scale * (flat.transpose(1, 2) - mean) * torch.rsqrt(variance + self.norm.eps)
+                spread: Tensor = self.norm(flat_NDP)
+        else:  # by hand, because the statistics may be kept in another precision than the latents
+            mean, variance = (cast(Tensor, part).float() for part in (self.norm.running_mean, self.norm.running_var))
+            spread = (flat_NDP - mean[:, None]) * torch.rsqrt(variance[:, None] + self.norm.eps)
+        return torch.mul(spread.transpose(1, 2), self.scale)
 
 
 class Residual(nn.Module):
@@ -243,7 +244,7 @@ class FutureDecoder(nn.Module):
 
 
 def warp(image: Tensor, flow: Tensor) -> Tensor:
-    """Each pixel fetched from ``flow`` pixels away, bilinearly: image ``[N, 3, H, W]``, flow ``[N, 2, H, W]`` (x, y)."""
+    """Each pixel fetched from ``flow`` pixels away, bilinearly: ``[N, 3, H, W]`` along ``[N, 2, H, W]`` (x, y)."""
     height, width = image.shape[-2:]
     rows = torch.arange(height, device=image.device, dtype=flow.dtype)
     columns = torch.arange(width, device=image.device, dtype=flow.dtype)
