@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from worldgym.config import Sampling, WorldModelConfig
-from worldgym.data.recordings import Batch, Recordings, Segment, fixed_segments, to_batch, to_unit
+from worldgym.data.recordings import Batch, Recordings, fixed_segments, to_batch, to_unit
 from worldgym.errors import ConfigError
 from worldgym.evaluation import evaluate
 from worldgym.tokenizer.base import Tokenizer
@@ -118,14 +118,15 @@ class TransformerJob:
         return episode, self.config.start_stride * int(rng.integers(max(0, room) // self.config.start_stride + 1))
 
     def _coded_batch(self, keys: list[tuple[int, int]]) -> Coded:
-        """The codes of the segments, those not met before worked out in one batch."""
-        new = [key for key in dict.fromkeys(keys) if key not in self._coded]
-        if new:
-            length = self.config.segment_length
-            segments: list[Segment] = [self.recordings.segment(*key, length) for key in new]
-            encoded = self._encode(to_batch(segments))
-            for index, key in enumerate(new):
-                self._coded[key] = Coded(*(tensor[index].clone() for tensor in encoded))
+        """The codes of the segments; those not met before are worked out one by one.
+
+        In one batch they would come out faster, but rounded in a way that depends on which others were met before: a
+        resumed run, which has met none, could get another code.
+        """
+        for key in keys:
+            if key not in self._coded:
+                segment = self.recordings.segment(*key, self.config.segment_length)
+                self._coded[key] = Coded(*(tensor[0].clone() for tensor in self._encode(to_batch([segment]))))
         device = next(self.model.parameters()).device
         picked = [self._coded[key] for key in keys]
         context, future, actions, rewards = (torch.stack(tensors).to(device) for tensors in zip(*picked, strict=True))
