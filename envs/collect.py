@@ -9,7 +9,6 @@ Behaviours, from the most to the least purposeful:
 """
 
 import os
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import FIRST_EXCEPTION, ProcessPoolExecutor, wait
 from multiprocessing import get_context
@@ -98,14 +97,12 @@ def record(env: SimulatorMetaWorld, behaviour: str, seed: int, look: str = "fast
     frame, _ = env.reset(seed=int(rng.integers(2**31)))
     policy = BEHAVIOURS[behaviour](env, rng)
     frames, actions, rewards, successes = [frame], [], [], []
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Constant.s. may be too high")  # the experts' own, every episode
-        for _ in range(EPISODE_STEPS):
-            actions.append(policy())
-            frame, reward, _, _, info = env.step(actions[-1])
-            frames.append(frame)
-            rewards.append(reward)
-            successes.append(info["success"])
+    for _ in range(EPISODE_STEPS):
+        actions.append(policy())
+        frame, reward, _, _, info = env.step(actions[-1])
+        frames.append(frame)
+        rewards.append(reward)
+        successes.append(info["success"])
     about = EpisodeInfo("Simulator-MetaWorld-v0", env.task, behaviour, seed, ACTION_REPEAT, look)
     return Episode(
         np.stack(frames), np.stack(actions), np.array(rewards, np.float32), np.array(successes, np.bool_), about

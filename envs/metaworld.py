@@ -9,6 +9,8 @@ import functools
 import importlib
 import os
 import sys
+import warnings
+import weakref
 from typing import Any, Literal
 
 import gymnasium as gym
@@ -133,7 +135,9 @@ class SimulatorMetaWorld(gym.Env[Frame, NDArray[np.float32]]):
         """What Meta-World's scripted expert would do now, float32 ``[4]`` in [-1, 1]."""
         if self.state is None:
             raise ResetNeeded("expert_action() came before reset(); call env.reset() first")
-        action: NDArray[np.float64] = _expert(self.task).get_action(self.state)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Constant.s. may be too high")  # the experts' own, nearly always
+            action: NDArray[np.float64] = _expert(self.task).get_action(self.state)
         return np.clip(action, -1.0, 1.0).astype(np.float32)
 
     def render(self) -> Frame | None:
@@ -182,6 +186,8 @@ class _Camera:
             raise RenderingError(
                 f"MuJoCo cannot draw offscreen with MUJOCO_GL={os.environ.get('MUJOCO_GL')!r}: {error}. {_GL_ADVICE}"
             ) from error
+        # Also when an environment is dropped or the process ends: later, OpenGL is gone and complains.
+        self._close = weakref.finalize(self, self._renderer.close)
 
     def frame(self) -> Frame:
         """The scene as it stands, uint8 ``[64, 64, 3]``, the right way up."""
@@ -196,7 +202,7 @@ class _Camera:
         return frame
 
     def close(self) -> None:
-        self._renderer.close()
+        self._close()
 
 
 _GL_ADVICE = (

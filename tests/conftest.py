@@ -81,7 +81,7 @@ def tiny_config() -> WorldModelConfig:
     """The smallest model with actions and rewards; its window holds :data:`WINDOW` imagined frames."""
     tokenizer = CompactTokenizerConfig(width=8, depth=1, latent_channels=4, context_codes=16, dynamics_codes=16)
     transformer = TransformerConfig(
-        layers=2,
+        layers=1,
         heads=2,
         key_value_heads=1,
         hidden_size=16,

@@ -1,0 +1,84 @@
+"""Recording from the simulator: behaviours, seeds, and what a second or a killed run leaves."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from worldgym.data.recordings import Recordings
+from worldgym.envs import collect as module
+from worldgym.envs.collect import BEHAVIOURS, collect, record
+from worldgym.envs.metaworld import SimulatorMetaWorld
+from worldgym.errors import InvalidOption, UnknownTask
+
+pytestmark = pytest.mark.simulator
+
+KILLED_WHILE_WRITING = """
+import os, sys
+from pathlib import Path
+from worldgym.data import episode
+from worldgym.envs import collect
+collect.EPISODE_STEPS = 2
+
+def save_half(tensors, path, metadata):
+    Path(path).write_bytes(b"half an episode")
+    os._exit(9)
+
+collect._record_to(collect.Job("hammer", "random", 0, "fast"), Path(sys.argv[1]))
+episode.save_file = save_half
+collect._record_to(collect.Job("hammer", "random", 1, "fast"), Path(sys.argv[1]))
+"""
+
+
+@pytest.mark.parametrize("behaviour", BEHAVIOURS)
+def test_equal_seeds_record_equal_episodes(behaviour: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "EPISODE_STEPS", 4)
+    env = SimulatorMetaWorld("hammer")
+    once, other, again = (record(env, behaviour, seed) for seed in (3, 4, 3))
+    env.close()
+    for name in ("frames", "actions", "rewards", "successes"):
+        np.testing.assert_array_equal(getattr(once, name), getattr(again, name))
+    assert not np.array_equal(once.actions, other.actions)
+    assert once.frames.shape == (5, 64, 64, 3)
+    assert np.abs(once.actions).max() <= 1
+    assert (once.info.task, once.info.behaviour, once.info.seed, once.info.frame_skip) == ("hammer", behaviour, 3, 2)
+
+
+def test_behaviours_of_one_seed_start_differently(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "EPISODE_STEPS", 1)
+    env = SimulatorMetaWorld("hammer")
+    starts = [record(env, behaviour, 0).frames[0] for behaviour in BEHAVIOURS]
+    env.close()
+    assert len({start.tobytes() for start in starts}) == len(BEHAVIOURS)
+
+
+def test_a_second_run_adds_what_is_missing_and_touches_nothing_else(tmp_path: Path) -> None:
+    first = collect(tmp_path, ["plate-slide-v3"], {"expert": 1}, workers=1)
+    assert first == [tmp_path / "plate-slide" / "expert-00000000.safetensors"]
+    before = first[0].stat()
+    files = collect(tmp_path, ["plate-slide"], {"expert": 1, "random": 1}, workers=1)
+    assert files == [*first, tmp_path / "plate-slide" / "random-00000000.safetensors"]
+    after = first[0].stat()
+    assert (before.st_mtime_ns, before.st_ino) == (after.st_mtime_ns, after.st_ino)
+    assert sorted(path for path in tmp_path.rglob("*") if path.is_file()) == files
+    recordings = Recordings(tmp_path)
+    assert [len(episode) for episode in recordings.episodes] == [100, 100]
+    assert recordings.episodes[0].successes.any()  # the expert's
+
+
+def test_a_kill_while_writing_leaves_finished_episodes_alone(tmp_path: Path) -> None:
+    killed = subprocess.run([sys.executable, "-c", KILLED_WHILE_WRITING, str(tmp_path)], check=False, timeout=300)
+    assert killed.returncode == 9
+    recordings = Recordings(tmp_path)
+    assert [episode.path.name for episode in recordings.episodes] == ["random-00000000.safetensors"]
+    assert recordings.episodes[0].load().frames.shape == (3, 64, 64, 3)
+
+
+def test_bad_names_are_refused_before_anything_starts(tmp_path: Path) -> None:
+    with pytest.raises(UnknownTask, match=r"'hamer'; did you mean 'hammer'"):
+        collect(tmp_path, ["hamer"], {"expert": 1})
+    with pytest.raises(InvalidOption, match=r"'export'; did you mean 'expert'"):
+        collect(tmp_path, ["hammer"], {"export": 1})
+    assert not list(tmp_path.iterdir())
