@@ -79,13 +79,21 @@ class Recordings:
 
 
 def fixed_segments(recordings: Recordings, length: int, starts: tuple[int, ...]) -> Segments:
-    """The same segments each time: every episode's from a few fixed frames on."""
+    """The same segments each time: every episode's from a few fixed frames on, where it is long enough.
+
+    Raises:
+        DataError: where none is.
+    """
     picks, tasks = [], []
     for index, episode in enumerate(recordings.episodes):
         for start in starts:
             if start + length <= episode.shape[0]:
                 picks.append(recordings.segment(index, start, length))
                 tasks.append(episode.info.task)
+    if not picks:
+        raise DataError(
+            f"no episode below {recordings.folder} holds {length} frames from frame {min(starts)} on"
+        )
     return Segments(to_batch(picks), tasks)
 
 

@@ -1,0 +1,111 @@
+"""A toy world that small models learn in seconds: a square that the actions push, 32 x 32 pixels."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from worldgym.data.episode import Episode, EpisodeInfo
+from worldgym.data.recordings import Recordings
+from worldgym.training.recipe import Recipe, load_recipe
+
+SIDE, SQUARE, STEPS = 32, 8, 24
+
+
+def toy_episode(seed: int) -> Episode:
+    rng = np.random.default_rng(seed)
+    actions = rng.choice([-1.0, 1.0], (STEPS, 2)).astype(np.float32)
+    place, frames, rewards = np.array([12, 12]), [], []
+    for step in range(STEPS + 1):
+        frame = np.full((SIDE, SIDE, 3), 40, np.uint8)
+        frame[place[0] : place[0] + SQUARE, place[1] : place[1] + SQUARE] = (250, 220, 30)
+        frames.append(frame)
+        if step < STEPS:
+            place = np.clip(place + 4 * actions[step].astype(int), 0, SIDE - SQUARE)
+            rewards.append(place[0] / 8)
+    about = EpisodeInfo("Toy", "push", "random", seed, 1)
+    return Episode(np.stack(frames), actions, np.array(rewards, np.float32), np.zeros(STEPS, np.bool_), about)
+
+
+@pytest.fixture(scope="session")
+def toy_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """``train`` and ``held-out`` below it."""
+    folder = tmp_path_factory.mktemp("toy")
+    for part, seeds in (("train", range(8)), ("held-out", range(100, 103))):
+        for seed in seeds:
+            toy_episode(seed).save(folder / part / f"{seed}.safetensors")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def recordings(toy_data: Path) -> Recordings:
+    return Recordings(toy_data / "train")
+
+
+@pytest.fixture(scope="session")
+def held_out(toy_data: Path) -> Recordings:
+    return Recordings(toy_data / "held-out")
+
+
+@pytest.fixture(scope="session")
+def recipe_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The recipe of a toy model, in a file."""
+    training = {
+        "steps": 6,
+        "batch_size": 4,
+        "learning_rate": 3e-3,
+        "warmup_steps": 2,
+        "log_every": 1,
+        "validate_every": 100,
+        "save_every": 2,
+        "precision": "float32",
+    }
+    tokenizer = {
+        "type": "compact",
+        "resolution": SIDE,
+        "width": 8,
+        "depth": 1,
+        "context_grid": 4,
+        "frame_grid": 2,
+        "latent_channels": 4,
+        "context_codes": 16,
+        "dynamics_codes": 32,
+    }
+    transformer = {
+        "layers": 1,
+        "heads": 2,
+        "key_value_heads": 1,
+        "hidden_size": 32,
+        "mlp_size": 64,
+        "max_positions": 2 * 17 + 10 * 5,
+    }
+    recipe = {
+        "tokenizer": {"model": tokenizer, "job": {"segment_length": 8, "future_frames": 3}, "training": training},
+        "transformer": {
+            "model": transformer,
+            "job": {"segment_length": 8, "start_stride": 4},
+            "training": {**training, "batch_size": 8},
+        },
+    }
+    path = tmp_path_factory.mktemp("recipe") / "recipe.json"
+    path.write_text(json.dumps(recipe))
+    return path
+
+
+@pytest.fixture(scope="session")
+def recipe(recipe_file: Path) -> Recipe:
+    return load_recipe(recipe_file)
+
+
+@pytest.fixture(scope="session")
+def tokenizer_run(tmp_path_factory: pytest.TempPathFactory, recipe: Recipe, toy_data: Path) -> Path:
+    """A tokenizer trained for a few steps; its folder is not to be written to."""
+    import torch
+
+    from worldgym.training.recipe import train_tokenizer
+
+    folder = tmp_path_factory.mktemp("runs") / "tokenizer"
+    parts = (Recordings(toy_data / name) for name in ("train", "held-out"))
+    train_tokenizer(recipe.tokenizer, *parts, folder, torch.device("cpu"))
+    return folder
