@@ -1,0 +1,129 @@
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import worldgym.checkpoints
+from worldgym import WorldModel
+from worldgym.data.recordings import Recordings
+from worldgym.errors import CheckpointError, ConfigError, DataError
+from worldgym.training.recipe import (
+    Recipe,
+    export,
+    load_recipe,
+    load_tokenizer_run,
+    load_world_model_run,
+    recipe_from_dict,
+    recipe_to_dict,
+    train_tokenizer,
+    train_transformer,
+)
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def transformer_run(
+    tmp_path_factory: pytest.TempPathFactory,
+    recipe: Recipe,
+    tokenizer_run: Path,
+    recordings: Recordings,
+    held_out: Recordings,
+) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "transformer"
+    train_transformer(recipe.transformer, tokenizer_run, recordings, held_out, folder, CPU, ("up", "right"))
+    return folder
+
+
+def test_a_recipe_is_read_back_as_it_was(recipe: Recipe) -> None:
+    assert recipe_from_dict(json.loads(json.dumps(recipe_to_dict(recipe))), "here") == recipe
+
+
+@pytest.mark.parametrize("path", sorted(Path(worldgym.checkpoints.__file__).parent.glob("*/recipe.json")), ids=str)
+def test_the_recipes_that_ship_can_be_followed(path: Path) -> None:
+    recipe = load_recipe(path)
+    layout = recipe.tokenizer.model.layout
+    future = recipe.transformer.job.segment_length - layout.context_length
+    assert layout.horizon(recipe.transformer.model.max_positions) >= future
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"tokenizer": None}, "tokenizer: expected an object"),
+        ({"transformer": {"model": {}, "job": {}}}, "'training' is missing"),
+        ({"transformer": {"model": {"layer": 2}, "job": {}, "training": {"steps": 1}}}, "did you mean 'layers'"),
+        (
+            {"tokenizer": {"model": {"type": "big"}, "job": {}, "training": {"steps": 1}}},
+            "unknown tokenizer type 'big'",
+        ),
+    ],
+)
+def test_a_recipe_that_makes_no_sense_says_where(recipe: Recipe, change: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        recipe_from_dict({**recipe_to_dict(recipe), **change}, "here")
+
+
+def test_what_is_no_recipe_is_named(tmp_path: Path) -> None:
+    (tmp_path / "recipe.json").write_text("{")
+    with pytest.raises(ConfigError, match=r"recipe\.json"):
+        load_recipe(tmp_path / "recipe.json")
+    with pytest.raises(ConfigError, match="nowhere"):
+        load_recipe(tmp_path / "nowhere")
+    (tmp_path / "recipe.json").write_text("[]")
+    with pytest.raises(ConfigError, match="'tokenizer' and 'transformer'"):
+        load_recipe(tmp_path / "recipe.json")
+
+
+def test_two_runs_become_a_checkpoint(
+    tokenizer_run: Path, transformer_run: Path, held_out: Recordings, recipe: Recipe, tmp_path: Path
+) -> None:
+    export(tokenizer_run, transformer_run, held_out, tmp_path)
+    model = WorldModel.from_pretrained(tmp_path)
+    trained, _, _ = load_world_model_run(tokenizer_run, transformer_run)
+    for name, value in trained.transformer.state_dict().items():
+        torch.testing.assert_close(model.transformer.state_dict()[name], value, rtol=1e-3, atol=1e-4)
+    config = model.config
+    assert (config.tasks, config.action_names, config.frame_skip) == (("push",), ("up", "right"), 1)
+    assert config.max_episode_steps == 24
+    assert config.training_data["trained_on"]["episodes"] == {"push": {"random": 8}}
+    assert config.training_data["held_out"]["seeds"] == {"random": [100, 102]}
+    assert load_recipe(tmp_path / "recipe.json") == recipe
+
+
+def test_a_transformer_goes_with_its_own_tokenizer_only(
+    recipe: Recipe, transformer_run: Path, recordings: Recordings, held_out: Recordings, tmp_path: Path
+) -> None:
+    training = dataclasses.replace(recipe.tokenizer.training, steps=1)
+    train_tokenizer(dataclasses.replace(recipe.tokenizer, training=training), recordings, held_out, tmp_path, CPU)
+    with pytest.raises(CheckpointError, match="was not trained on the codes of"):
+        load_world_model_run(tmp_path, transformer_run)
+
+
+def test_episodes_seen_in_training_are_no_held_out_ones(
+    recipe: Recipe, recordings: Recordings, tokenizer_run: Path, transformer_run: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(DataError, match="not held out"):
+        train_tokenizer(recipe.tokenizer, recordings, recordings, tmp_path / "run", CPU)
+    with pytest.raises(DataError, match="not held out"):
+        export(tokenizer_run, transformer_run, recordings, tmp_path / "checkpoint")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_is_no_run_is_named(tmp_path: Path, tokenizer_run: Path) -> None:
+    with pytest.raises(CheckpointError, match="nowhere"):
+        load_tokenizer_run(tmp_path / "nowhere")
+    with pytest.raises(CheckpointError, match="tokenizer_fingerprint"):
+        load_world_model_run(tokenizer_run, tokenizer_run)
+
+
+def test_weights_that_do_not_fit_the_run_are_named(tokenizer_run: Path, tmp_path: Path) -> None:
+    described = json.loads((tokenizer_run / "config.json").read_text())
+    described["tokenizer"]["width"] = 16
+    (tmp_path / "config.json").write_text(json.dumps(described))
+    (tmp_path / "last.safetensors").write_bytes((tokenizer_run / "last.safetensors").read_bytes())
+    with pytest.raises(CheckpointError, match=r"do not fit its config\.json"):
+        load_tokenizer_run(tmp_path)
