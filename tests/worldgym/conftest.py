@@ -1,0 +1,66 @@
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from worldgym.config import CompressiveTokenizerConfig, TransformerConfig, WorldModelConfig
+from worldgym.tokenizer.compressive import CompressiveTokenizer
+from worldgym.transformer.llama import Transformer
+from worldgym.world_model import WorldModel
+
+TINY_TOKENIZER = CompressiveTokenizerConfig(
+    resolution=32,
+    channels=(8, 8, 16),
+    layers_per_block=1,
+    latent_channels=4,
+    context_codes=20,
+    dynamics_codes=24,
+    max_attention_resolution=8,
+    norm_groups=4,
+)
+TINY_TRANSFORMER = TransformerConfig(
+    layers=2, heads=4, key_value_heads=2, hidden_size=32, mlp_size=48, max_positions=129 + 4 * 5 + 3
+)
+MakeModel = Callable[..., WorldModel]
+
+
+@pytest.fixture
+def make_model() -> MakeModel:
+    """A world model that is fast and, though untrained, far from indifferent to its inputs."""
+
+    def make(**changes: Any) -> WorldModel:
+        options = {"action_dim": 3, "reward": True, **changes}
+        config = WorldModelConfig(
+            options.pop("tokenizer", TINY_TOKENIZER), options.pop("transformer", TINY_TRANSFORMER), **options
+        )
+        torch.manual_seed(0)
+        transformer = Transformer(config.transformer, config.layout, config.action_dim, config.reward)
+        for parameter in transformer.parameters():
+            if parameter.ndim == 2:
+                torch.nn.init.normal_(parameter, std=0.3)
+        assert isinstance(config.tokenizer, CompressiveTokenizerConfig)
+        tokenizer = CompressiveTokenizer(config.tokenizer)
+        for quantizer in (tokenizer.quantize, tokenizer.dynamics_quantize):
+            torch.nn.init.normal_(quantizer.embedding.weight)
+        return WorldModel(config, tokenizer, transformer)
+
+    return make
+
+
+@pytest.fixture
+def model(make_model: MakeModel) -> WorldModel:
+    return make_model()
+
+
+@pytest.fixture(scope="session")
+def parity() -> Path:
+    """The folder in the published layout, with what the reference implementation computes from it."""
+    return Path(__file__).parents[1] / "parity" / "ctx2-64px"
+
+
+@pytest.fixture(scope="session")
+def expected(parity: Path) -> dict[str, torch.Tensor]:
+    return load_file(parity / "expected.safetensors")

@@ -1,0 +1,99 @@
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from worldgym.config import (
+    CompactTokenizerConfig,
+    CompressiveTokenizerConfig,
+    Sampling,
+    TransformerConfig,
+    WorldModelConfig,
+    from_dict,
+    to_dict,
+)
+from worldgym.errors import ConfigError
+
+TOKENIZERS = st.sampled_from(
+    [
+        CompressiveTokenizerConfig(),
+        CompressiveTokenizerConfig(channels=(32, 64), resolution=32),
+        CompactTokenizerConfig(),
+    ]
+)
+CONFIGS = st.builds(
+    WorldModelConfig,
+    tokenizer=TOKENIZERS,
+    transformer=st.builds(TransformerConfig, layers=st.integers(1, 30), max_positions=st.integers(1024, 4096)),
+    action_dim=st.integers(0, 9),
+    reward=st.booleans(),
+    reward_transform=st.sampled_from(["symlog", "identity"]),
+    goal_conditioned=st.booleans(),
+    frame_skip=st.none() | st.integers(1, 8),
+    tasks=st.lists(st.text(), max_size=3).map(tuple),
+    sampling=st.builds(Sampling, temperature=st.floats(0.1, 2), top_k=st.integers(1, 500)),
+    training_data=st.dictionaries(st.text(), st.integers()),
+)
+
+
+@given(CONFIGS)
+def test_a_configuration_survives_json(config: WorldModelConfig) -> None:
+    assert from_dict(WorldModelConfig, json.loads(json.dumps(to_dict(config))), "config.json") == config
+
+
+def values(**changes: Any) -> dict[str, Any]:
+    return {**to_dict(WorldModelConfig(CompactTokenizerConfig(), TransformerConfig())), **changes}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"acton_dim": 4}, "unknown entry 'acton_dim'; did you mean 'action_dim'"),
+        ({"action_dim": "4"}, "config.json: action_dim: expected int, got '4'"),
+        ({"action_dim": True}, "action_dim: expected int, got True"),
+        ({"action_dim": -1}, "action_dim must not be negative"),
+        ({"action_names": ["x"]}, "1 action_names for action_dim=0"),
+        ({"reward_transform": "log"}, "'symlog' or 'identity', got 'log'"),
+        ({"format": None}, "expected format 'worldgym' version 1, got None"),
+        ({"format_version": 2}, "version 1, got 'worldgym' version 2"),
+        ({"tokenizer": {"type": "compakt"}}, "unknown tokenizer type 'compakt'; did you mean 'compact'"),
+        ({"tokenizer": None}, "tokenizer: expected"),
+        ({"transformer": {"heads": 0}}, "TransformerConfig.heads must be above 0, got 0"),
+        ({"transformer": {"heads": 5}}, "must split into 5 heads"),
+        ({"transformer": {"key_value_heads": 5}}, "multiple of key_value_heads 5"),
+        ({"transformer": {"max_positions": 140}}, "leaves no room for a future frame"),
+        ({"sampling": {"temperature": 0.0}}, "temperature must be above 0"),
+    ],
+)
+def test_what_contradicts_is_refused_by_name(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message.replace("(", r"\(")):
+        from_dict(WorldModelConfig, values(**changes), "config.json")
+
+
+def test_all_problems_are_named_at_once() -> None:
+    broken = values(colour="red", reward="yes", transformer={"layers": 1.5, "depth": 3})
+    del broken["tokenizer"]
+    with pytest.raises(ConfigError) as caught:
+        from_dict(WorldModelConfig, broken, "config.json")
+    for part in ("'colour'", "reward: expected bool", "layers: expected int", "'depth'", "'tokenizer' is missing"):
+        assert part in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: CompressiveTokenizerConfig(resolution=60),
+        lambda: CompressiveTokenizerConfig(channels=(30, 60)),
+        lambda: CompressiveTokenizerConfig(channels=()),
+        lambda: CompactTokenizerConfig(resolution=65),
+        lambda: CompactTokenizerConfig(context_grid=0),
+        lambda: WorldModelConfig(CompactTokenizerConfig(context_length=1), TransformerConfig(), goal_conditioned=True),
+        lambda: Sampling(top_k=0),
+        lambda: Sampling(temperature=float("nan")),
+    ],
+)
+def test_impossible_architectures_are_refused(make: Any) -> None:
+    with pytest.raises(ConfigError):
+        make()
