@@ -158,8 +158,6 @@ def test_the_same_checkpoint_is_loaded_once_and_let_go(tiny_checkpoint: Path) ->
     other = WorldModelEnv(checkpoint=tiny_checkpoint, dtype="bfloat16")
     assert other.world_model is not one.world_model
     assert other.world_model.dtype is torch.bfloat16
-    other.reset(seed=0)
-    assert other.step(other.action_space.sample())[0] in other.observation_space
     mine = [key for key in imagination._SHARED if key[0] == tiny_checkpoint.resolve()]
     assert len(mine) == 2
     del one, two, other
