@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from worldgym.config import Sampling
 from worldgym.envs.contract import action_space, frame_space
-from worldgym.envs.start_states import FOLDER, StartStates
+from worldgym.envs.start_states import StartStates
 from worldgym.errors import CheckpointError, InvalidFrames, InvalidOption, UnknownTask, nearest
-from worldgym.pretrained import locate
+from worldgym.pretrained import START_STATES, locate
 from worldgym.world_model import WorldModel, WorldModelState
 
 Checkpoint: TypeAlias = str | Path | WorldModel
@@ -140,7 +140,7 @@ def _load(checkpoint: Checkpoint, device: Device, dtype: Precision) -> _Loaded:
     key = (folder, about.st_ino, about.st_mtime_ns, str(device), precision)
     loaded = _SHARED.get(key)
     if loaded is None:
-        bank = folder / FOLDER
+        bank = folder / START_STATES
         model = WorldModel.from_pretrained(folder, device, precision)
         loaded = _Loaded(model, StartStates(bank) if bank.is_dir() else None)
         _check_tasks(loaded)

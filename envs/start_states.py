@@ -27,7 +27,6 @@ from worldgym.data.recordings import Recordings
 from worldgym.errors import CheckpointError, DataError, InvalidOption, UnknownTask, nearest
 from worldgym.files import atomic_write
 
-FOLDER = "start_states"
 EPISODES = 12
 START_FRAMES = (0, 20, 40)
 _ADVICE = "fetch the checkpoint again, or make its start states anew with build_start_states()"

@@ -13,8 +13,9 @@ from worldgym.config import CompactTokenizerConfig, TransformerConfig, WorldMode
 from worldgym.data.episode import Episode, EpisodeInfo
 from worldgym.envs.contract import Frame
 from worldgym.envs.metaworld import SimulatorMetaWorld
-from worldgym.envs.start_states import FOLDER, build_start_states
+from worldgym.envs.start_states import build_start_states
 from worldgym.errors import DependencyNotInstalled, RenderingError
+from worldgym.pretrained import START_STATES
 from worldgym.tokenizer import build_tokenizer
 from worldgym.transformer.llama import Transformer
 from worldgym.world_model import WorldModel
@@ -103,7 +104,7 @@ def tiny_checkpoint(
     for weight in transformer.parameters():  # published models start actions at zero; here they must matter
         torch.nn.init.normal_(weight, std=0.3)
     WorldModel(tiny_config, tokenizer, transformer).save_pretrained(folder)
-    build_start_states(synthetic_recordings, folder / FOLDER, start_frames=(0, 3))
+    build_start_states(synthetic_recordings, folder / START_STATES, start_frames=(0, 3))
     return folder
 
 

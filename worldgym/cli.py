@@ -117,13 +117,13 @@ def _add_demo(commands: Subparsers) -> None:
 
 def _demo(options: argparse.Namespace) -> None:
     from worldgym.demo import alike, imagine, write
-    from worldgym.envs.start_states import FOLDER, StartStates
-    from worldgym.pretrained import locate
+    from worldgym.envs.start_states import StartStates
+    from worldgym.pretrained import START_STATES, locate
     from worldgym.provenance import machine
     from worldgym.world_model import WorldModel
 
     device = _device(options.device)
-    starts = StartStates(locate(options.checkpoint) / FOLDER)
+    starts = StartStates(locate(options.checkpoint) / START_STATES)
     model = WorldModel.from_pretrained(options.checkpoint, device=device)
     scenes = alike(_scenes(starts, options, model.config.context_length), options.steps)
     dream = imagine(model, scenes, options.seed)
@@ -330,10 +330,11 @@ def _add_export(commands: Subparsers) -> None:
 def _export(options: argparse.Namespace) -> None:
     from worldgym.card import size
     from worldgym.data.recordings import Recordings
-    from worldgym.envs.start_states import FOLDER, build_start_states
+    from worldgym.envs.start_states import build_start_states
+    from worldgym.pretrained import START_STATES
     from worldgym.training.recipe import export
 
-    build_start_states(options.held_out, options.out / FOLDER)
+    build_start_states(options.held_out, options.out / START_STATES)
     export(options.tokenizer, options.transformer, Recordings(options.held_out), options.out)
     print(f"{options.out}: {size(options.out) / 1e6:.1f} MB; next: worldgym evaluate --checkpoint {options.out} --help")
 

@@ -355,7 +355,7 @@ class WorldModel:
         if values.device.type == "cpu" and not torch.isfinite(values).all():
             bad = (~torch.isfinite(values)).nonzero()[0].tolist()
             raise InvalidAction(f"expected finite action values, got {values[tuple(bad)].item()} at index {bad}")
-        return values.to(self.device)
+        return values.to(self.device, self.dtype)
 
 
 class _Step(NamedTuple):

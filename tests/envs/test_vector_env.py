@@ -9,9 +9,10 @@ import pytest
 from gymnasium.vector import AutoresetMode
 
 from worldgym.envs.contract import Frame
-from worldgym.envs.start_states import FOLDER, StartStates
+from worldgym.envs.start_states import StartStates
 from worldgym.envs.world_model_env import WorldModelVectorEnv
 from worldgym.errors import CheckpointError, InvalidAction, InvalidFrames, InvalidOption, ResetNeeded
+from worldgym.pretrained import START_STATES
 
 ID = "WorldModel-MetaWorld-v0"
 SLOTS = 3
@@ -128,7 +129,7 @@ def test_in_its_reset_step_a_slot_ignores_its_action(tiny_checkpoint: Path) -> N
     assert not rewards.any()
     assert not terminations.any()
     assert not truncations.any()
-    bank = StartStates(tiny_checkpoint / FOLDER)
+    bank = StartStates(tiny_checkpoint / START_STATES)
     for frame, task, start in zip(frames, infos["task"], infos["start"], strict=True):
         np.testing.assert_array_equal(frame, bank.get(task, start, 2).frames[-1])
 

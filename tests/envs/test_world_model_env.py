@@ -15,7 +15,7 @@ from gymnasium.utils.env_checker import check_env, data_equivalence
 
 import worldgym
 from worldgym.envs.contract import Frame
-from worldgym.envs.start_states import FOLDER, StartStates
+from worldgym.envs.start_states import StartStates
 from worldgym.envs.world_model_env import WorldModelEnv
 from worldgym.errors import (
     CheckpointError,
@@ -26,6 +26,7 @@ from worldgym.errors import (
     ResetNeeded,
     UnknownTask,
 )
+from worldgym.pretrained import START_STATES
 
 ID = "WorldModel-MetaWorld-v0"
 WINDOW = 4
@@ -104,7 +105,7 @@ def test_actions_beyond_the_space_are_clipped(env: gym.Env[Any, Any]) -> None:
 
 
 def test_starts_come_from_the_bank(tiny_checkpoint: Path, env: gym.Env[Any, Any]) -> None:
-    bank = StartStates(tiny_checkpoint / FOLDER)
+    bank = StartStates(tiny_checkpoint / START_STATES)
     drawn = [env.reset(seed=seed) for seed in range(20)]
     assert {info["task"] for _, info in drawn} == {"hammer", "plate-slide"}
     assert len({info["start"] for _, info in drawn}) > 5
@@ -118,7 +119,7 @@ def test_a_task_by_name(tiny_checkpoint: Path, name: str) -> None:
     assert {env.reset()[1]["task"] for _ in range(5)} == {"plate-slide"}
     observation, info = env.reset(options={"start": 4})
     assert (info["task"], info["start"]) == ("plate-slide", 4)
-    bank = StartStates(tiny_checkpoint / FOLDER)
+    bank = StartStates(tiny_checkpoint / START_STATES)
     np.testing.assert_array_equal(observation, bank.get("plate-slide", 4, 2).frames[-1])
     assert env.step(env.action_space.sample())[4]["task"] == "plate-slide"
 
@@ -283,6 +284,6 @@ def test_step_before_reset_and_after_close(env: gym.Env[Any, Any]) -> None:
 def test_a_bank_that_lacks_a_task_is_refused(tiny_checkpoint: Path, tmp_path: Path) -> None:
     folder = tmp_path / "damaged"
     shutil.copytree(tiny_checkpoint, folder)
-    (folder / FOLDER / "hammer.npz").unlink()
+    (folder / START_STATES / "hammer.npz").unlink()
     with pytest.raises(CheckpointError, match=r"no start states of \['hammer'\]"):
         gym.make(ID, checkpoint=folder)
