@@ -1,0 +1,96 @@
+"""Imports run one way: checkpoints <- worldgym <- envs, and worldgym <- agents; packages are listed by name."""
+
+import ast
+import configparser
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+FOLDERS = ("checkpoints", "worldgym", "envs", "agents")
+ALLOWED = {
+    "checkpoints": (),
+    "worldgym": ("worldgym", "checkpoints"),
+    "envs": ("worldgym", "checkpoints", "envs"),
+    "agents": ("worldgym", "checkpoints", "agents"),
+}
+
+
+def sources(folder: str) -> list[Path]:
+    """The Python files of a top-level folder; ``worldgym/envs`` and the like are links to the others."""
+    linked = [ROOT / "worldgym" / name for name in FOLDERS]
+    return [path for path in sorted((ROOT / folder).rglob("*.py")) if not any(link in path.parents for link in linked)]
+
+
+def imports(path: Path) -> Iterator[tuple[str, bool]]:
+    """The folder of each of our modules that a file imports, and whether a function or a type check does it."""
+    tree = ast.parse(path.read_text())
+    inner = {id(node) for part in ast.walk(tree) if _defers(part) for node in ast.walk(part)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}:{node.lineno}: write imports in full"
+            names = [node.module or "", *(f"{node.module}.{alias.name}" for alias in node.names)]
+        else:
+            continue
+        for name in names:
+            first, _, rest = name.partition(".")
+            if first in FOLDERS:
+                top = rest.partition(".")[0]
+                yield (top if first == "worldgym" and top in FOLDERS else first), id(node) in inner
+
+
+def _defers(node: ast.AST) -> bool:
+    checks = isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
+    return checks or isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))
+
+
+@pytest.mark.parametrize(
+    "path", [path for folder in FOLDERS for path in sources(folder)], ids=lambda path: str(path.relative_to(ROOT))
+)
+def test_imports_run_one_way(path: Path) -> None:
+    folder = path.relative_to(ROOT).parts[0]
+    for imported, deferred in imports(path):
+        if path == ROOT / "worldgym" / "cli.py":
+            assert deferred or imported == "worldgym", f"cli.py imports {imported} outside its functions"
+        else:
+            assert imported in ALLOWED[folder], f"{path} imports {imported}"
+
+
+def test_the_reader_of_imports_sees_them(tmp_path: Path) -> None:
+    (tmp_path / "a.py").write_text(
+        "from worldgym.envs import x\nimport worldgym.data\ndef f():\n    from worldgym import agents\n"
+    )
+    found = set(imports(tmp_path / "a.py"))
+    assert found >= {("envs", False), ("worldgym", False), ("agents", True)}
+
+
+def test_every_package_is_listed() -> None:
+    parser = configparser.ConfigParser()
+    parser.read(ROOT / "setup.cfg")
+    listed = set(parser["options"]["packages"].split())
+    found = set()
+    for folder in FOLDERS:
+        for path in sources(folder):
+            if path.name == "__init__.py":
+                parts = path.relative_to(ROOT).parent.parts
+                found.add(".".join(parts if parts[0] == "worldgym" else ("worldgym", *parts)))
+    assert listed == found
+
+
+def test_every_folder_with_code_is_a_package() -> None:
+    for folder in FOLDERS:
+        for path in sources(folder):
+            assert (path.parent / "__init__.py").exists(), f"{path.parent} has no __init__.py"
+
+
+@pytest.mark.parametrize("module", ["worldgym", "worldgym.cli", "worldgym.registration"])
+def test_light_modules_import_neither_torch_nor_simulators(module: str) -> None:
+    heavy = "{'torch', 'metaworld', 'mujoco', 'transformers', 'matplotlib', 'worldgym.envs', 'worldgym.agents'}"
+    code = f"import sys, {module}; print(sorted({heavy} & set(sys.modules)))"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd="/")
+    assert found.stdout.strip() == "[]"
