@@ -91,9 +91,7 @@ def fixed_segments(recordings: Recordings, length: int, starts: tuple[int, ...])
                 picks.append(recordings.segment(index, start, length))
                 tasks.append(episode.info.task)
     if not picks:
-        raise DataError(
-            f"no episode below {recordings.folder} holds {length} frames from frame {min(starts)} on"
-        )
+        raise DataError(f"no episode below {recordings.folder} holds {length} frames from frame {min(starts)} on")
     return Segments(to_batch(picks), tasks)
 
 

@@ -83,10 +83,8 @@ class LPIPS(nn.Module):
         return total
 
     def _stages(self) -> list[list[nn.Module]]:
-        layers, stages = iter(self.features.values()), []
-        for stage in STAGES:
-            stages.append([next(layers) for _ in stage])
-        return stages
+        layers = iter(self.features.values())
+        return [[next(layers) for _ in stage] for stage in STAGES]
 
     def _run(self, layers: list[nn.Module], number: int, x: Tensor) -> Tensor:
         if number:
