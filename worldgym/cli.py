@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from worldgym.errors import ConfigError, WorldGymError
+from worldgym.errors import CheckpointError, ConfigError, WorldGymError
 
 if TYPE_CHECKING:
     import torch
@@ -387,6 +387,8 @@ def _measure(options: argparse.Namespace) -> "Figures":
     recordings, config = Recordings(options.data), model.config
     if "trained_on" in config.training_data:
         check_held_out(config.training_data["trained_on"], recordings)
+    elif options.write_card:
+        raise CheckpointError(f"{options.checkpoint} does not say what it was trained on; `worldgym export` makes it so")
     length = config.context_length + options.horizon
     segments = drawn_segments(recordings, length, options.starts, options.first_steps, options.seed)
     samplings = {"sampled": config.sampling, "greedy": Sampling(top_k=1)}

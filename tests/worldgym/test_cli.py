@@ -46,6 +46,7 @@ def test_the_module_is_the_command() -> None:
         ("demo --checkpoint {checkpoint} --device tpu9 --out {out}", "--device tpu9"),
         ("evaluate --checkpoint {checkpoint} --data {out}", "no episodes"),
         ("evaluate --checkpoint {checkpoint} --data {data} --out {out}/f.json --starts 99", "ask for fewer"),
+        ("evaluate --checkpoint {checkpoint} --data {data} --write-card", "does not say what it was trained on"),
         ("train tokenizer --data {data} --held-out {data} --out {out} --recipe nothing", "not a readable recipe"),
         ("train tokenizer --data {data} --held-out {data} --out {out}", "not held out"),
         ("train tokenizer --data {data} --held-out {data} --out {out} --steps 0", "must be positive"),
