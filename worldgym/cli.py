@@ -388,7 +388,9 @@ def _measure(options: argparse.Namespace) -> "Figures":
     if "trained_on" in config.training_data:
         check_held_out(config.training_data["trained_on"], recordings)
     elif options.write_card:
-        raise CheckpointError(f"{options.checkpoint} does not say what it was trained on; `worldgym export` makes it so")
+        raise CheckpointError(
+            f"{options.checkpoint} does not say what it was trained on, as one by `worldgym export` does"
+        )
     length = config.context_length + options.horizon
     segments = drawn_segments(recordings, length, options.starts, options.first_steps, options.seed)
     samplings = {"sampled": config.sampling, "greedy": Sampling(top_k=1)}
