@@ -190,6 +190,9 @@ class Transformer(nn.Module):
         if self.action_linear is not None:
             nn.init.zeros_(self.action_linear.weight)
             nn.init.zeros_(self.action_linear.bias)
+        if self.reward_linear is not None:  # from elsewhere, its first gradients would drown those of the codes
+            nn.init.zeros_(self.reward_linear.weight)
+            nn.init.zeros_(self.reward_linear.bias)
 
 
 def causal_attention(q_BHNE: Tensor, k_BKNE: Tensor, v_BKNE: Tensor, dropout: float = 0.0) -> Tensor:
