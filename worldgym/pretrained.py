@@ -270,7 +270,8 @@ def _differences(part: str, expected: Mapping[str, Tensor], found: Tensors) -> l
 
 
 def _assign(module: nn.Module, tensors: Tensors, dtype: torch.dtype) -> None:
-    converted = {key: value.to(dtype) if value.is_floating_point() else value for key, value in tensors.items()}
+    weights = dict(module.named_parameters())  # the rest are statistics, which stay as precise as they are
+    converted = {key: value.to(dtype) if key in weights else value for key, value in tensors.items()}
     module.load_state_dict(converted, strict=True, assign=True)
     for owner in module.modules():
         for name, buffer in owner.named_buffers(recurse=False):

@@ -77,9 +77,10 @@ class WorldModelState:
     def put(self, rows: Rows, other: "WorldModelState") -> None:
         """Overwrite rows with the rows of ``other``, in place."""
         chosen, index = self._rows(rows)
-        self.frames[index] = other.frames
-        self.uncertainty[index] = other.uncertainty
-        self.reanchored[index] = other.reanchored
+        # What a caller has read from here before must not change: only features and cache are written in place.
+        self.frames = self.frames.index_copy(0, index, other.frames)
+        self.uncertainty = self.uncertainty.index_copy(0, index, other.uncertainty)
+        self.reanchored = self.reanchored.index_copy(0, index, other.reanchored)
         self.features.put(index, other.features)
         self.cache.put(chosen, other.cache)
 
@@ -159,9 +160,11 @@ class WorldModel:
         return self.transformer.llm.lm_head.weight.dtype
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> "WorldModel":
-        """Move or convert both parts, in place; states made before stay where they were."""
+        """Move both parts and convert their weights, in place; states made before stay where they were."""
         for module in (self.tokenizer, self.transformer):
-            module.to(device=device, dtype=dtype)
+            module.to(device=device)
+            for weight in module.parameters():  # statistics stay float32: they may not fit a smaller range
+                weight.data = weight.data.to(dtype=dtype)
         return self
 
     def start(self, frames: Array) -> WorldModelState:
