@@ -151,25 +151,36 @@ def _stack(channels: int, depth: int) -> nn.Sequential:
     return nn.Sequential(*(Residual(channels) for _ in range(depth)))
 
 
-class ContextEncoder(nn.Module):
-    """One context frame ``[N, 3, R, R]`` to latents at the context grid and to maps at 1/8, 1/4 and 1/2."""
+class Trunk(nn.Module):
+    """What both encoders begin with: packed pixels ``[N, channels, R / 2, R / 2]`` to maps at 1/2, 1/4 and 1/8."""
 
-    def __init__(self, config: CompactTokenizerConfig) -> None:
+    def __init__(self, config: CompactTokenizerConfig, channels: int) -> None:
         super().__init__()
         width = config.width
-        self.stem = nn.Conv2d(12, width, 3, padding=1)
+        self.stem = nn.Conv2d(channels, width, 3, padding=1)
         self.down1 = nn.Conv2d(width, 2 * width, 4, stride=2, padding=1)
         self.blocks1 = _stack(2 * width, config.depth)
         self.down2 = nn.Conv2d(2 * width, 4 * width, 4, stride=2, padding=1)
         self.blocks2 = _stack(4 * width, 1)
-        stride = config.resolution // 8 // config.context_grid
-        self.out = nn.Conv2d(4 * width, config.latent_channels, max(1, stride), stride=max(1, stride))
+
+    def maps(self, packed: Tensor, condition: Tensor | float = 0.0) -> tuple[Tensor, Tensor, Tensor]:
+        """The three maps, coarsest first; ``condition`` is added at 1/4."""
+        half = self.stem(packed)
+        quarter = self.blocks1(self.down1(F.silu(half)) + condition)
+        return self.blocks2(self.down2(quarter)), quarter, half
+
+
+class ContextEncoder(Trunk):
+    """One context frame ``[N, 3, R, R]`` to latents at the context grid and to the trunk's maps."""
+
+    def __init__(self, config: CompactTokenizerConfig) -> None:
+        super().__init__(config, channels=12)
+        stride = max(1, config.resolution // 8 // config.context_grid)
+        self.out = nn.Conv2d(4 * config.width, config.latent_channels, stride, stride=stride)
 
     def forward(self, frames: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor]]:
-        half = self.stem(F.pixel_unshuffle(frames, 2))
-        quarter = self.blocks1(self.down1(F.silu(half)))
-        eighth = self.blocks2(self.down2(quarter))
-        return self.out(F.silu(eighth)), (eighth, quarter, half)
+        maps = self.maps(F.pixel_unshuffle(frames, 2))
+        return self.out(F.silu(maps[0])), maps
 
 
 class ContextDecoder(nn.Module):
@@ -191,27 +202,20 @@ class ContextDecoder(nn.Module):
         return F.pixel_shuffle(self.out(F.silu(self.blocks2(hidden))), 4).float()
 
 
-class FutureEncoder(nn.Module):
+class FutureEncoder(Trunk):
     """A future frame, seen beside the newest context frame, to latents at the frame grid."""
 
     def __init__(self, config: CompactTokenizerConfig) -> None:
-        super().__init__()
-        width = config.width
-        self.stem = nn.Conv2d(24, width, 3, padding=1)
-        self.down1 = nn.Conv2d(width, 2 * width, 4, stride=2, padding=1)
-        self.blocks1 = _stack(2 * width, config.depth)
-        self.down2 = nn.Conv2d(2 * width, 4 * width, 4, stride=2, padding=1)
-        self.blocks2 = _stack(4 * width, 1)
-        stride = config.resolution // 8 // config.frame_grid
+        super().__init__(config, channels=24)
+        width, stride = config.width, config.resolution // 8 // config.frame_grid
         self.down3 = nn.Conv2d(4 * width, 4 * width, stride, stride=stride)
         self.blocks3 = _stack(4 * width, 1)
         self.out = nn.Conv2d(4 * width, config.latent_channels, 1)
 
     def forward(self, frames: Tensor, newest: Tensor, condition: Tensor) -> Tensor:
         packed = F.pixel_unshuffle(torch.cat([frames, frames - newest], dim=1), 2)
-        quarter = self.blocks1(self.down1(F.silu(self.stem(packed))) + condition)
-        quarter = self.blocks2(self.down2(quarter))
-        return cast(Tensor, self.out(F.silu(self.blocks3(self.down3(quarter)))))
+        eighth, _, _ = self.maps(packed, condition)
+        return cast(Tensor, self.out(F.silu(self.blocks3(self.down3(eighth)))))
 
 
 class FutureDecoder(nn.Module):
