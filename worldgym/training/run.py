@@ -31,6 +31,7 @@ from worldgym.errors import CheckpointError, ConfigError, DependencyNotInstalled
 from worldgym.files import atomic_json, atomic_write
 
 Metrics = dict[str, float]
+SLOW_FACTOR = 0.1
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,10 @@ class Trainable(Protocol):
     def model(self) -> nn.Module:
         """What is trained."""
 
+    @property
+    def slow(self) -> nn.Module | None:
+        """A part of the model that learns at ``SLOW_FACTOR`` times the rate, if any."""
+
     def loss(self, rng: np.random.Generator) -> tuple[Tensor, Metrics]:
         """The loss of a batch drawn with ``rng``, and figures to log."""
 
@@ -90,7 +95,7 @@ def train(job: Trainable, config: TrainingConfig, folder: Path, about: Mapping[s
         TrainingError: if the folder holds another run, or if the loss stops being finite (the last checkpoint is kept).
     """
     device = next(job.model.parameters()).device
-    optimizer = torch.optim.AdamW(_parameter_groups(job.model, config.weight_decay), betas=(0.9, 0.95))
+    optimizer = torch.optim.AdamW(_parameter_groups(job.model, config.weight_decay, job.slow), betas=(0.9, 0.95))
     step = _open_folder(job, optimizer, config, folder, about, resume)
     precision = autocast(config.precision, device)
     with _Log(folder, config, step) as log, _stop_signals() as stopped:
@@ -137,7 +142,7 @@ def _train_step(
     loss.backward()
     norm = nn.utils.clip_grad_norm_(job.model.parameters(), config.clip_norm)
     for group in optimizer.param_groups:
-        group["lr"] = config.rate(step)
+        group["lr"] = group["factor"] * config.rate(step)
     optimizer.step()
     return {"loss": loss.item(), **metrics, "gradient_norm": norm.item(), "learning_rate": config.rate(step)}
 
@@ -149,14 +154,20 @@ def _validate(job: Trainable, config: TrainingConfig, folder: Path, step: int) -
         return {f"validation/{name}": value for name, value in job.validate(folder / "videos" / f"{step:07d}").items()}
 
 
-def _parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Weight decay on matrices only: none on norms, biases and embeddings (paper, appendix A.2)."""
+def _parameter_groups(model: nn.Module, weight_decay: float, slow: nn.Module | None) -> list[dict[str, Any]]:
+    """Weight decay on matrices only: none on norms, biases and embeddings (paper, appendix A.2); ``slow`` by itself."""
+    apart = [] if slow is None else list(slow.parameters())
     embeddings = {id(part.weight) for part in model.modules() if isinstance(part, nn.Embedding)}
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    decayed = [parameter for parameter in trained if parameter.ndim > 1 and id(parameter) not in embeddings]
-    chosen = {id(parameter) for parameter in decayed}
-    rest = [parameter for parameter in trained if id(parameter) not in chosen]
-    return [{"params": decayed, "weight_decay": weight_decay}, {"params": rest, "weight_decay": 0.0}]
+    taken = {id(parameter) for parameter in apart}
+    shared = [parameter for parameter in model.parameters() if parameter.requires_grad and id(parameter) not in taken]
+    decayed = [parameter for parameter in shared if parameter.ndim > 1 and id(parameter) not in embeddings]
+    rest = [parameter for parameter in shared if parameter.ndim < 2 or id(parameter) in embeddings]
+    groups = [
+        {"params": decayed, "weight_decay": weight_decay, "factor": 1.0},
+        {"params": rest, "weight_decay": 0.0, "factor": 1.0},
+        {"params": apart, "weight_decay": 0.0, "factor": SLOW_FACTOR},
+    ]
+    return [group for group in groups if group["params"]]
 
 
 def _open_folder(

@@ -44,6 +44,7 @@ class TokenizerJob:
         perceptual: torch.nn.Module | None = None,
     ) -> None:
         self.model: Tokenizer = model
+        self.slow: torch.nn.Module | None = None
         self.config, self.batch_size, self.perceptual = config, batch_size, perceptual
         self.recordings, self.held_out = recordings, held_out
 

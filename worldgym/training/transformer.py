@@ -73,6 +73,8 @@ class TransformerJob:
         self.config, self.batch_size = config, batch_size
         self.recordings, self.held_out = recordings, held_out
         self.model.dropout = config.dropout
+        # One output over hundreds of inputs that all pull the same way: at the full rate it oscillates.
+        self.slow = model.reward_linear
         self._coded: dict[tuple[int, int], Coded] = {}
         self._neighbours = nearest_codes(tokenizer.dynamics_codebook(), NEIGHBOURS)
 
