@@ -11,6 +11,7 @@ Behaviours, from the most to the least purposeful:
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import FIRST_EXCEPTION, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
 from pathlib import Path
 from typing import NamedTuple
@@ -21,7 +22,7 @@ from tqdm import tqdm
 
 from worldgym.data.episode import SUFFIX, Episode, EpisodeInfo
 from worldgym.envs.metaworld import ACTION_REPEAT, EPISODE_STEPS, SimulatorMetaWorld, plain_task_name
-from worldgym.errors import InvalidOption, nearest
+from worldgym.errors import DataError, InvalidOption, nearest
 
 Policy = Callable[[], NDArray[np.float32]]
 SMOOTH_REVERSION = 0.1
@@ -68,6 +69,11 @@ def collect(
             finished, _ = wait(futures, return_when=FIRST_EXCEPTION)
             for future in finished:
                 future.result()
+        except BrokenProcessPool as error:
+            raise DataError(
+                f"a collecting process died (out of memory?); the episodes finished are kept in {folder}. "
+                "Run the same command again to go on, with fewer workers if it dies again"
+            ) from error
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise

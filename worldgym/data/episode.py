@@ -66,7 +66,7 @@ class Episode:
         return len(self.actions)
 
     def save(self, path: Path) -> None:
-        """Write the file, atomically."""
+        """Write the file, atomically; :class:`DataError` where the disk refuses."""
         tensors: dict[str, NDArray[Any]] = {
             "frames": np.ascontiguousarray(self.frames),
             "actions": np.ascontiguousarray(self.actions, np.float32),
@@ -74,8 +74,11 @@ class Episode:
             "successes": np.ascontiguousarray(self.successes, np.uint8),
         }
         metadata = {"format": FORMAT, "info": json.dumps(dataclasses.asdict(self.info))}
-        with atomic_write(path) as aside:
-            save_file(tensors, aside, metadata)
+        try:
+            with atomic_write(path) as aside:
+                save_file(tensors, aside, metadata)
+        except (OSError, SafetensorError) as error:
+            raise DataError(f"cannot write {path} ({error}); is the disk full? Nothing half-written remains") from error
 
 
 class EpisodeFile:
