@@ -1,0 +1,304 @@
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from worldgym.config import Sampling, TransformerConfig
+from worldgym.errors import ConfigError, InvalidAction, InvalidFrames
+from worldgym.world_model import WorldModel, WorldModelState, symexp
+
+MakeModel = Callable[..., WorldModel]
+BATCH, WINDOW = 2, 4  # the tiny model's window holds four imagined frames
+
+
+def frames_for(model: WorldModel, batch: int = BATCH, seed: int = 1) -> Tensor:
+    side, generator = model.config.resolution, torch.Generator().manual_seed(seed)
+    shape = (batch, model.config.context_length, side, side, 3)
+    return torch.randint(256, shape, generator=generator, dtype=torch.uint8)
+
+
+def actions_for(model: WorldModel, horizon: int, batch: int = BATCH) -> Tensor:
+    generator = torch.Generator().manual_seed(2)
+    return torch.rand(batch, horizon, model.config.action_dim, generator=generator) * 2 - 1
+
+
+def noise(seed: int, batch: int = BATCH) -> Tensor:
+    return torch.rand(batch, 4, generator=torch.Generator().manual_seed(seed))
+
+
+def test_a_greedy_rollout_is_that_of_the_reference(parity: Path, expected: dict[str, Tensor]) -> None:
+    model = WorldModel.from_pretrained(parity)
+    context = (expected["video"][:, :2] * 255).round().to(torch.uint8).movedim(2, -1)
+    actions = expected["action"][:, 1:4]
+    state = model.start(context)
+    for t in range(3):
+        step = model._advance(state, actions[:, t], torch.zeros(2, 16), Sampling(top_k=1))
+        assert torch.equal(model.layout.dynamics_id(step.codes), expected["rollout_tokens"][:, t])
+        torch.testing.assert_close(step.pixels, expected["rollout_frames"][:, t], atol=1e-4, rtol=0)
+        assert step.raw_reward is not None
+        torch.testing.assert_close(step.raw_reward, expected["rollout_rewards"][:, t, 0], atol=1e-4, rtol=0)
+    imagined = model.rollout(context, actions, top_k=1)
+    assert torch.equal(model.layout.dynamics_id(imagined.tokens), expected["rollout_tokens"])
+    frames = (expected["rollout_frames"] * 255).movedim(2, -1)
+    assert (imagined.frames.float() - frames).abs().max() <= 0.5 + 255e-4
+    wanted = symexp(expected["rollout_rewards"].squeeze(-1))
+    torch.testing.assert_close(imagined.rewards, wanted, atol=1e-4, rtol=1e-4)
+
+
+def test_shapes_and_types(model: WorldModel) -> None:
+    state = model.start(frames_for(model).numpy())
+    assert len(state) == BATCH
+    assert torch.equal(state.uncertainty, torch.zeros(BATCH))
+    moved, frame, reward = model.step(state, np.zeros((BATCH, 3), np.float32))
+    assert moved is state
+    assert (frame.shape, frame.dtype) == ((BATCH, 32, 32, 3), torch.uint8)
+    assert (reward.shape, reward.dtype) == ((BATCH,), torch.float32)
+    assert torch.equal(state.frames[:, -1], frame)
+    assert (state.uncertainty > 0).all()
+    assert (state.uncertainty <= math.log(model.layout.dynamics_codes)).all()
+    assert not frame.is_inference()
+    assert not reward.requires_grad
+
+
+@pytest.mark.parametrize("decode", [True, False])
+@pytest.mark.parametrize("horizon", [3, 2 * WINDOW + 1])
+def test_a_rollout_is_its_steps(model: WorldModel, horizon: int, decode: bool) -> None:
+    context, actions = frames_for(model), actions_for(model, horizon)
+    imagined = model.rollout(
+        context, actions, temperature=0.8, top_k=6, generator=torch.Generator().manual_seed(3), decode=decode
+    )
+    state, generator = model.start(context), torch.Generator().manual_seed(3)
+    for t in range(horizon):
+        state, frame, reward = model.step(state, actions[:, t], 0.8, 6, generator)
+        assert not decode or torch.equal(frame, imagined.frames[:, t])
+        assert torch.equal(reward, imagined.rewards[:, t])
+        assert torch.equal(state.uncertainty, imagined.uncertainty[:, t])
+    assert imagined.frames.shape == (BATCH, horizon if decode else 0, 32, 32, 3)
+    assert imagined.tokens.shape == (BATCH, horizon, 4)
+    assert not imagined.tokens.is_inference()
+
+
+def test_equal_seeds_give_equal_rollouts(model: WorldModel) -> None:
+    def once(seed: int) -> Tensor:
+        generator = torch.Generator().manual_seed(seed)
+        return model.rollout(frames_for(model), actions_for(model, 3), generator=generator).tokens
+
+    assert torch.equal(once(5), once(5))
+    assert not torch.equal(once(5), once(6))
+
+
+def test_the_default_noise_is_that_of_torch(model: WorldModel) -> None:
+    torch.manual_seed(7)
+    first = model.rollout(frames_for(model), actions_for(model, 2)).tokens
+    torch.manual_seed(7)
+    assert torch.equal(model.rollout(frames_for(model), actions_for(model, 2)).tokens, first)
+
+
+def test_a_batch_is_its_rows(model: WorldModel) -> None:
+    context, actions = frames_for(model), actions_for(model, 1)[:, 0]
+    _, together, rewards = model.step(model.start(context), actions, noise=noise(1))
+    for row in range(BATCH):
+        one = slice(row, row + 1)
+        _, frame, reward = model.step(model.start(context[one]), actions[one], noise=noise(1)[one])
+        assert (frame.int() - together[one].int()).abs().max() <= 1
+        torch.testing.assert_close(reward, rewards[one], atol=1e-4, rtol=1e-4)
+
+
+def test_a_fork_is_a_repeated_start(model: WorldModel) -> None:
+    context, actions = frames_for(model), actions_for(model, 2)
+    trunk, _, _ = model.step(model.start(context), actions[:, 0], noise=noise(1))
+    branches = trunk.fork(3)
+    before = trunk.frames.clone()
+    repeated = actions.repeat_interleave(3, 0)
+    _, frame, reward = model.step(branches, repeated[:, 1], noise=noise(2, 3 * BATCH))
+    assert torch.equal(trunk.frames, before)
+
+    other = model.start(context.repeat_interleave(3, 0))
+    model.step(other, repeated[:, 0], noise=noise(1).repeat_interleave(3, 0))
+    _, frame_too, reward_too = model.step(other, repeated[:, 1], noise=noise(2, 3 * BATCH))
+    assert (frame.int() - frame_too.int()).abs().max() <= 1
+    torch.testing.assert_close(reward, reward_too, atol=1e-4, rtol=1e-4)
+
+
+def test_put_starts_one_row_anew(model: WorldModel) -> None:
+    context, actions = frames_for(model), actions_for(model, WINDOW + 2)
+    state = model.start(context)
+    model.step(state, actions[:, 0], noise=noise(0))
+    state.put([1], model.start(context[1:]))
+    alone = model.start(context[1:])
+    for t in range(1, WINDOW + 2):
+        _, frame, _ = model.step(state, actions[:, t], noise=noise(t))
+        _, frame_alone, _ = model.step(alone, actions[1:, t], noise=noise(t)[1:])
+        assert (frame[1:].int() - frame_alone.int()).abs().max() <= 1
+        assert torch.equal(state.reanchored[1:], alone.reanchored)
+        assert state.reanchored.tolist() == [t == WINDOW, t == WINDOW + 1]
+    chosen = state.select(np.array([1]))
+    assert torch.equal(chosen.frames, state.frames[1:])
+
+
+def test_a_full_window_starts_anew_from_the_last_frames(model: WorldModel) -> None:
+    actions = actions_for(model, WINDOW + 1)
+    state, shown = model.start(frames_for(model)), []
+    for t in range(WINDOW):
+        _, frame, _ = model.step(state, actions[:, t], noise=noise(t))
+        shown.append(frame)
+        assert not state.reanchored.any()
+    fresh = model.start(torch.stack(shown[-2:], dim=1))
+    _, frame, reward = model.step(state, actions[:, WINDOW], noise=noise(9))
+    _, wanted, wanted_reward = model.step(fresh, actions[:, WINDOW], noise=noise(9))
+    assert state.reanchored.all()
+    assert torch.equal(frame, wanted)
+    assert torch.equal(reward, wanted_reward)
+
+
+def test_the_goal_stays_first(make_model: MakeModel) -> None:
+    model = make_model(goal_conditioned=True)
+    context = frames_for(model)
+    state = model.start(context)
+    for t in range(WINDOW + 2):
+        _, frame, _ = model.step(state, torch.zeros(BATCH, 3), noise=noise(t))
+        assert torch.equal(state.frames, torch.stack([context[:, 0], frame], dim=1))
+
+
+def test_an_action_free_model(make_model: MakeModel) -> None:
+    model = make_model(action_dim=0, reward=False)
+    imagined = model.rollout(frames_for(model), horizon=2)
+    assert imagined.frames.shape == (BATCH, 2, 32, 32, 3)
+    assert imagined.rewards.isnan().all()
+    _, _, reward = model.step(model.start(frames_for(model)))
+    assert reward.isnan().all()
+
+
+def test_actions_matter(model: WorldModel) -> None:
+    branches = model.start(frames_for(model)).fork(2)
+    actions = torch.tensor([[1.0] * 3, [-1.0] * 3] * BATCH)
+    _, _, reward = model.step(branches, actions, top_k=1)
+    assert reward[0] != reward[1]
+
+
+def test_identity_rewards_are_left_alone(make_model: MakeModel) -> None:
+    rewards = [
+        make_model(reward_transform=name).rollout(frames_for(make_model()), torch.zeros(BATCH, 1, 3), top_k=1).rewards
+        for name in ("identity", "symlog")
+    ]
+    torch.testing.assert_close(symexp(rewards[0]), rewards[1])
+
+
+def test_a_trainer_may_leave_the_parts_in_training_mode(model: WorldModel) -> None:
+    wanted = model.rollout(frames_for(model), actions_for(model, 1), top_k=1)
+    model.transformer.train()
+    model.transformer.dropout = 0.9
+    model.tokenizer.train()
+    again = model.rollout(frames_for(model), actions_for(model, 1), top_k=1)
+    assert torch.equal(again.frames, wanted.frames)
+
+
+@pytest.mark.filterwarnings("error")
+def test_arrays_of_any_strides(model: WorldModel) -> None:
+    context = frames_for(model).numpy()
+    flipped = context[:, :, ::-1]
+    fixed = np.ascontiguousarray(flipped)
+    fixed.flags.writeable = False
+    assert torch.equal(model.start(flipped).frames, model.start(fixed).frames)
+
+
+@pytest.mark.parametrize(
+    ("frames", "message"),
+    [
+        (torch.zeros(1, 2, 32, 32, 3), r"got torch.float32 \[1, 2, 32, 32, 3\].*as uint8"),
+        (np.zeros((1, 2, 32, 32, 3), np.int64), "got int64"),
+        (np.zeros((2, 32, 32, 3), np.uint8), r"frames\[None\] adds a batch"),
+        (np.zeros((1, 2, 3, 32, 32), np.uint8), "colours last"),
+        (np.zeros((0, 2, 32, 32, 3), np.uint8), "got uint8"),
+        (np.zeros((1, 3, 32, 32, 3), np.uint8), "starts from exactly 2 frames"),
+        (np.zeros((1, 2, 64, 64, 3), np.uint8), "of 32 x 32 pixels"),
+        ([[0]], "numpy array or tensor, got list"),
+    ],
+)
+def test_frames_that_do_not_fit_are_refused(model: WorldModel, frames: Any, message: str) -> None:
+    with pytest.raises(InvalidFrames, match=message):
+        model.start(frames)
+    with pytest.raises(InvalidFrames, match=message):
+        model.rollout(frames, torch.zeros(1, 1, 3))
+
+
+@pytest.mark.parametrize(
+    ("action", "message"),
+    [
+        (np.zeros(3, np.float32), r"expected an action of shape \(2, 3\), got \(3,\)"),
+        (np.zeros((2, 4), np.float32), r"got \(2, 4\)"),
+        (np.full((2, 3), np.nan, np.float32), r"finite action values, got nan at index \[0, 0\]"),
+        (torch.tensor([[0.0] * 3, [0.0, math.inf, 0.0]]), r"got inf at index \[1, 1\]"),
+        (np.full((2, 3), 1e300), "got inf"),
+        (np.full((2, 3), "x"), r"expected an action of shape \(2, 3\)"),
+        (None, r"this model takes actions: expected shape \(2, 3\), got None"),
+    ],
+)
+def test_actions_that_do_not_fit_are_refused(model: WorldModel, action: Any, message: str) -> None:
+    state = model.start(frames_for(model))
+    with pytest.raises(InvalidAction, match=message):
+        model.step(state, action)
+    assert state.cache.lengths == [model.layout.prefix_length] * BATCH
+
+
+def test_horizons_that_do_not_fit_are_refused(make_model: MakeModel) -> None:
+    model, free = make_model(), make_model(action_dim=0)
+    context = frames_for(model)
+    for case in (
+        lambda: model.rollout(context),
+        lambda: model.rollout(context, torch.zeros(BATCH, 2, 3), horizon=2),
+        lambda: model.rollout(context, torch.zeros(BATCH, 0, 3)),
+        lambda: model.rollout(context, torch.zeros(BATCH, 2)),
+        lambda: free.rollout(context),
+        lambda: free.rollout(context, torch.zeros(BATCH, 2, 3)),
+        lambda: free.rollout(context, horizon=0),
+        lambda: free.step(free.start(context), torch.zeros(BATCH, 3)),
+    ):
+        with pytest.raises(InvalidAction):
+            case()
+
+
+def test_sampling_that_makes_no_sense_is_refused(model: WorldModel) -> None:
+    state = model.start(frames_for(model))
+    for options in (
+        {"temperature": 0.0},
+        {"top_k": 0},
+        {"noise": torch.rand(BATCH, 3)},
+        {"noise": np.zeros((2, 4), int)},
+    ):
+        with pytest.raises(ConfigError):
+            model.step(state, torch.zeros(BATCH, 3), **options)  # type: ignore[arg-type]
+
+
+def test_parts_that_do_not_fit_the_configuration_are_refused(make_model: MakeModel) -> None:
+    model = make_model()
+    with pytest.raises(ConfigError, match="the parts do not fit"):
+        WorldModel(make_model(action_dim=2).config, model.tokenizer, model.transformer)
+    wide = make_model(transformer=TransformerConfig(1, 2, 2, 16, 16, 200))
+    with pytest.raises(ConfigError, match="the parts do not fit"):
+        WorldModel(wide.config, model.tokenizer, model.transformer)
+
+
+def test_bfloat16_imagines_the_same_kind_of_thing(model: WorldModel) -> None:
+    wanted = model.rollout(frames_for(model), actions_for(model, 2), top_k=1)
+    model.to(dtype=torch.bfloat16)
+    assert model.dtype == torch.bfloat16
+    got = model.rollout(frames_for(model), actions_for(model, 2), top_k=1)
+    assert got.rewards.dtype == got.uncertainty.dtype == torch.float32
+    assert got.frames.shape == wanted.frames.shape
+    torch.testing.assert_close(got.uncertainty[:, 0], wanted.uncertainty[:, 0], atol=0.3, rtol=0.3)
+
+
+def test_state_is_a_public_type(model: WorldModel) -> None:
+    import worldgym
+
+    assert worldgym.WorldModel is WorldModel
+    assert isinstance(model.start(frames_for(model)), worldgym.WorldModelState)
+    assert worldgym.WorldModelState is WorldModelState
+    with pytest.raises(AttributeError, match="no attribute 'WorldModle'"):
+        worldgym.WorldModle  # type: ignore[attr-defined]  # noqa: B018
