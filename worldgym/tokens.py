@@ -108,6 +108,14 @@ class TokenLayout:
         codes = future.reshape(batch, -1, self.step_length)[:, :, 1:] - self.context_codes
         return context, codes
 
+    def code_logits(self, logits: torch.Tensor) -> torch.Tensor:
+        """Logits ``[B, T * step_length, V]`` from ``prefix_length`` on to those of each frame's codes ``[B, T, n, K]``.
+
+        Position i predicts the id at i + 1: a slot predicts the first code, the last code would predict the next slot.
+        """
+        frames = logits.unflatten(1, (-1, self.step_length))
+        return frames[:, :, : self.tokens_per_frame, self.dynamics_ids]
+
     def labels(self, ids: torch.Tensor, ignore: int = -100) -> torch.Tensor:
         """Targets of the cross-entropy: everything behind the first S2; ``ignore`` up to and with it."""
         labels = ids.clone()

@@ -68,8 +68,8 @@ class Tokenizer(nn.Module, ABC):
         """Encode, quantise and decode a clip ``[B, C + T, 3, H, W]``, with gradients straight through the codes."""
 
     @abstractmethod
-    def dynamics_codebook(self) -> Tensor:
-        """The vectors of the dynamics codes, ``[dynamics_codes, D]``."""
+    def codebooks(self) -> tuple[Tensor, Tensor]:
+        """The vectors of the context codes, ``[context_codes, D]``, and of the dynamics codes."""
 
 
 def codes_perplexity(codes: Tensor, size: int) -> float:

@@ -76,8 +76,8 @@ class CompactTokenizer(Tokenizer):
             dynamics_commit_loss=new.commit_loss,
         )
 
-    def dynamics_codebook(self) -> Tensor:
-        return self.dynamics_quantizer.embedding.weight
+    def codebooks(self) -> tuple[Tensor, Tensor]:
+        return self.context_quantizer.embedding.weight, self.dynamics_quantizer.embedding.weight
 
     def _context(self, frames: Tensor) -> tuple[Tensor, ContextFeatures]:
         """Context latents ``[B * C, g * g, D]`` and what encoder and decoder need of them."""

@@ -191,8 +191,8 @@ class CompressiveTokenizer(Tokenizer):
         frames = self._future_frames(latents, self._split_features(features)[1])
         return torch.unflatten(frames, 0, codes.shape[:2])
 
-    def dynamics_codebook(self) -> Tensor:
-        return self.dynamics_quantize.embedding.weight
+    def codebooks(self) -> tuple[Tensor, Tensor]:
+        return self.quantize.embedding.weight, self.dynamics_quantize.embedding.weight
 
     def forward(self, frames: Tensor) -> TokenizerOutput:
         """Encode, quantise and decode a clip ``[B, C + T, 3, H, W]``; in training mode the codebooks move too."""

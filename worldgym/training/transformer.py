@@ -16,10 +16,8 @@ from worldgym.errors import ConfigError
 from worldgym.evaluation import evaluate
 from worldgym.tokenizer.base import Tokenizer
 from worldgym.training.run import Metrics
-from worldgym.transformer.llama import Transformer
+from worldgym.transformer.llama import INIT_STD, Transformer
 from worldgym.world_model import WorldModel
-
-NEIGHBOURS = 8
 
 
 @dataclass(frozen=True)
@@ -29,15 +27,19 @@ class TransformerTrainingConfig:
     Attributes:
         segment_length: context and future frames together.
         start_stride: segments start at multiples of this frame, so that their codes are worked out once and kept.
-        token_noise: share of the codes fed to the model that are replaced by one of their nearest codes, so that it
-            learns to go on from its own small mistakes.
+        label_width: the target of a code is a Gaussian of this width over the codes around it, in code space; 0 is
+            that code alone (paper). Codes that stand close look the same; which of them it is cannot be predicted, and
+            need not be.
+        noise_width: the codes fed to the model are drawn from such a Gaussian around the real ones, so that it learns
+            to go on from its own small mistakes; 0 feeds the real ones.
         dropout: on attention weights (paper: 0.1).
         reward_weight: of the squared error of symlog rewards beside the cross-entropy (paper: 1).
     """
 
     segment_length: int = 12
     start_stride: int = 8
-    token_noise: float = 0.1
+    label_width: float = 0.0
+    noise_width: float = 0.0
     dropout: float = 0.1
     reward_weight: float = 1.0
 
@@ -76,17 +78,20 @@ class TransformerJob:
         # One output over hundreds of inputs that all pull the same way: at the full rate it oscillates.
         self.slow = model.reward_linear
         self._coded: dict[tuple[int, int], Coded] = {}
-        self._neighbours = nearest_codes(tokenizer.dynamics_codebook(), NEIGHBOURS)
+        codebook = tokenizer.codebooks()[1].cpu()
+        self._targets = code_kernel(codebook, config.label_width)
+        self._confusion = code_kernel(codebook, config.noise_width).cumsum(1)
 
     def loss(self, rng: np.random.Generator) -> tuple[Tensor, Metrics]:
         batch = self._coded_batch([self._draw(rng) for _ in range(self.batch_size)])
-        future = self._with_noise(batch.future, rng)
         layout = self.model.layout
-        tokens = layout.sequence(batch.context, future)
-        labels = layout.labels(layout.sequence(batch.context, batch.future))[:, layout.prefix_length + 1 :]
+        tokens = layout.sequence(batch.context, self._with_noise(batch.future, rng))
         out = self.model(tokens, batch.actions, logits_from=layout.prefix_length)
-        cross_entropy = F.cross_entropy(out.logits[:, :-1].float().flatten(0, 1), labels.flatten())
-        metrics = {"cross_entropy": cross_entropy.item()}
+        predicted = layout.code_logits(out.logits).float().log_softmax(-1)
+        targets = self._targets.to(predicted.device)[batch.future]
+        cross_entropy = -(targets * predicted).sum(-1).mean()
+        surplus = cross_entropy + torch.special.xlogy(targets, targets).sum(-1).mean()
+        metrics = {"cross_entropy": cross_entropy.item(), "divergence": surplus.item()}
         loss = cross_entropy
         if out.rewards is not None:
             reward = F.mse_loss(out.rewards.float(), symlog(batch.rewards))
@@ -145,19 +150,37 @@ class TransformerJob:
         )
 
     def _with_noise(self, codes: Tensor, rng: np.random.Generator) -> Tensor:
-        """Codes ``[B, T, m]`` with a share of them replaced by one of their nearest codes."""
-        if self.config.token_noise == 0:
+        """Codes ``[B, T, n]``, each replaced by one drawn from the noise kernel around it."""
+        if self.config.noise_width == 0:
             return codes
-        chosen = torch.from_numpy(rng.random(codes.shape) < self.config.token_noise).to(codes.device)
-        which = torch.from_numpy(rng.integers(NEIGHBOURS, size=codes.shape)).to(codes.device)
-        return torch.where(chosen, self._neighbours.to(codes.device)[codes, which], codes)
+        uniforms = torch.from_numpy(rng.random((*codes.shape, 1), np.float32)).to(codes.device)
+        drawn = torch.searchsorted(self._confusion.to(codes.device)[codes], uniforms).squeeze(-1)
+        return drawn.clamp(max=len(self._confusion) - 1)
 
 
-def nearest_codes(codebook: Tensor, count: int) -> Tensor:
-    """For each code of ``[K, D]`` the ``count`` nearest others, int64 ``[K, count]``."""
+@torch.no_grad()
+def start_from_codebooks(model: Transformer, tokenizer: Tokenizer) -> None:
+    """Let embeddings and output vectors of near codes start near each other.
+
+    Each is a random projection of the code's vector and its squared length, so that from the first step on a logit can
+    be the distance to a point in code space (``-|e - z|^2`` is linear in ``e`` and ``|e|^2``). Ids otherwise start
+    unrelated, and every code has to be learned by itself.
+    """
+    layout = model.layout
+    for codebook, first in zip(tokenizer.codebooks(), (0, layout.dynamics_ids.start), strict=True):
+        features = torch.cat([codebook, codebook.square().sum(1, keepdim=True)], dim=1)
+        features = (features - features.mean(0)) / features.std(0).clamp(min=1e-6)
+        for weight in (model.llm.model.embed_tokens.weight, model.llm.lm_head.weight):
+            projection = torch.randn(features.shape[1], weight.shape[1]) * INIT_STD / features.shape[1] ** 0.5
+            weight[first : first + len(codebook)] = features.cpu() @ projection
+
+
+def code_kernel(codebook: Tensor, width: float) -> Tensor:
+    """For each code of ``[K, D]`` a Gaussian of ``width`` over all codes, rows summing to 1: ``[K, K]``."""
+    if width == 0:
+        return torch.eye(len(codebook))
     distance = torch.cdist(codebook.float(), codebook.float())
-    distance.fill_diagonal_(float("inf"))
-    return distance.topk(count, largest=False).indices
+    return torch.softmax(-0.5 * (distance / width).square(), dim=1)
 
 
 def symlog(values: Tensor) -> Tensor:

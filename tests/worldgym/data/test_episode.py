@@ -107,6 +107,6 @@ def test_a_failed_write_leaves_nothing(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("worldgym.data.episode.save_file", full)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(DataError, match="No space left"):
         make_episode("hammer", "expert", 0).save(tmp_path / "episode.safetensors")
     assert list(tmp_path.iterdir()) == []

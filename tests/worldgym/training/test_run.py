@@ -22,6 +22,7 @@ from worldgym.errors import CheckpointError, ConfigError, TrainingError
 from worldgym.tokenizer import build_tokenizer
 from worldgym.training.recipe import Recipe, load_tokenizer_run
 from worldgym.training.run import (
+    SLOW_FACTOR,
     Metrics,
     Trainable,
     TrainingConfig,
@@ -44,6 +45,7 @@ class LineJob:
     def __init__(self, at: Mapping[int, Callable[[], None]] | None = None, broken_at: int | None = None) -> None:
         torch.manual_seed(0)
         self.model: nn.Module = nn.Linear(3, 1)
+        self.slow: nn.Module | None = None
         self.at, self.broken_at, self.step = at or {}, broken_at, 0
 
     def loss(self, rng: np.random.Generator) -> tuple[Tensor, Metrics]:
@@ -272,6 +274,24 @@ def test_norms_biases_and_embeddings_do_not_decay(tmp_path: Path) -> None:
     train(job, settings(steps=1, warmup_steps=0, learning_rate=0.1, weight_decay=0.5), tmp_path, ABOUT)
     moved = {name for name, value in job.model.named_parameters() if not torch.equal(value, job.before[name])}
     assert moved == {"2.weight"}
+
+
+def test_the_slow_part_learns_at_a_fraction_of_the_rate(tmp_path: Path) -> None:
+    class Parts(LineJob):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 1))
+            self.slow = self.model[1]
+            self.before = {name: value.clone() for name, value in self.model.named_parameters()}
+
+        def loss(self, rng: np.random.Generator) -> tuple[Tensor, Metrics]:
+            return sum(value.sum() for value in self.model.parameters()), {}  # type: ignore[return-value]
+
+    job = Parts()
+    train(job, settings(steps=1, warmup_steps=0, learning_rate=0.1, weight_decay=0.0), tmp_path, ABOUT)
+    moved = {name: (job.before[name] - value).mean().item() for name, value in job.model.named_parameters()}
+    expected = {"0.weight": 0.1, "0.bias": 0.1, "1.weight": 0.1 * SLOW_FACTOR, "1.bias": 0.1 * SLOW_FACTOR}
+    assert moved == pytest.approx(expected, rel=1e-3)
 
 
 @pytest.mark.parametrize("changes", [{"steps": 0}, {"batch_size": 0}, {"learning_rate": 0.0}, {"precision": "int8"}])

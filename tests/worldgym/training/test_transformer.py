@@ -5,24 +5,30 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
 
 from worldgym.config import WorldModelConfig
 from worldgym.data.recordings import Recordings
 from worldgym.errors import ConfigError
 from worldgym.training.recipe import Recipe, load_tokenizer_run
 from worldgym.training.run import TrainingConfig, train
-from worldgym.training.transformer import NEIGHBOURS, TransformerJob, nearest_codes, symlog
+from worldgym.training.transformer import TransformerJob, code_kernel, start_from_codebooks, symlog
 from worldgym.transformer.llama import Transformer
 
 
-@pytest.fixture
-def job(recipe: Recipe, tokenizer_run: Path, recordings: Recordings, held_out: Recordings) -> TransformerJob:
+def make_job(
+    recipe: Recipe, tokenizer_run: Path, recordings: Recordings, held_out: Recordings, noise_width: float = 0.0
+) -> TransformerJob:
     config, tokenizer, _ = load_tokenizer_run(tokenizer_run)
     about = WorldModelConfig(config, recipe.transformer.model, action_dim=2, reward=True)
     torch.manual_seed(0)
     model = Transformer(about.transformer, about.layout, 2, reward=True)
-    return TransformerJob(model, tokenizer, about, recipe.transformer.job, 8, recordings, held_out)
+    settings = dataclasses.replace(recipe.transformer.job, noise_width=noise_width)
+    return TransformerJob(model, tokenizer, about, settings, 8, recordings, held_out)
+
+
+@pytest.fixture
+def job(recipe: Recipe, tokenizer_run: Path, recordings: Recordings, held_out: Recordings) -> TransformerJob:
+    return make_job(recipe, tokenizer_run, recordings, held_out)
 
 
 def test_the_loss_falls_on_a_moving_square(job: TransformerJob, tmp_path: Path) -> None:
@@ -64,42 +70,58 @@ def test_codes_are_worked_out_once_whatever_else_is_in_the_batch(job: Transforme
     assert set(job._coded) == {(0, 0), (1, 4)}
 
 
-def test_token_noise_replaces_a_share_of_the_codes_by_neighbours(job: TransformerJob) -> None:
-    codes = torch.randint(32, (50, 6, 4), generator=torch.Generator().manual_seed(0))
-    job.config = dataclasses.replace(job.config, token_noise=0.25)
-    noisy = job._with_noise(codes, np.random.default_rng(0))
-    changed = noisy != codes
-    assert changed.float().mean().item() == pytest.approx(0.25, abs=0.05)
-    neighbours = nearest_codes(job.tokenizer.dynamics_codebook(), NEIGHBOURS)
-    assert (neighbours[codes[changed]] == noisy[changed][:, None]).any(1).all()
+def test_noise_draws_codes_from_around_the_real_ones(
+    recipe: Recipe, tokenizer_run: Path, recordings: Recordings, held_out: Recordings
+) -> None:
+    noisy_job = make_job(recipe, tokenizer_run, recordings, held_out, noise_width=0.05)
+    codes = torch.randint(32, (200, 6, 4), generator=torch.Generator().manual_seed(0))
+    noisy = noisy_job._with_noise(codes, np.random.default_rng(0))
+    kernel = code_kernel(noisy_job.tokenizer.codebooks()[1], 0.05)
+    assert (kernel[codes, noisy] > 0).all()
+    kept, expected = (noisy == codes).float().mean().item(), kernel.diagonal()[codes].mean().item()
+    assert kept == pytest.approx(expected, abs=0.03)
 
 
-def test_token_noise_can_be_off(job: TransformerJob) -> None:
-    job.config = dataclasses.replace(job.config, token_noise=0.0)
+def test_without_width_the_real_codes_are_fed(job: TransformerJob) -> None:
     codes = torch.zeros(2, 3, 4, dtype=torch.int64)
     assert job._with_noise(codes, np.random.default_rng(0)) is codes
 
 
-def test_noise_is_fed_but_never_the_target(job: TransformerJob, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: list[Tensor] = []
-    labels = type(job.model.layout).labels
+def test_without_width_the_loss_is_the_cross_entropy_of_the_codes(job: TransformerJob) -> None:
+    _, metrics = job.loss(np.random.default_rng(0))
+    batch = job._coded_batch([job._draw(rng) for rng in [np.random.default_rng(0)] for _ in range(job.batch_size)])
+    layout = job.model.layout
+    tokens = layout.sequence(batch.context, batch.future)
+    out = job.model(tokens, batch.actions, logits_from=layout.prefix_length)
+    logits = layout.code_logits(out.logits)
+    expected = torch.nn.functional.cross_entropy(logits.flatten(0, 2), batch.future.flatten())
+    assert metrics["cross_entropy"] == pytest.approx(expected.item(), rel=1e-4)
+    assert metrics["divergence"] == pytest.approx(metrics["cross_entropy"])
 
-    def spy(layout: object, ids: Tensor) -> Tensor:
-        seen.append(ids)
-        return labels(layout, ids)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(type(job.model.layout), "labels", spy)
-    job.config = dataclasses.replace(job.config, token_noise=1.0)
+def test_a_kernel_prefers_near_codes_and_sums_to_one() -> None:
+    codebook = torch.tensor([[0.0, 0.0], [0.1, 0.0], [1.0, 0.0]])
+    kernel = code_kernel(codebook, 0.1)
+    torch.testing.assert_close(kernel.sum(1), torch.ones(3))
+    assert kernel[0, 1] / kernel[0, 0] == pytest.approx(np.exp(-0.5), rel=1e-4)
+    assert kernel[0, 2] < 1e-12
+    assert torch.equal(code_kernel(codebook, 0.0), torch.eye(3))
+
+
+def test_noise_is_fed_but_never_the_target(
+    recipe: Recipe, tokenizer_run: Path, recordings: Recordings, held_out: Recordings
+) -> None:
+    noisy_job = make_job(recipe, tokenizer_run, recordings, held_out, noise_width=10.0)
+    _, metrics = noisy_job.loss(np.random.default_rng(0))
     rng = np.random.default_rng(0)
-    keys = [job._draw(np.random.default_rng(0)) for _ in range(1)]
-    job.loss(rng)
-    _, future = job.model.layout.split(seen[0])
-    assert torch.equal(future[0], job._coded_batch(keys).future[0])
-
-
-def test_nearest_codes_by_hand() -> None:
-    codebook = torch.tensor([[0.0], [1.0], [3.0], [7.0]])
-    assert nearest_codes(codebook, 2).tolist() == [[1, 2], [0, 2], [1, 0], [2, 1]]
+    batch = noisy_job._coded_batch([noisy_job._draw(rng) for _ in range(noisy_job.batch_size)])
+    fed = noisy_job._with_noise(batch.future, rng)
+    assert not torch.equal(fed, batch.future)
+    layout = noisy_job.model.layout
+    out = noisy_job.model(layout.sequence(batch.context, fed), batch.actions, logits_from=layout.prefix_length)
+    logits = layout.code_logits(out.logits).flatten(0, 2)
+    expected = torch.nn.functional.cross_entropy(logits, batch.future.flatten())
+    assert metrics["cross_entropy"] == pytest.approx(expected.item(), rel=1e-4)
 
 
 def test_symlog_by_hand() -> None:
@@ -111,3 +133,12 @@ def test_recordings_of_another_kind_are_refused(
 ) -> None:
     with pytest.raises(ConfigError, match=r"takes 2 actions at 32 pixels.*holds 4 at 64"):
         TransformerJob(job.model, job.tokenizer, job.about, job.config, 8, Recordings(synthetic_recordings), held_out)
+
+
+def test_near_codes_start_with_near_embeddings_and_output_vectors(job: TransformerJob) -> None:
+    start_from_codebooks(job.model, job.tokenizer)
+    codebook, ids = job.tokenizer.codebooks()[1], job.model.layout.dynamics_ids
+    apart = torch.cdist(codebook, codebook)
+    for weight in (job.model.llm.model.embed_tokens.weight, job.model.llm.lm_head.weight):
+        learned = torch.cdist(weight[ids], weight[ids])
+        assert np.corrcoef(apart.flatten().numpy(), learned.detach().flatten().numpy())[0, 1] > 0.7
