@@ -92,7 +92,11 @@ TOKENIZERS: dict[str, type[CompressiveTokenizerConfig] | type[CompactTokenizerCo
 
 @dataclass(frozen=True)
 class TransformerConfig:
-    """The LLaMA blocks (paper, Table 2). The defaults are the published 138M model."""
+    """The LLaMA blocks (paper, Table 2). The defaults are the published 138M model.
+
+    ``cumulative_actions`` shows every slot, beside its action, the sum of all actions since the context: where
+    actions are displacements, that is how far the robot has been told to go, which otherwise has to be worked out.
+    """
 
     layers: int = 12
     heads: int = 12
@@ -102,6 +106,7 @@ class TransformerConfig:
     max_positions: int = 1024
     rope_theta: float = 10000.0
     norm_eps: float = 1e-6
+    cumulative_actions: bool = False
 
     def __post_init__(self) -> None:
         _check_positive(self)
@@ -177,7 +182,7 @@ def _check_positive(config: Any) -> None:
     """Raise ConfigError where a number among the fields, or within a tuple of them, is not above 0."""
     for name, value in vars(config).items():
         numbers = value if isinstance(value, tuple) else (value,)
-        if not numbers or any(isinstance(number, (int, float)) and not number > 0 for number in numbers):
+        if not numbers or any(type(number) in (int, float) and not number > 0 for number in numbers):
             raise ConfigError(f"{type(config).__name__}.{name} must be above 0, got {value!r}")
 
 

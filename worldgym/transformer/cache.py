@@ -28,7 +28,9 @@ class Place(NamedTuple):
 
 
 class KeyValueCache:
-    """Keys and values ``[layers][B, K, P, E]`` and how many of the P positions each row has filled."""
+    """Keys and values ``[layers][B, K, P, E]``, how many of the P positions each row has filled, and ``travel``,
+    float ``[B, A]``: the sum of the actions since the context.
+    """
 
     def __init__(
         self,
@@ -37,11 +39,13 @@ class KeyValueCache:
         positions: int | None = None,
         device: torch.device | None = None,
         dtype: torch.dtype | None = None,
+        action_dim: int = 0,
     ) -> None:
         """Empty, for ``batch`` rows of at most ``positions`` (None: all that the transformer has)."""
         self.config = config
         self.capacity = config.max_positions if positions is None else positions
         self.lengths = [0] * batch
+        self.travel = torch.zeros(batch, action_dim, device=device, dtype=dtype)
         shape = (batch, config.key_value_heads, self.capacity, config.head_dim)
         # Zeros, because masked positions still enter a product: whatever lies there must be finite.
         self.keys = [torch.zeros(shape, device=device, dtype=dtype) for _ in range(config.layers)]
@@ -112,11 +116,14 @@ class KeyValueCache:
 
     def select(self, rows: Sequence[int]) -> "KeyValueCache":
         """A copy of some rows, repeated where an index repeats."""
-        chosen = KeyValueCache(self.config, len(rows), self.capacity, self.device, self.keys[0].dtype)
+        chosen = KeyValueCache(
+            self.config, len(rows), self.capacity, self.device, self.keys[0].dtype, self.travel.shape[1]
+        )
         chosen.lengths = [self.lengths[row] for row in rows]
         used, index = max(chosen.lengths, default=0), torch.tensor(rows, dtype=torch.int64, device=self.device)
         for new, old in zip(chosen.keys + chosen.values, self.keys + self.values, strict=True):
             new[:, :, :used] = old[index, :, :used]
+        chosen.travel = self.travel[index]
         return chosen
 
     def put(self, rows: Sequence[int], other: "KeyValueCache") -> None:
@@ -126,6 +133,7 @@ class KeyValueCache:
         assert used <= self.capacity, "the other cache's rows must fit"
         for old, new in zip(self.keys + self.values, other.keys + other.values, strict=True):
             old[index, :, :used] = new[:, :, :used]
+        self.travel[index] = other.travel
         for row, length in zip(rows, other.lengths, strict=True):
             self.lengths[row] = length
 

@@ -33,7 +33,7 @@ def read_context(transformer: Transformer, context_codes: Tensor, positions: int
     tokens_BN = transformer.layout.context_ids(context_codes)
     batch, length = tokens_BN.shape
     x_BND = transformer.embed(tokens_BN)
-    cache = KeyValueCache(transformer.config, batch, positions, x_BND.device, x_BND.dtype)
+    cache = KeyValueCache(transformer.config, batch, positions, x_BND.device, x_BND.dtype, transformer.action_dim)
     rotary = rotary_tables(cache.positions(length)[0], transformer.config, x_BND.dtype)
     blocks = transformer.llm.model.blocks
     for index, block in enumerate(blocks):
@@ -60,7 +60,9 @@ def imagine_frame(
     layout, model = transformer.layout, transformer.llm.model
     cosines, sines = rotary_tables(cache.positions(layout.step_length), transformer.config, cache.keys[0].dtype)
     candidates_VD = transformer.llm.lm_head.weight[layout.dynamics_ids]
-    x_B1D = transformer.slot(len(uniforms), action)
+    if action is not None:
+        cache.travel = cache.travel + action
+    x_B1D = transformer.slot(action, cache.travel)
     codes, entropies = [], []
     for step, place in enumerate(cache.places(layout.step_length)):
         rotary = cosines[:, None, step : step + 1], sines[:, None, step : step + 1]

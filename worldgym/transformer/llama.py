@@ -15,6 +15,7 @@ from worldgym.errors import InvalidAction
 from worldgym.tokens import TokenLayout
 
 INIT_STD = 0.02
+TRAVEL_SCALE = 0.25  # keeps sums over some tens of actions of a size with the actions themselves
 Rotary = tuple[Tensor, Tensor]
 
 
@@ -128,7 +129,8 @@ class Transformer(nn.Module):
         self.config, self.layout, self.action_dim = config, layout, action_dim
         self.dropout = 0.0
         self.llm = LanguageModel(config, layout.vocab_size)
-        self.action_linear = nn.Linear(action_dim, config.hidden_size) if action_dim else None
+        inputs = 2 * action_dim if config.cumulative_actions else action_dim
+        self.action_linear = nn.Linear(inputs, config.hidden_size) if action_dim else None
         self.reward_linear = nn.Linear(config.hidden_size, 1) if reward else None
         self._initialise()
 
@@ -159,13 +161,13 @@ class Transformer(nn.Module):
         x_BND: Tensor = self.llm.model.embed_tokens(tokens)
         return x_BND
 
-    def slot(self, batch: int, action: Tensor | None) -> Tensor:
-        """Embedding ``[B, 1, D]`` of a future frame's slot with its action ``[B, A]``."""
+    def slot(self, action: Tensor | None, travel: Tensor) -> Tensor:
+        """Embedding ``[B, 1, D]`` of a future frame's slot, with its action and the sum up to it, both ``[B, A]``."""
         x_D = self.llm.model.embed_tokens.weight[self.layout.future_slot]
         if self.action_linear is None:
-            return x_D.expand(batch, 1, -1)
+            return x_D.expand(len(travel), 1, -1)
         assert action is not None, "the caller checks actions"
-        x_BD: Tensor = x_D + self.action_linear(action)
+        x_BD: Tensor = x_D + self.action_linear(self._action_inputs(action, travel))
         return x_BD[:, None]
 
     def _add_actions(self, x_BND: Tensor, actions: Tensor | None) -> Tensor:
@@ -180,8 +182,13 @@ class Transformer(nn.Module):
             got = "none" if actions is None else f"shape {tuple(actions.shape)}"
             raise InvalidAction(f"expected actions of shape {expected}, one for each future frame, got {got}")
         positions = self.layout.slot_positions(expected[1]).to(x_BND.device)
-        action_BTD: Tensor = self.action_linear(actions)
+        action_BTD: Tensor = self.action_linear(self._action_inputs(actions, actions.cumsum(1)))
         return x_BND.index_add(1, positions, action_BTD.to(x_BND.dtype))
+
+    def _action_inputs(self, actions: Tensor, travel: Tensor) -> Tensor:
+        if not self.config.cumulative_actions:
+            return actions
+        return torch.cat([actions, TRAVEL_SCALE * travel], dim=-1)
 
     def _initialise(self) -> None:
         for module in self.llm.modules():
