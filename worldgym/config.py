@@ -96,6 +96,7 @@ class TransformerConfig:
 
     ``cumulative_actions`` shows every slot, beside its action, the sum of all actions since the context: where
     actions are displacements, that is how far the robot has been told to go, which otherwise has to be worked out.
+    ``place_embeddings`` adds a learned vector for the place within the frame to every position.
     """
 
     layers: int = 12
@@ -107,6 +108,7 @@ class TransformerConfig:
     rope_theta: float = 10000.0
     norm_eps: float = 1e-6
     cumulative_actions: bool = False
+    place_embeddings: bool = False
 
     def __post_init__(self) -> None:
         _check_positive(self)

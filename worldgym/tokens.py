@@ -79,6 +79,16 @@ class TokenLayout:
         """Positions of each future frame's last code, where the reward is read, int64 ``[T]``."""
         return self.slot_positions(horizon) + self.tokens_per_frame
 
+    def places(self, length: int) -> torch.Tensor:
+        """What distinguishes positions within a frame, int64 ``[length]``.
+
+        Every context position has a place of its own; those of future frames repeat from frame to frame, from
+        ``prefix_length`` to ``prefix_length + step_length - 1``.
+        """
+        positions = torch.arange(length)
+        future = self.prefix_length + (positions - self.prefix_length) % self.step_length
+        return torch.where(positions < self.prefix_length, positions, future)
+
     def context_ids(self, codes: torch.Tensor) -> torch.Tensor:
         """Context codes ``[B, C, tokens_per_context_frame]`` to the prefix ids ``[B, prefix_length]``."""
         slots = codes.new_full((*codes.shape[:2], 1), self.context_slot)

@@ -32,7 +32,7 @@ def read_context(transformer: Transformer, context_codes: Tensor, positions: int
     """
     tokens_BN = transformer.layout.context_ids(context_codes)
     batch, length = tokens_BN.shape
-    x_BND = transformer.embed(tokens_BN)
+    x_BND = transformer.placed(transformer.embed(tokens_BN))
     cache = KeyValueCache(transformer.config, batch, positions, x_BND.device, x_BND.dtype, transformer.action_dim)
     rotary = rotary_tables(cache.positions(length)[0], transformer.config, x_BND.dtype)
     blocks = transformer.llm.model.blocks
@@ -65,6 +65,7 @@ def imagine_frame(
     x_B1D = transformer.slot(action, cache.travel)
     codes, entropies = [], []
     for step, place in enumerate(cache.places(layout.step_length)):
+        x_B1D = transformer.placed_in_frame(x_B1D, step)
         rotary = cosines[:, None, step : step + 1], sines[:, None, step : step + 1]
         for index, block in enumerate(model.blocks):
             x_B1D = block.finish(x_B1D, cache.attend(index, place, *block.project(x_B1D, rotary)))

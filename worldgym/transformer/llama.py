@@ -132,6 +132,8 @@ class Transformer(nn.Module):
         inputs = 2 * action_dim if config.cumulative_actions else action_dim
         self.action_linear = nn.Linear(inputs, config.hidden_size) if action_dim else None
         self.reward_linear = nn.Linear(config.hidden_size, 1) if reward else None
+        places = layout.prefix_length + layout.step_length
+        self.place_embedding = nn.Embedding(places, config.hidden_size) if config.place_embeddings else None
         self._initialise()
 
     def forward(self, tokens: Tensor, actions: Tensor | None = None, logits_from: int = 0) -> TransformerOutput:
@@ -145,7 +147,7 @@ class Transformer(nn.Module):
         Raises InvalidAction where the actions do not fit the model or the sequence.
         """
         dropout = self.dropout if self.training else 0.0
-        x_BND = self._add_actions(self.embed(tokens), actions)
+        x_BND = self._add_actions(self.placed(self.embed(tokens)), actions)
         rotary = rotary_tables(torch.arange(tokens.shape[1], device=tokens.device), self.config, x_BND.dtype)
         for layer in self.llm.model.blocks:
             x_BND = layer.finish(x_BND, causal_attention(*layer.project(x_BND, rotary), dropout))
@@ -160,6 +162,19 @@ class Transformer(nn.Module):
         """Token embeddings ``[B, N, D]``."""
         x_BND: Tensor = self.llm.model.embed_tokens(tokens)
         return x_BND
+
+    def placed(self, x_BND: Tensor) -> Tensor:
+        """Embeddings of the first N positions with the vectors of their places, where the model has any."""
+        if self.place_embedding is None:
+            return x_BND
+        places: Tensor = self.place_embedding(self.layout.places(x_BND.shape[1]).to(x_BND.device))
+        return x_BND + places
+
+    def placed_in_frame(self, x_B1D: Tensor, place: int) -> Tensor:
+        """The same for one position, ``place`` behind its frame's slot."""
+        if self.place_embedding is None:
+            return x_B1D
+        return x_B1D + self.place_embedding.weight[self.layout.prefix_length + place]
 
     def slot(self, action: Tensor | None, travel: Tensor) -> Tensor:
         """Embedding ``[B, 1, D]`` of a future frame's slot, with its action and the sum up to it, both ``[B, A]``."""
@@ -194,6 +209,8 @@ class Transformer(nn.Module):
         for module in self.llm.modules():
             if isinstance(module, (nn.Linear, nn.Embedding)):
                 nn.init.normal_(module.weight, std=INIT_STD)
+        if self.place_embedding is not None:
+            nn.init.normal_(self.place_embedding.weight, std=INIT_STD)
         if self.action_linear is not None:
             nn.init.zeros_(self.action_linear.weight)
             nn.init.zeros_(self.action_linear.bias)

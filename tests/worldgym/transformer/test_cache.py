@@ -13,7 +13,14 @@ LAYOUT = TokenLayout(
     context_length=2, tokens_per_context_frame=9, tokens_per_frame=4, context_codes=11, dynamics_codes=13
 )
 CONFIG = TransformerConfig(
-    layers=3, heads=4, key_value_heads=2, hidden_size=32, mlp_size=48, max_positions=50, cumulative_actions=True
+    layers=3,
+    heads=4,
+    key_value_heads=2,
+    hidden_size=32,
+    mlp_size=48,
+    max_positions=50,
+    cumulative_actions=True,
+    place_embeddings=True,
 )
 HORIZON, BATCH = 4, 3
 
