@@ -34,7 +34,12 @@ from worldgym.tokenizer import build_tokenizer
 from worldgym.tokenizer.base import Tokenizer
 from worldgym.training.run import TrainingConfig, read_checkpoint, train
 from worldgym.training.tokenizer import TokenizerJob, TokenizerTrainingConfig
-from worldgym.training.transformer import TransformerJob, TransformerTrainingConfig, start_from_codebooks
+from worldgym.training.transformer import (
+    TransformerJob,
+    TransformerTrainingConfig,
+    start_from_codebooks,
+    start_from_rewards,
+)
 from worldgym.transformer.llama import Transformer
 from worldgym.world_model import WorldModel
 
@@ -151,6 +156,7 @@ def train_transformer(
     torch.manual_seed(recipe.training.seed)
     model = Transformer(recipe.model, config.layout, about.action_dim, about.reward)
     start_from_codebooks(model, tokenizer)
+    start_from_rewards(model, recordings)
     model = model.to(device)
     job = TransformerJob(
         model, tokenizer.to(device), about, recipe.job, recipe.training.batch_size, recordings, held_out

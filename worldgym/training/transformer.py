@@ -175,6 +175,14 @@ def start_from_codebooks(model: Transformer, tokenizer: Tokenizer) -> None:
             weight[first : first + len(codebook)] = features.cpu() @ projection
 
 
+@torch.no_grad()
+def start_from_rewards(model: Transformer, recordings: Recordings) -> None:
+    """Let the reward head begin at the mean reward: on the way there its errors would drown those of the codes."""
+    if model.reward_linear is not None:
+        rewards = np.concatenate([episode.rewards for episode in recordings.episodes])
+        model.reward_linear.bias.fill_(float(symlog(torch.from_numpy(rewards)).mean()))
+
+
 def code_kernel(codebook: Tensor, width: float) -> Tensor:
     """For each code of ``[K, D]`` a Gaussian of ``width`` over all codes, rows summing to 1: ``[K, K]``."""
     if width == 0:
