@@ -8,6 +8,7 @@ import dataclasses
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from numbers import Integral, Real
 from typing import Any, TypeVar
 
 from worldgym.errors import ConfigError, nearest
@@ -70,10 +71,16 @@ class CompactTokenizerConfig:
 
     def __post_init__(self) -> None:
         _check_positive(self)
-        if self.resolution % 16 or self.resolution // self.context_grid % 2 or self.context_grid % self.frame_grid:
+        if self.resolution % 8 or self.width % 8:
             raise ConfigError(
-                f"resolution {self.resolution} must be a multiple of 16 and of twice the context grid "
-                f"{self.context_grid}, itself a multiple of the frame grid {self.frame_grid}"
+                f"resolution and width must be multiples of 8 (three halvings; 8 groups of channels), "
+                f"got resolution {self.resolution} and width {self.width}"
+            )
+        coarsest = self.resolution // 8
+        if coarsest % self.context_grid or coarsest % self.frame_grid:
+            raise ConfigError(
+                f"the coarsest maps at resolution {self.resolution} are {coarsest} x {coarsest}: context_grid and "
+                f"frame_grid must divide {coarsest}, got {self.context_grid} and {self.frame_grid}"
             )
 
     @property
@@ -101,7 +108,7 @@ class TransformerConfig:
 
     layers: int = 12
     heads: int = 12
-    key_value_heads: int = 12
+    key_value_heads: int = None  # type: ignore[assignment]  # as many as heads, once built
     hidden_size: int = 768
     mlp_size: int = 3072
     max_positions: int = 1024
@@ -111,6 +118,8 @@ class TransformerConfig:
     place_embeddings: bool = False
 
     def __post_init__(self) -> None:
+        if self.key_value_heads is None:
+            object.__setattr__(self, "key_value_heads", self.heads)
         _check_positive(self)
         if self.hidden_size % self.heads or self.head_dim % 2:
             raise ConfigError(f"hidden_size {self.hidden_size} must split into {self.heads} heads of even size")
@@ -130,8 +139,9 @@ class Sampling:
     top_k: int = 100
 
     def __post_init__(self) -> None:
-        if not self.temperature > 0 or self.top_k < 1:
-            raise ConfigError(f"temperature must be above 0 and top_k at least 1, got {self}")
+        warm = isinstance(self.temperature, Real) and self.temperature > 0
+        if not warm or not isinstance(self.top_k, Integral) or self.top_k < 1:
+            raise ConfigError(f"temperature must be above 0 and top_k a whole number of at least 1, got {self}")
 
 
 @dataclass(frozen=True)
@@ -230,7 +240,7 @@ def tokenizer_from_dict(values: Mapping[str, Any], where: str) -> TokenizerConfi
     """Inverse of :func:`to_dict` for a tokenizer of any ``type``."""
     values = dict(values)
     kind = values.pop("type", None)
-    if kind not in TOKENIZERS:
+    if not isinstance(kind, str) or kind not in TOKENIZERS:
         raise ConfigError(f"{where}: unknown tokenizer type {kind!r}; {nearest(str(kind), TOKENIZERS)}")
     return from_dict(TOKENIZERS[kind], values, where)
 

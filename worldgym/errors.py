@@ -22,6 +22,10 @@ class DataError(WorldGymError):
     """A recording on disk is missing, damaged or of another kind than asked for."""
 
 
+class StorageError(WorldGymError, OSError):
+    """Something could not be written: a full disk, no permission, or a file where a folder should be."""
+
+
 class TrainingError(WorldGymError):
     """Training cannot go on: the loss is not finite, or the run folder belongs to another run."""
 

@@ -1,4 +1,7 @@
-"""Writing files so that nothing half-written is ever found: aside, flushed to disk, then renamed."""
+"""Files: written so that nothing half-written is ever found (aside, flushed to disk, then renamed); JSON read back.
+
+All that writes raises StorageError where the disk refuses, all that reads JSON raises ConfigError where there is none.
+"""
 
 import json
 import os
@@ -10,29 +13,75 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+
+from worldgym.errors import ConfigError, StorageError
+
+KEPT = "Nothing half-written is left, and what was there before is kept"
+
+
+@contextmanager
+def writing(path: str | os.PathLike[str], kept: str = KEPT) -> Iterator[None]:
+    """Raise StorageError for whatever inside keeps ``path`` from being written; ``kept`` tells what is left behind."""
+    try:
+        yield
+    except StorageError:
+        raise
+    except (OSError, SafetensorError) as error:  # safetensors has an error of its own for a full disk
+        raise StorageError(
+            f"could not write {path}: {error}. {kept}; {free_space(path)}: make room or choose another place"
+        ) from error
+
 
 @contextmanager
 def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Yield a temporary path beside ``path``; on success it replaces ``path``, on any error it is removed."""
+    """Yield a temporary path beside ``path``; on success it replaces ``path``, on any error it is removed.
+
+    Raises StorageError where the disk refuses.
+    """
     target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=target.suffix, dir=target.parent)
-    os.close(handle)
-    aside = Path(name)
-    try:
-        yield aside
-        _settle(aside)
-        aside.replace(target)
-    except BaseException:
-        with suppress(FileNotFoundError):
-            aside.unlink()
-        raise
+    with writing(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=target.suffix, dir=target.parent)
+        os.close(handle)
+        aside = Path(name)
+        try:
+            yield aside
+            _settle(aside)
+            aside.replace(target)
+        except BaseException:
+            with suppress(OSError):
+                aside.unlink()
+            raise
 
 
 def atomic_json(path: str | os.PathLike[str], value: Any) -> None:
-    """Write ``value`` as indented JSON, atomically."""
+    """Write ``value`` as indented JSON, atomically. Raises StorageError where the disk refuses."""
     with atomic_write(path) as aside:
-        aside.write_text(json.dumps(value, indent=2) + "\n")
+        aside.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+
+
+def read_json(path: str | os.PathLike[str], where: str | None = None) -> dict[str, Any]:
+    """The JSON object in a file. Raises ConfigError, which calls the file ``where`` or by its path."""
+    where = where or os.fspath(path)
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise ConfigError(f"{where} is missing") from error
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{where} is not readable as text ({error})") from error
+    return parse_json(text, where)
+
+
+def parse_json(text: str, where: str) -> dict[str, Any]:
+    """The JSON object in ``text``. Raises ConfigError, which calls it ``where``."""
+    try:
+        values = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"{where} is not JSON ({error})") from error
+    if not isinstance(values, dict):
+        raise ConfigError(f"{where} must hold a JSON object, got {type(values).__name__}")
+    return values
 
 
 @contextmanager
@@ -41,24 +90,27 @@ def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
 
     A new folder appears in one step. In a folder that exists each file replaces its namesake, after all of them have
     reached the disk; other files stay.
+
+    Raises StorageError where the disk refuses.
     """
     target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    aside = target.parent / f".{target.name}.{secrets.token_hex(4)}"
-    aside.mkdir()
-    try:
-        yield aside
-        for each in aside.iterdir():
-            _settle(each)
-        if not target.exists():
-            aside.replace(target)
-            return
-        for each in sorted(aside.iterdir()):
-            each.replace(target / each.name)
-        aside.rmdir()
-    except BaseException:
-        shutil.rmtree(aside, ignore_errors=True)
-        raise
+    with writing(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        aside = target.parent / f".{target.name}.{secrets.token_hex(4)}"
+        aside.mkdir()
+        try:
+            yield aside
+            for each in aside.iterdir():
+                _settle(each)
+            if not target.exists():
+                aside.replace(target)
+                return
+            for each in sorted(aside.iterdir()):
+                each.replace(target / each.name)
+            aside.rmdir()
+        except BaseException:
+            shutil.rmtree(aside, ignore_errors=True)
+            raise
 
 
 def _settle(path: Path) -> None:
@@ -72,5 +124,12 @@ def _settle(path: Path) -> None:
 
 def free_space(path: str | os.PathLike[str]) -> str:
     """How much room is left where ``path`` is or would be, for error messages."""
-    there = next(folder for folder in (Path(path).absolute(), *Path(path).absolute().parents) if folder.exists())
+    there = next(folder for folder in (Path(path).absolute(), *Path(path).absolute().parents) if _exists(folder))
     return f"{shutil.disk_usage(there).free / 1e9:.2f} GB are free on the disk of {there}"
+
+
+def _exists(path: Path) -> bool:
+    """Whether a path is there for us; one that we may not look at is not."""
+    with suppress(OSError):
+        return path.exists()
+    return False

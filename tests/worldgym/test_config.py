@@ -1,4 +1,5 @@
 import json
+import re
 from typing import Any
 
 import pytest
@@ -59,6 +60,7 @@ def values(**changes: Any) -> dict[str, Any]:
         ({"format": None}, "expected format 'worldgym' version 1, got None"),
         ({"format_version": 2}, "version 1, got 'worldgym' version 2"),
         ({"tokenizer": {"type": "compakt"}}, "unknown tokenizer type 'compakt'; did you mean 'compact'"),
+        ({"tokenizer": {"type": ["x"]}}, "unknown tokenizer type ['x']"),
         ({"tokenizer": None}, "tokenizer: expected"),
         ({"transformer": {"heads": 0}}, "TransformerConfig.heads must be above 0, got 0"),
         ({"transformer": {"heads": 5}}, "must split into 5 heads"),
@@ -68,7 +70,7 @@ def values(**changes: Any) -> dict[str, Any]:
     ],
 )
 def test_what_contradicts_is_refused_by_name(changes: dict[str, Any], message: str) -> None:
-    with pytest.raises(ConfigError, match=message.replace("(", r"\(")):
+    with pytest.raises(ConfigError, match=re.escape(message)):
         from_dict(WorldModelConfig, values(**changes), "config.json")
 
 
@@ -89,11 +91,23 @@ def test_all_problems_are_named_at_once() -> None:
         lambda: CompressiveTokenizerConfig(channels=()),
         lambda: CompactTokenizerConfig(resolution=65),
         lambda: CompactTokenizerConfig(context_grid=0),
+        lambda: CompactTokenizerConfig(context_grid=16),
+        lambda: CompactTokenizerConfig(frame_grid=3),
+        lambda: CompactTokenizerConfig(resolution=80),
+        lambda: CompactTokenizerConfig(width=20),
         lambda: WorldModelConfig(CompactTokenizerConfig(context_length=1), TransformerConfig(), goal_conditioned=True),
         lambda: Sampling(top_k=0),
         lambda: Sampling(temperature=float("nan")),
+        lambda: Sampling(temperature="hot"),  # type: ignore[arg-type]
+        lambda: Sampling(top_k=1.5),  # type: ignore[arg-type]
+        lambda: Sampling(top_k=None),  # type: ignore[arg-type]
     ],
 )
 def test_impossible_architectures_are_refused(make: Any) -> None:
     with pytest.raises(ConfigError):
         make()
+
+
+def test_key_value_heads_are_as_many_as_heads_unless_given() -> None:
+    assert to_dict(TransformerConfig(heads=16, hidden_size=1024))["key_value_heads"] == 16
+    assert TransformerConfig(key_value_heads=4).key_value_heads == 4

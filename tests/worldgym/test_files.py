@@ -2,8 +2,10 @@ import os
 from pathlib import Path
 
 import pytest
+from safetensors import SafetensorError
 
-from worldgym.files import atomic_folder, atomic_json, atomic_write, free_space
+from worldgym.errors import ConfigError, StorageError, WorldGymError
+from worldgym.files import atomic_folder, atomic_json, atomic_write, free_space, read_json
 
 
 def test_a_file_appears_whole_with_its_folders(tmp_path: Path) -> None:
@@ -25,23 +27,41 @@ def fail_halfway_in_folder(path: Path) -> None:
         raise OSError
 
 
-@pytest.mark.parametrize("error", [OSError, KeyboardInterrupt])
-def test_an_error_inside_leaves_nothing_new(tmp_path: Path, error: type[BaseException]) -> None:
-    with pytest.raises(error):
+@pytest.mark.parametrize(
+    ("error", "seen"),
+    [(OSError, StorageError), (SafetensorError, StorageError), (KeyboardInterrupt, KeyboardInterrupt)],
+)
+def test_an_error_inside_leaves_nothing_new(
+    tmp_path: Path, error: type[BaseException], seen: type[BaseException]
+) -> None:
+    with pytest.raises(seen):
         fail_halfway(tmp_path / "file.txt", error)
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_disk_that_refuses_is_one_error_that_says_what_to_do(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    inside = tmp_path / "file" / "folder"
+    for write in (lambda: fail_halfway(inside / "a"), lambda: atomic_json(inside / "a", 1), lambda: fail(inside)):
+        with pytest.raises(WorldGymError, match=r"could not write .*folder.*Nothing half-written is left.*GB are free"):
+            write()
+
+
+def fail(folder: Path) -> None:
+    with atomic_folder(folder):
+        pass
+
+
 def test_an_error_inside_keeps_the_old_file(tmp_path: Path) -> None:
     (tmp_path / "file.txt").write_text("old")
-    with pytest.raises(OSError):  # noqa: PT011
+    with pytest.raises(StorageError):
         fail_halfway(tmp_path / "file.txt")
     assert (tmp_path / "file.txt").read_text() == "old"
     assert [path.name for path in tmp_path.iterdir()] == ["file.txt"]
 
 
 def test_a_writer_that_removes_its_file_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError), atomic_write(tmp_path / "file.txt") as aside:
+    with pytest.raises(StorageError, match="No such file"), atomic_write(tmp_path / "file.txt") as aside:
         aside.unlink()
     assert list(tmp_path.iterdir()) == []
 
@@ -71,7 +91,7 @@ def test_a_value_that_is_no_json_keeps_the_old_file(tmp_path: Path) -> None:
 
 
 def test_a_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:
-    with pytest.raises(OSError):  # noqa: PT011
+    with pytest.raises(StorageError):
         fail_halfway_in_folder(tmp_path / "new")
     assert list(tmp_path.iterdir()) == []
     with atomic_folder(tmp_path / "new") as aside:
@@ -82,7 +102,7 @@ def test_a_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:
 def test_files_replace_their_namesakes_in_an_old_folder(tmp_path: Path) -> None:
     for name in ("a", "b"):
         (tmp_path / name).write_text("old")
-    with pytest.raises(OSError):  # noqa: PT011
+    with pytest.raises(StorageError):
         fail_halfway_in_folder(tmp_path)
     assert (tmp_path / "a").read_text() == "old"
     with atomic_folder(tmp_path) as aside:
@@ -92,3 +112,20 @@ def test_files_replace_their_namesakes_in_an_old_folder(tmp_path: Path) -> None:
 
 def test_free_space_is_told_for_folders_yet_to_be_made(tmp_path: Path) -> None:
     assert f"GB are free on the disk of {tmp_path}" in free_space(tmp_path / "a" / os.fspath("b"))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"{", "is not JSON"),
+        (b"\xff", "is not readable as text"),
+        (b"[" * 100_000, "is not JSON"),
+        (b"[1]", "must hold a JSON object, got list"),
+        (None, "is missing"),
+    ],
+)
+def test_json_that_is_none_is_named(tmp_path: Path, content: bytes | None, message: str) -> None:
+    if content is not None:
+        (tmp_path / "value.json").write_bytes(content)
+    with pytest.raises(ConfigError, match=rf"value\.json {message}"):
+        read_json(tmp_path / "value.json")

@@ -21,8 +21,9 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from worldgym.errors import DataError
-from worldgym.files import atomic_write
+from worldgym.config import from_dict
+from worldgym.errors import ConfigError, DataError
+from worldgym.files import atomic_write, parse_json
 
 FORMAT = "worldgym-episode-1"
 SUFFIX = ".safetensors"
@@ -66,7 +67,7 @@ class Episode:
         return len(self.actions)
 
     def save(self, path: Path) -> None:
-        """Write the file, atomically; :class:`DataError` where the disk refuses."""
+        """Write the file, atomically; :class:`StorageError` where the disk refuses."""
         tensors: dict[str, NDArray[Any]] = {
             "frames": np.ascontiguousarray(self.frames),
             "actions": np.ascontiguousarray(self.actions, np.float32),
@@ -74,11 +75,8 @@ class Episode:
             "successes": np.ascontiguousarray(self.successes, np.uint8),
         }
         metadata = {"format": FORMAT, "info": json.dumps(dataclasses.asdict(self.info))}
-        try:
-            with atomic_write(path) as aside:
-                save_file(tensors, aside, metadata)
-        except (OSError, SafetensorError) as error:
-            raise DataError(f"cannot write {path} ({error}); is the disk full? Nothing half-written remains") from error
+        with atomic_write(path) as aside:
+            save_file(tensors, aside, metadata)
 
 
 class EpisodeFile:
@@ -125,6 +123,6 @@ class EpisodeFile:
 
 def _episode_info(text: str, path: Path) -> EpisodeInfo:
     try:
-        return EpisodeInfo(**json.loads(text))
-    except (json.JSONDecodeError, TypeError) as error:
+        return from_dict(EpisodeInfo, parse_json(text, "info"), "info")
+    except ConfigError as error:
         raise DataError(f"{path}: its metadata do not describe an episode ({error})") from error

@@ -10,7 +10,7 @@ from hypothesis.extra import numpy as arrays
 from safetensors.numpy import save_file
 
 from worldgym.data.episode import Episode, EpisodeFile, EpisodeInfo
-from worldgym.errors import DataError
+from worldgym.errors import DataError, StorageError
 
 MakeEpisode = Callable[..., Episode]
 INFO = EpisodeInfo("Toy", "hammer", "random", 3, 2)
@@ -107,6 +107,6 @@ def test_a_failed_write_leaves_nothing(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("worldgym.data.episode.save_file", full)
-    with pytest.raises(DataError, match="No space left"):
+    with pytest.raises(StorageError, match=r"No space left.*Nothing half-written is left.*GB are free"):
         make_episode("hammer", "expert", 0).save(tmp_path / "episode.safetensors")
     assert list(tmp_path.iterdir()) == []

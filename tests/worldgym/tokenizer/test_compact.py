@@ -30,6 +30,7 @@ SIZES = [
     {"resolution": 128},
     {"resolution": 128, "context_grid": 16, "frame_grid": 8},
     {"resolution": 32, "context_grid": 4, "frame_grid": 2},
+    {"resolution": 40, "context_grid": 5, "frame_grid": 1},
 ]
 
 
