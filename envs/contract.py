@@ -1,15 +1,20 @@
 """What all environments here share: spaces, action checks, the window of ``render_mode="human"``."""
 
+import functools
+import sys
+
 import gymnasium as gym
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from worldgym.errors import DependencyNotInstalled, InvalidAction
+from worldgym.errors import InvalidAction
 
 Frame = NDArray[np.uint8]
 
 FrameSpace = gym.spaces.Box[np.uint8]
 ActionSpace = gym.spaces.Box[np.float32]
+
+RENDER_MODES = ("rgb_array", "human")
 
 
 def frame_space(resolution: int) -> FrameSpace:
@@ -52,34 +57,44 @@ def checked_actions(actions: ArrayLike, space: ActionSpace, acting: NDArray[np.b
 
 def _as_float32(action: ArrayLike, space: ActionSpace, shape: tuple[int, ...]) -> NDArray[np.float32]:
     try:
+        given = np.asarray(action)
+        if given.dtype.kind not in "biuf":
+            raise InvalidAction(f"expected an action of {space}, real numbers, got {given.dtype}: {action!r}")
         with np.errstate(over="ignore"):  # what overflows becomes infinite, and is then refused by that name
-            values = np.asarray(action, np.float32)
-    except (TypeError, ValueError) as error:
-        raise InvalidAction(f"expected an action of {space}, got {action!r}") from error
+            values = given.astype(np.float32)
+    except (TypeError, ValueError, RuntimeError) as error:  # ragged lists, tensors with gradients
+        raise InvalidAction(f"expected an action of {space}, got {action!r}: {error}") from error
     if values.shape != shape:
         raise InvalidAction(f"expected an action of shape {shape} for {space}, got shape {values.shape}: {action!r}")
     return values
 
 
 def show_frame(frame: Frame, title: str) -> None:
-    """Show the frame in a window, eight times enlarged.
+    """Show the frame in a window; where there is no display, say so once on stderr and go on.
 
-    Raises:
-        DependencyNotInstalled: where matplotlib has no window to draw in.
+    It is no error, because Gymnasium's ``check_env`` makes every environment anew in each of its render modes.
     """
     import matplotlib
     import matplotlib.pyplot as plt
 
     if matplotlib.get_backend().lower() == "agg":
-        raise DependencyNotInstalled(
-            "render_mode='human' needs a display and a window toolkit; `pip install pyqt6`, or use 'rgb_array'"
-        )
+        _say_that_nothing_is_shown()
+        return
     figure = plt.figure(title)
     figure.clear()
     axes = figure.add_axes((0, 0, 1, 1))
     axes.imshow(frame)
     axes.set_axis_off()
     plt.pause(0.001)
+
+
+@functools.cache
+def _say_that_nothing_is_shown() -> None:
+    print(
+        "worldgym: render_mode='human' shows no window here: it needs a display and a window toolkit; "
+        "`pip install pyqt6`, or use 'rgb_array'",
+        file=sys.stderr,
+    )
 
 
 def close_window(title: str) -> None:

@@ -82,7 +82,10 @@ class Imagination:
         return (self.model.config.context_length, *self.observation_space.shape)
 
     def _checked_frames(self, frames: Any) -> NDArray[np.uint8]:
-        array = frames.numpy(force=True) if isinstance(frames, torch.Tensor) else np.asarray(frames)
+        try:
+            array = frames.numpy(force=True) if isinstance(frames, torch.Tensor) else np.asarray(frames)
+        except (TypeError, ValueError, RuntimeError) as error:  # such as ragged lists
+            raise InvalidFrames(f"the reset option 'frames' must be uint8 {self._context_shape}: {error}") from error
         if array.dtype != np.uint8 or array.shape != self._context_shape:
             raise InvalidFrames(
                 f"the reset option 'frames' must be uint8 {self._context_shape}, got {array.dtype} {array.shape}"

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import torch
 
+from worldgym.envs import contract
 from worldgym.envs.contract import action_space, checked_action, checked_actions, close_window, frame_space, show_frame
-from worldgym.errors import DependencyNotInstalled, InvalidAction
+from worldgym.errors import InvalidAction
 
 SPACE = action_space(2)
 
@@ -32,6 +33,27 @@ def test_actions_of_any_kind_become_float32_and_are_clipped(action: Any) -> None
 def test_bad_actions(action: Any) -> None:
     with pytest.raises(InvalidAction, match="expected"):
         checked_action(action, SPACE)
+
+
+@pytest.mark.parametrize(
+    ("action", "said"),
+    [
+        (torch.zeros(2, requires_grad=True), "detach"),
+        ([torch.zeros((), requires_grad=True)] * 2, "expected an action"),
+        (np.zeros(2, np.complex64), "real numbers, got complex64"),
+        ([1j, 0], "real numbers, got complex128"),
+        ([[1], [1, 2]], "inhomogeneous"),
+        (["0", "1"], "real numbers, got <U1"),
+        ([b"0", b"1"], "real numbers"),
+        (np.array([0, 1], "datetime64[s]"), "real numbers"),
+        ([10**400, 0], "real numbers, got object"),
+    ],
+)
+def test_actions_that_are_no_plain_numbers(action: Any, said: str) -> None:
+    with pytest.raises(InvalidAction, match=said):
+        checked_action(action, SPACE)
+    with pytest.raises(InvalidAction, match=said):
+        checked_actions(action, SPACE, np.array([True]))
 
 
 def test_slots_that_do_not_act_may_hold_anything() -> None:
@@ -59,7 +81,15 @@ def test_a_window_shows_the_frame_and_closes(monkeypatch: pytest.MonkeyPatch) ->
     mpl.use(before)
 
 
-def test_no_display(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_display_it_says_so_once_and_goes_on(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr(mpl, "get_backend", lambda: "agg")
-    with pytest.raises(DependencyNotInstalled, match=r"pyqt6.*'rgb_array'"):
+    contract._say_that_nothing_is_shown.cache_clear()
+    for _ in range(2):
         show_frame(np.zeros((4, 4, 3), np.uint8), "a test")
+    (said,) = capfd.readouterr().err.splitlines()
+    assert "pyqt6" in said
+    assert "'rgb_array'" in said
+    assert plt.get_figlabels() == []
+    close_window("a test")

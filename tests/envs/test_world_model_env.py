@@ -14,6 +14,7 @@ import torch
 from gymnasium.utils.env_checker import check_env, data_equivalence
 
 import worldgym
+from worldgym.envs import contract
 from worldgym.envs.contract import Frame
 from worldgym.envs.start_states import StartStates
 from worldgym.envs.world_model_env import WorldModelEnv
@@ -45,7 +46,13 @@ def episode(env: gym.Env[Any, Any], steps: int, **reset: Any) -> list[Any]:
     return said + [env.step(rng.uniform(-1, 1, 4).astype(np.float32)) for _ in range(steps)]
 
 
-def test_gymnasium_finds_nothing_wrong(tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gymnasium_finds_nothing_wrong(tiny_checkpoint: Path) -> None:
+    """Without a display too: the checker makes the environment anew in every render mode."""
+    check_env(WorldModelEnv(checkpoint=tiny_checkpoint), skip_render_check=True)
+    check_env(gym.make(ID, checkpoint=tiny_checkpoint).unwrapped)
+
+
+def test_gymnasium_finds_nothing_wrong_with_windows(tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("matplotlib.pyplot.pause", lambda seconds: None)
     before = mpl.get_backend()
     mpl.use("template")  # a backend with windows in name only, for render_mode="human"
@@ -200,12 +207,14 @@ def test_render(tiny_checkpoint: Path) -> None:
 
 
 def test_human_rendering_without_a_display_says_what_to_do(
-    tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(mpl, "get_backend", lambda: "agg")
+    contract._say_that_nothing_is_shown.cache_clear()
     env = gym.make(ID, checkpoint=tiny_checkpoint, render_mode="human")
-    with pytest.raises(worldgym.errors.DependencyNotInstalled, match=r"pyqt6.*rgb_array"):
-        env.reset()
+    env.reset()
+    env.step(env.action_space.sample())
+    assert capfd.readouterr().err.count("pip install pyqt6") == 1
 
 
 @pytest.mark.parametrize(
@@ -240,6 +249,7 @@ def test_bad_render_mode(tiny_checkpoint: Path) -> None:
         ({"frames": np.zeros((2, 32, 32, 3), np.uint8)}, InvalidFrames, r"got uint8 \(2, 32, 32, 3\)"),
         ({"frames": np.zeros((1, 64, 64, 3), np.uint8)}, InvalidFrames, r"\(2, 64, 64, 3\), got"),
         ({"frames": "video.mp4"}, InvalidFrames, "uint8"),
+        ({"frames": [[0], [0, 0]]}, InvalidFrames, "uint8.*inhomogeneous"),
     ],
 )
 def test_bad_options(env: gym.Env[Any, Any], options: dict[str, Any], error: type[Exception], message: str) -> None:
