@@ -2,6 +2,7 @@
 
 import functools
 import sys
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -14,7 +15,8 @@ Frame = NDArray[np.uint8]
 FrameSpace = gym.spaces.Box[np.uint8]
 ActionSpace = gym.spaces.Box[np.float32]
 
-RENDER_MODES = ("rgb_array", "human")
+METADATA: dict[str, Any] = {"render_modes": ["rgb_array", "human"], "render_fps": 40}
+"""Real time: Meta-World runs at 80 steps a second, and an environment's step is two of them."""
 
 
 def frame_space(resolution: int) -> FrameSpace:

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from worldgym.config import Sampling
+from worldgym.devices import checked_device
 from worldgym.envs.contract import action_space, frame_space
 from worldgym.envs.start_states import StartStates
 from worldgym.errors import CheckpointError, InvalidFrames, InvalidOption, UnknownTask, nearest
@@ -47,6 +48,8 @@ class Imagination:
         self.action_space = action_space(config.action_dim)
 
     def _known_task(self, task: str) -> str:
+        if not isinstance(task, str):
+            raise InvalidOption(f"task must be a name or None, got {task!r}; {nearest('', self.tasks)}")
         name = task if task in self.tasks else task.removesuffix("-v3")  # Meta-World's own ids end so
         if name not in self.tasks:
             raise UnknownTask(f"the checkpoint does not know the task {task!r}; {nearest(task, self.tasks)}")
@@ -66,9 +69,14 @@ class Imagination:
         if "frames" in options:
             return self._checked_frames(options["frames"]), info
         if self.starts is None:
+            frames = f'options={{"frames": uint8 {list(self._context_shape)}}}'
+            if self._loaded.in_memory:
+                raise InvalidOption(
+                    f"a WorldModel was given, which carries no start states: reset with {frames}, or make the "
+                    "environment with the checkpoint's name or folder instead"
+                )
             raise CheckpointError(
-                "this checkpoint has no start states, so it needs real frames to go on from: reset with "
-                f'options={{"frames": uint8 {list(self._context_shape)}}}'
+                f"this checkpoint has no start states, so it needs real frames to go on from: reset with {frames}"
             )
         task = self.task if self.task is not None else self.tasks[rng.integers(len(self.tasks))]
         index = options["start"] if "start" in options else int(rng.integers(self.starts.count(task)))
@@ -123,10 +131,11 @@ def certainty(state: WorldModelState) -> list[dict[str, Any]]:
 
 @dataclass(frozen=True)
 class _Loaded:
-    """A model and its bank; ``starts`` is None for a checkpoint without one, such as a published one."""
+    """A model and its bank; ``starts`` is None for a checkpoint without one, and for a model given ``in_memory``."""
 
     model: WorldModel
     starts: StartStates | None
+    in_memory: bool = False
 
 
 # Environments of one checkpoint share its weights as long as one of them lives.
@@ -137,7 +146,10 @@ def _load(checkpoint: Checkpoint, device: Device, dtype: Precision) -> _Loaded:
     if isinstance(checkpoint, WorldModel):
         if device is not None or dtype is not None:
             raise InvalidOption("a WorldModel was given, which has its device and dtype; leave them out")
-        return _Loaded(checkpoint, None)
+        return _Loaded(checkpoint, None, in_memory=True)
+    if not isinstance(checkpoint, (str, Path)):
+        raise InvalidOption(f"checkpoint must be a name, a folder, a Hub id or a WorldModel, got {checkpoint!r}")
+    device = checked_device("cpu" if device is None else device)
     folder, precision = locate(checkpoint).resolve(), _as_dtype(dtype)
     about = folder.stat()  # a checkpoint that was written anew in the meantime is another one
     key = (folder, about.st_ino, about.st_mtime_ns, str(device), precision)

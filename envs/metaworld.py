@@ -7,6 +7,7 @@ Rewards are summed over the repeat and raised by 10 in every step that succeeds 
 import ctypes.util
 import functools
 import importlib
+import importlib.util
 import os
 import sys
 import warnings
@@ -18,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from worldgym.envs.contract import (
+    METADATA,
     ActionSpace,
     Frame,
     action_space,
@@ -67,9 +69,10 @@ class SimulatorMetaWorld(gym.Env[Frame, NDArray[np.float32]]):
     Raises:
         UnknownTask: for a name that Meta-World does not have.
         DependencyNotInstalled: without the ``metaworld`` extra, or without an OpenGL library to draw offscreen.
+        RenderingError: where the OpenGL library is there and fails.
     """
 
-    metadata = {"render_modes": ["rgb_array", "human"], "render_fps": 20}  # noqa: RUF012 (Gymnasium's own form)
+    metadata = METADATA
     action_space: ActionSpace
 
     def __init__(self, task: str = "plate-slide", render_mode: str | None = None, look: Look = "fast") -> None:
@@ -95,6 +98,7 @@ class SimulatorMetaWorld(gym.Env[Frame, NDArray[np.float32]]):
         simulator._set_task_called = True
         simulator._partially_observable = False
         simulator.__dict__.pop("sawyer_observation_space", None)
+        simulator.max_path_length = sys.maxsize  # it would refuse to go on after 500 steps; gym.make sets the limit
         return simulator
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Frame, dict[str, Any]]:
@@ -214,14 +218,26 @@ _GL_ADVICE = (
 @functools.cache
 def _import_metaworld() -> None:
     """Import Meta-World with an OpenGL backend that works without a display."""
+    missing = [name for name in ("metaworld", "mujoco") if not _is_installed(name)]
+    if missing:
+        raise DependencyNotInstalled(
+            f"Meta-World is not installed ({' and '.join(missing)} not found); run `pip install worldgym[metaworld]`. "
+            "The learned environment WorldModel-MetaWorld-v0 runs without it."
+        )
     _choose_gl_backend()
     try:
         importlib.import_module("metaworld")
-    except ImportError as error:
-        raise DependencyNotInstalled(
-            f"Meta-World is not installed ({error}); run `pip install worldgym[metaworld]`. "
-            "The learned environment WorldModel-MetaWorld-v0 runs without it."
+    except Exception as error:  # OpenGL libraries fail in ways of their own
+        raise RenderingError(
+            f"Meta-World cannot be imported with MUJOCO_GL={os.environ.get('MUJOCO_GL')!r}: {error}. {_GL_ADVICE}"
         ) from error
+
+
+def _is_installed(name: str) -> bool:
+    try:
+        return importlib.util.find_spec(name) is not None
+    except ValueError:  # it stands in sys.modules without a spec
+        return sys.modules[name] is not None
 
 
 def _choose_gl_backend() -> None:

@@ -15,7 +15,15 @@ from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
-from worldgym.envs.contract import ActionSpace, Frame, checked_action, checked_actions, close_window, show_frame
+from worldgym.envs.contract import (
+    METADATA,
+    ActionSpace,
+    Frame,
+    checked_action,
+    checked_actions,
+    close_window,
+    show_frame,
+)
 from worldgym.envs.imagination import Checkpoint, Device, Imagination, Precision, certainty
 from worldgym.errors import InvalidOption, ResetNeeded, nearest
 from worldgym.world_model import WorldModel, WorldModelState
@@ -23,7 +31,6 @@ from worldgym.world_model import WorldModel, WorldModelState
 Info = dict[str, Any]
 Options = dict[str, Any]
 WINDOW = "worldgym"
-METADATA: dict[str, Any] = {"render_modes": ["rgb_array", "human"], "render_fps": 20}
 
 
 class WorldModelEnv(gym.Env[Frame, NDArray[np.float32]]):
@@ -32,8 +39,8 @@ class WorldModelEnv(gym.Env[Frame, NDArray[np.float32]]):
     Args:
         task: one of the checkpoint's tasks; None draws one at each reset, named in ``info["task"]``.
         checkpoint: a shipped name, a folder, a Hugging Face Hub id, or a :class:`WorldModel`.
-        device: where to compute; None leaves the choice to :meth:`WorldModel.from_pretrained`.
-        dtype: the precision to compute in; None likewise.
+        device: where to compute, such as ``cuda``; None is the CPU.
+        dtype: the precision to compute in, such as ``bfloat16``; None is float32.
         temperature: of the token sampling; None takes the checkpoint's own.
         top_k: how many tokens it may choose from, 1 is greedy; None takes the checkpoint's own.
         render_mode: ``rgb_array``, ``human`` or None.
@@ -41,7 +48,8 @@ class WorldModelEnv(gym.Env[Frame, NDArray[np.float32]]):
     Raises:
         UnknownTask: for a task that the checkpoint does not name.
         CheckpointError: for a checkpoint that is missing or damaged.
-        InvalidOption: for another render mode.
+        ConfigError: for a device that cannot be used here, or a temperature or top_k out of range.
+        InvalidOption: for another render mode, or an argument of another kind.
     """
 
     metadata = METADATA
@@ -86,7 +94,7 @@ class WorldModelEnv(gym.Env[Frame, NDArray[np.float32]]):
         Raises:
             InvalidOption: for another option, or an index outside the bank.
             InvalidFrames: for frames of another shape or dtype.
-            CheckpointError: without ``frames`` where the checkpoint has no start states.
+            CheckpointError: without ``frames`` where the checkpoint has no start states (a WorldModel: InvalidOption).
         """
         super().reset(seed=seed)
         frames, info = self._imagination.draw_start(self.np_random, options)

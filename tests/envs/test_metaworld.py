@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env, data_equivalence
 
-from worldgym.envs.metaworld import PAPER_TASKS, SimulatorMetaWorld, task_names
+from worldgym.envs.metaworld import ACTION_REPEAT, PAPER_TASKS, SimulatorMetaWorld, task_names
 from worldgym.errors import InvalidAction, InvalidOption, ResetNeeded, UnknownTask
 
 ID = "Simulator-MetaWorld-v0"
@@ -144,6 +144,18 @@ def test_looks_differ_in_pictures_alone() -> None:
     assert fast.step(actions(1)[0])[1] == reference.step(actions(1)[0])[1]
     fast.close()
     reference.close()
+
+
+def test_the_only_limit_is_gymnasiums(env: SimulatorMetaWorld) -> None:
+    env.reset(seed=0)
+    for _ in range(510):  # Meta-World's own limit is 500; without pictures these are quick
+        *_, truncated, _ = env.simulator.step(np.zeros(4, np.float32))
+        assert not truncated
+    env.step(np.zeros(4, np.float32))
+
+
+def test_shown_at_the_pace_of_the_simulator(env: SimulatorMetaWorld) -> None:
+    assert env.metadata["render_fps"] == pytest.approx(1 / (ACTION_REPEAT * env.simulator.dt))
 
 
 def test_render(env: SimulatorMetaWorld) -> None:

@@ -4,6 +4,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 WITHOUT_METAWORLD = """
 import sys
 sys.modules["metaworld"] = sys.modules["mujoco"] = None  # importing them raises ImportError
@@ -36,6 +38,18 @@ except DependencyNotInstalled as error:
     print(error)
 """
 
+BROKEN_OPENGL = """
+import os
+os.environ["MUJOCO_GL"] = "bogus"
+import gymnasium as gym
+import worldgym
+from worldgym.errors import RenderingError
+try:
+    gym.make("Simulator-MetaWorld-v0")
+except RenderingError as error:
+    print(error)
+"""
+
 
 def said_by(code: str) -> str:
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=120)
@@ -50,3 +64,11 @@ def test_missing_opengl_names_its_packages() -> None:
     said = said_by(WITHOUT_OPENGL)
     assert "libegl1" in said
     assert "libosmesa6" in said
+
+
+@pytest.mark.simulator
+def test_broken_opengl_is_not_called_a_missing_simulator() -> None:
+    said = said_by(BROKEN_OPENGL)
+    assert "MUJOCO_GL='bogus'" in said
+    assert "libegl1" in said
+    assert "not installed" not in said

@@ -176,7 +176,7 @@ def test_a_model_in_memory(tiny_checkpoint: Path, real_frames: Frame) -> None:
     model = worldgym.WorldModel.from_pretrained(tiny_checkpoint)
     env = gym.make(ID, checkpoint=model, task="hammer")
     assert env.unwrapped.world_model is model
-    with pytest.raises(CheckpointError, match=r"no start states.*options"):
+    with pytest.raises(InvalidOption, match=r"a WorldModel was given.*options.*or make the environment"):
         env.reset()
     assert env.reset(options={"frames": real_frames})[1]["task"] == "hammer"
     with pytest.raises(InvalidOption, match="leave them out"):
@@ -223,7 +223,13 @@ def test_human_rendering_without_a_display_says_what_to_do(
         ({"task": "hamer"}, UnknownTask, "'hamer'; did you mean 'hammer'"),
         ({"checkpoint": "metaworld-46"}, CheckpointError, "metaworld-46"),
         ({"temperature": 0.0}, ConfigError, "temperature must be above 0"),
-        ({"top_k": 0}, ConfigError, "top_k at least 1"),
+        ({"top_k": 0}, ConfigError, "top_k .*at least 1"),
+        ({"task": 3}, InvalidOption, "task must be a name or None, got 3; known names: hammer"),
+        ({"checkpoint": None}, InvalidOption, "checkpoint must be a name.*got None"),
+        ({"checkpoint": 3}, InvalidOption, "checkpoint must be a name.*got 3"),
+        ({"device": "gpu"}, ConfigError, "device 'gpu' cannot be used here"),
+        ({"device": "cuda:99"}, ConfigError, "device 'cuda:99' cannot be used here"),
+        ({"device": 3.5}, ConfigError, "device '3.5' cannot be used here"),
         ({"dtype": "int8"}, InvalidOption, "bfloat16.*'int8'"),
         ({"dtype": "float23"}, InvalidOption, "'float23'"),
     ],
