@@ -36,6 +36,7 @@ $(BIN)/python:
 	@$(PYTHON) -m venv $(VENV) \
 		|| { rm -rf $(VENV); echo "cannot make a virtual environment; on Debian: apt-get install python3-venv"; exit 1; }
 
+# torch first and by itself: by far the largest download, it then stays installed where a later step fails.
 $(VENV)/.core: setup.cfg constraints.txt | $(BIN)/python
 	@echo "installing worldgym into $(VENV) ..."
 	$(INSTALL) torch
