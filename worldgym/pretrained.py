@@ -5,9 +5,11 @@
                 transformer/{config.json, model.safetensors}
 
 Loading checks everything before it builds anything: whatever is missing, unknown, misshapen or not finite is named in
-one error, and no weight is ever left as it was initialised. Only JSON and safetensors are read.
+one error, and no weight is ever left as it was initialised. Only JSON and safetensors are read. Our own weights hold
+digests among their metadata, by which a flipped bit is found, and a transformer beside another tokenizer than its own.
 """
 
+import hashlib
 import json
 import os
 import re
@@ -17,14 +19,14 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from worldgym.checkpoints import shipped
 from worldgym.config import TransformerConfig, WorldModelConfig, from_dict, to_dict
 from worldgym.errors import CheckpointError, ConfigError, nearest
-from worldgym.files import atomic_folder, free_space
+from worldgym.files import atomic_folder, read_json
 from worldgym.tokenizer import build_tokenizer
 from worldgym.tokenizer.base import Tokenizer
 from worldgym.tokenizer.compressive import config_from_published
@@ -41,9 +43,20 @@ OURS = (CONFIG, TOKENIZER, TRANSFORMER, f"{START_STATES}/*.npz")
 NEEDED = (*OURS, PUBLISHED_TOKENIZER, PUBLISHED_TRANSFORMER, *PUBLISHED_CONFIGS)
 # Found in some published files and without a part in imagination: tables that are worked out anew, a training head.
 SPARE = re.compile(r".*\.rotary_emb\.inv_freq|action_recon_linear\..*")
+# Entries of the metadata of our own files: of the tensors themselves, and of the tokenizer that a transformer needs.
+DIGEST = "sha256"
+TOKENIZER_DIGEST = "tokenizer_sha256"
+GOAL_CONDITIONED = "goal-cond"  # within the names of published models that take a goal
 
 Tensors = dict[str, Tensor]
 T = TypeVar("T")
+
+
+class _File(NamedTuple):
+    """What a safetensors file holds."""
+
+    tensors: Tensors
+    metadata: Mapping[str, str]
 
 
 class Parts(NamedTuple):
@@ -55,23 +68,31 @@ class Parts(NamedTuple):
 
 
 def load(
-    name_or_path: str | os.PathLike[str], dtype: torch.dtype = torch.float32, revision: str | None = None
+    name_or_path: str | os.PathLike[str],
+    dtype: torch.dtype = torch.float32,
+    revision: str | None = None,
+    goal_conditioned: bool | None = None,
 ) -> Parts:
     """Find a checkpoint, check all of it, build it on the CPU; see ``WorldModel.from_pretrained``."""
     folder = locate(name_or_path, revision)
     problems: list[str] = []
     if (folder / CONFIG).is_file():
-        tensors = [_read(folder / name, name, problems) for name in (TOKENIZER, TRANSFORMER)]
-        config = _own_config(folder, problems)
+        files = [_read(folder / name, name, problems) for name in (TOKENIZER, TRANSFORMER)]
+        config = _own_config(folder, goal_conditioned, problems)
+        _check_pair(*files, problems)
     elif any((folder / name).exists() for name in PUBLISHED_CONFIGS):
-        tensors = [_read(folder / name, name, problems) for name in (PUBLISHED_TOKENIZER, PUBLISHED_TRANSFORMER)]
-        config = _published_config(folder, tensors[-1] or {}, problems)
-        tensors[-1] = _prefixed(tensors[-1])
+        files = [_read(folder / name, name, problems) for name in (PUBLISHED_TOKENIZER, PUBLISHED_TRANSFORMER)]
+        if goal_conditioned is None:
+            name = folder.absolute().name if Path(name_or_path).expanduser().is_dir() else os.fspath(name_or_path)
+            goal_conditioned = GOAL_CONDITIONED in name
+        config = _published_config(folder, files[-1].tensors if files[-1] else {}, goal_conditioned, problems)
+        files[-1] = _prefixed(files[-1])
     else:
         raise CheckpointError(
             f"{folder}: expected {CONFIG}, or {' and '.join(PUBLISHED_CONFIGS)} of the published layout; "
             f"got {sorted(path.name for path in folder.iterdir()) or 'an empty folder'}"
         )
+    tensors = [None if file is None else file.tensors for file in files]
     if config is None:
         raise _refusal(folder, problems)
     with torch.device("meta"):
@@ -95,17 +116,26 @@ def save(
     dtype: torch.dtype | None = None,
 ) -> None:
     """Write our own layout, all or nothing; see ``WorldModel.save_pretrained``."""
-    try:
-        with atomic_folder(folder) as aside:
-            for module, name in ((tokenizer, TOKENIZER), (transformer, TRANSFORMER)):
-                tensors = {key: _stored(value, dtype) for key, value in module.state_dict().items()}
-                save_file(tensors, aside / name, metadata={"format": "pt"})
-            (aside / CONFIG).write_text(json.dumps(to_dict(config), indent=2) + "\n")
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(
-            f"could not write a checkpoint to {folder}: {error}. Nothing half-written is left; "
-            f"{free_space(folder)}: make room or choose another disk"
-        ) from error
+    stored = {
+        name: {key: _stored(value, dtype) for key, value in module.state_dict().items()}
+        for name, module in ((TOKENIZER, tokenizer), (TRANSFORMER, transformer))
+    }
+    digests = {name: digest(tensors) for name, tensors in stored.items()}
+    with atomic_folder(folder) as aside:
+        for name, tensors in stored.items():
+            pair = {TOKENIZER_DIGEST: digests[TOKENIZER]} if name == TRANSFORMER else {}
+            save_file(tensors, aside / name, metadata={"format": "pt", DIGEST: digests[name], **pair})
+        (aside / CONFIG).write_text(json.dumps(to_dict(config), indent=2) + "\n", encoding="utf-8")
+
+
+def digest(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 over the names, dtypes, shapes and bytes of tensors, in hexadecimal."""
+    total = hashlib.sha256()
+    for name in sorted(tensors):
+        value = tensors[name].detach().cpu().contiguous()
+        total.update(f"{name} {value.dtype} {list(value.shape)}\n".encode())
+        total.update(value.flatten().view(torch.uint8).numpy())  # as bytes, because numpy knows no bfloat16
+    return total.hexdigest()
 
 
 def locate(name_or_path: str | os.PathLike[str], revision: str | None = None) -> Path:
@@ -142,37 +172,54 @@ def _download(name: str, revision: str | None) -> Path:
         ) from error
 
 
-def _read(path: Path, name: str, problems: list[str]) -> Tensors | None:
-    """A file's tensors, None where it cannot be read."""
+def _read(path: Path, name: str, problems: list[str]) -> _File | None:
+    """A file's tensors but the spare ones, and its metadata; None where it cannot be read."""
     try:
-        return {key: value for key, value in load_file(path).items() if not SPARE.fullmatch(key)}
+        with safe_open(path, "pt") as file:
+            metadata = dict(file.metadata() or {})
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     except FileNotFoundError:
         problems.append(f"{name} is missing")
+        return None
     except (SafetensorError, OSError, ValueError) as error:
         problems.append(f"{name} is damaged or not a safetensors file ({error}): fetch it again")
-    return None
+        return None
+    if DIGEST in metadata and metadata[DIGEST] != digest(tensors):
+        problems.append(f"{name} is damaged or was changed after it was saved (its {DIGEST} differs): fetch it again")
+    return _File({key: value for key, value in tensors.items() if not SPARE.fullmatch(key)}, metadata)
+
+
+def _check_pair(tokenizer: _File | None, transformer: _File | None, problems: list[str]) -> None:
+    """A transformer only knows the codes of the tokenizer that it was saved with."""
+    if tokenizer is None or transformer is None or TOKENIZER_DIGEST not in transformer.metadata:
+        return
+    if transformer.metadata[TOKENIZER_DIGEST] != tokenizer.metadata.get(DIGEST):
+        problems.append(
+            f"{TRANSFORMER} was saved with another tokenizer than {TOKENIZER}: fetch or save both together again"
+        )
 
 
 def _json(folder: Path, name: str, problems: list[str]) -> Mapping[str, Any] | None:
     try:
-        values = json.loads((folder / name).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        problems.append(f"{name} is missing")
+        return read_json(folder / name, name)
+    except ConfigError as error:
+        problems.append(str(error))
         return None
-    except (OSError, ValueError) as error:
-        problems.append(f"{name} is not JSON ({error})")
-        return None
-    if not isinstance(values, Mapping):
-        problems.append(f"{name} must hold a JSON object, got {type(values).__name__}")
-        return None
-    return values
 
 
-def _own_config(folder: Path, problems: list[str]) -> WorldModelConfig | None:
-    return _attempt(partial(from_dict, WorldModelConfig), _json(folder, CONFIG, problems), CONFIG, problems)
+def _own_config(folder: Path, goal_conditioned: bool | None, problems: list[str]) -> WorldModelConfig | None:
+    config = _attempt(partial(from_dict, WorldModelConfig), _json(folder, CONFIG, problems), CONFIG, problems)
+    if config is not None and goal_conditioned not in (None, config.goal_conditioned):
+        problems.append(
+            f"{CONFIG}: goal_conditioned is {config.goal_conditioned}, asked for was {goal_conditioned}: leave it out, "
+            "only published folders do not say it themselves"
+        )
+    return config
 
 
-def _published_config(folder: Path, tensors: Tensors, problems: list[str]) -> WorldModelConfig | None:
+def _published_config(
+    folder: Path, tensors: Tensors, goal_conditioned: bool, problems: list[str]
+) -> WorldModelConfig | None:
     """What the two published files and the tensors' names say; the reward is taken as symlog."""
     tokenizer, transformer = (_json(folder, name, problems) for name in PUBLISHED_CONFIGS)
     tokenizer_config = _attempt(config_from_published, tokenizer, PUBLISHED_CONFIGS[0], problems)
@@ -187,6 +234,7 @@ def _published_config(folder: Path, tensors: Tensors, problems: list[str]) -> Wo
             transformer_config,
             action_dim=action.shape[-1] if conditioned else 0,
             reward=any(key.startswith("reward_linear.") for key in tensors),
+            goal_conditioned=goal_conditioned,
         )
     except ConfigError as error:
         problems.append(str(error))
@@ -212,6 +260,8 @@ def transformer_from_published(values: Mapping[str, Any], where: str) -> Transfo
     """
     heads, width = values.get("num_attention_heads"), values.get("hidden_size")
     rope = values.get("rope_parameters") or values.get("rope_scaling") or {}
+    if not isinstance(rope, Mapping):
+        raise ConfigError(f"{where}: rope_parameters or rope_scaling must be a JSON object, got {rope!r}")
     fixed = {
         "model_type": (values.get("model_type", "llama"), "llama"),
         "hidden_act": (values.get("hidden_act", "silu"), "silu"),
@@ -244,14 +294,13 @@ def transformer_from_published(values: Mapping[str, Any], where: str) -> Transfo
     return from_dict(TransformerConfig, fields, where)
 
 
-def _prefixed(tensors: Tensors | None) -> Tensors | None:
+def _prefixed(file: _File | None) -> _File | None:
     """Action-free checkpoints hold the bare language model, which here is the part called ``llm``."""
-    if tensors is None or any(key.startswith("llm.") for key in tensors):
-        return tensors
-    return {
-        key if key.startswith(("action_linear.", "reward_linear.")) else f"llm.{key}": value
-        for key, value in tensors.items()
-    }
+    if file is None or any(key.startswith("llm.") for key in file.tensors):
+        return file
+    heads = ("action_linear.", "reward_linear.")
+    named = {key if key.startswith(heads) else f"llm.{key}": value for key, value in file.tensors.items()}
+    return file._replace(tensors=named)
 
 
 def _differences(part: str, expected: Mapping[str, Tensor], found: Tensors) -> list[str]:

@@ -14,7 +14,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from worldgym.config import Sampling, WorldModelConfig
-from worldgym.errors import ConfigError, InvalidAction, InvalidFrames
+from worldgym.devices import checked_device
+from worldgym.errors import ConfigError, InvalidAction, InvalidFrames, nearest
+from worldgym.symlog import symexp
 from worldgym.tokenizer.base import ContextFeatures, Tokenizer
 from worldgym.tokens import TokenLayout
 from worldgym.transformer.cache import KeyValueCache
@@ -23,6 +25,7 @@ from worldgym.transformer.llama import Transformer
 
 Array = Tensor | NDArray[Any]
 Rows = Sequence[int] | Tensor | NDArray[np.integer[Any]]
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16, "float64": torch.float64}
 
 
 class Imagined(NamedTuple):
@@ -85,7 +88,12 @@ class WorldModelState:
         self.cache.put(chosen, other.cache)
 
     def fork(self, count: int) -> "WorldModelState":
-        """Each row ``count`` times, copies of one row side by side, independent from here on: ``[B * count]``."""
+        """Each row ``count`` times, copies of one row side by side, independent from here on: ``[B * count]``.
+
+        Raises ConfigError for a count below 1.
+        """
+        if count < 1:
+            raise ConfigError(f"fork takes how many copies each row becomes, at least 1, got {count}")
         return self.select([row for row in range(len(self)) for _ in range(count)])
 
     def _rows(self, rows: Rows) -> tuple[list[int], Tensor]:
@@ -121,31 +129,39 @@ class WorldModel:
         cls,
         name_or_path: str | os.PathLike[str],
         device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
+        dtype: torch.dtype | str | None = None,
         revision: str | None = None,
+        goal_conditioned: bool | None = None,
     ) -> "WorldModel":
         """Load a checkpoint: a name that ships, a folder (ours or the published layout), or a Hugging Face Hub id.
 
-        dtype: of the weights in memory; float32 unless given, whatever they are stored as.
+        device: where to put it, such as "cpu" or "cuda:1"; the CPU unless given.
+        dtype: of the weights in memory, such as torch.bfloat16 or "bfloat16"; float32 unless given, whatever they are
+            stored as.
         revision: branch, tag or commit of a Hub repository.
+        goal_conditioned: whether the first context frame is a goal. Our own folders say it themselves; a published one
+            is taken as such where the name of the folder or Hub id contains "goal-cond", unless told here.
 
-        Raises CheckpointError, which lists everything that is missing, unknown, misshapen or not finite.
+        Raises CheckpointError, which lists everything that is missing, unknown, misshapen, changed since it was saved
+        or not finite; ConfigError for a device or dtype that there is not.
         """
         from worldgym.pretrained import load
 
-        parts = load(name_or_path, dtype=dtype or torch.float32, revision=revision)
-        return cls(*parts).to(device)
+        place, kind = checked_device("cpu" if device is None else device), checked_dtype(dtype)
+        parts = load(name_or_path, dtype=kind, revision=revision, goal_conditioned=goal_conditioned)
+        return cls(*parts).to(place)
 
-    def save_pretrained(self, folder: str | os.PathLike[str], dtype: torch.dtype | None = None) -> None:
+    def save_pretrained(self, folder: str | os.PathLike[str], dtype: torch.dtype | str | None = None) -> None:
         """Write ``config.json``, ``tokenizer.safetensors`` and ``transformer.safetensors``, all or nothing.
 
-        dtype: of the weights on disk, such as torch.float16; as they are unless given.
+        dtype: of the weights on disk, such as torch.float16 or "float16"; as they are unless given.
 
-        Raises CheckpointError where the disk refuses; what stood in ``folder`` before is then still there.
+        Raises StorageError where the disk refuses; what stood in ``folder`` before is then still there.
         """
         from worldgym.pretrained import save
 
-        save(folder, self.config, self.tokenizer, self.transformer, dtype)
+        stored = None if dtype is None else checked_dtype(dtype)
+        save(folder, self.config, self.tokenizer, self.transformer, stored)
 
     @property
     def layout(self) -> TokenLayout:
@@ -221,6 +237,7 @@ class WorldModel:
         """
         sampling = Sampling(temperature, top_k)
         context = self._checked_frames(frames)
+        actions = None if actions is None else _floats(actions, "[batch, horizon, action_dim]")
         horizon = self._checked_horizon(actions, horizon)
         checked = self._checked_action(actions, (len(context), horizon))
         positions = self.layout.length(horizon)
@@ -327,8 +344,8 @@ class WorldModel:
             )
         return _tensor(frames).to(self.device)
 
-    def _checked_horizon(self, actions: Array | None, horizon: int | None) -> int:
-        given = None if actions is None else tuple(np.shape(actions))[1:2]
+    def _checked_horizon(self, actions: Tensor | None, horizon: int | None) -> int:
+        given = None if actions is None else tuple(actions.shape)[1:2]
         if self.config.action_dim and (given is None or horizon is not None):
             raise InvalidAction(
                 "this model takes actions [batch, horizon, action_dim], and their horizon is the rollout's"
@@ -349,10 +366,7 @@ class WorldModel:
         shape = (*rows, self.config.action_dim)
         if action is None:
             raise InvalidAction(f"this model takes actions: expected shape {shape}, got None")
-        try:
-            values = _tensor(action).to(torch.float32)
-        except (TypeError, ValueError) as error:
-            raise InvalidAction(f"expected an action of shape {shape}, got {action!r}") from error
+        values = _floats(action, str(shape))
         if tuple(values.shape) != shape:
             raise InvalidAction(f"expected an action of shape {shape}, got {tuple(values.shape)}")
         if values.device.type == "cpu" and not torch.isfinite(values).all():
@@ -375,6 +389,17 @@ def _tensor(values: Array) -> Tensor:
     return values if isinstance(values, Tensor) else torch.from_numpy(np.array(values))
 
 
-def symexp(values: Tensor) -> Tensor:
-    """``sign(x) (exp(|x|) - 1)``, the inverse of symlog (paper, appendix A.5)."""
-    return values.sign() * values.abs().expm1()
+def _floats(action: Array, shape: str) -> Tensor:
+    """An action or several as float32. Raises InvalidAction for what is ragged or no numbers."""
+    try:
+        return _tensor(action).to(torch.float32)
+    except (TypeError, ValueError) as error:
+        raise InvalidAction(f"expected an action of shape {shape}, got {action!r}") from error
+
+
+def checked_dtype(dtype: torch.dtype | str | None) -> torch.dtype:
+    """A floating-point type by itself or by name; None is float32. Raises ConfigError for any other."""
+    found = DTYPES.get(dtype) if isinstance(dtype, str) else dtype or torch.float32
+    if found not in DTYPES.values():
+        raise ConfigError(f"unknown dtype {dtype!r} for weights; {nearest(str(dtype), DTYPES)}")
+    return found

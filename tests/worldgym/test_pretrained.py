@@ -15,7 +15,7 @@ from torch import Tensor
 
 import worldgym.checkpoints
 from worldgym import pretrained
-from worldgym.errors import CheckpointError, ConfigError
+from worldgym.errors import CheckpointError, ConfigError, StorageError
 from worldgym.pretrained import CONFIG, TOKENIZER, TRANSFORMER, locate, transformer_from_published
 from worldgym.world_model import WorldModel
 
@@ -80,7 +80,14 @@ def test_half_precision_on_disk_loads_as_float32(model: WorldModel, tmp_path: Pa
     wanted = tensors(model)
     for key, value in tensors(again).items():
         assert torch.equal(value, wanted[key].half().float() if value.ndim > 1 else wanted[key])
-    assert WorldModel.from_pretrained(tmp_path, dtype=torch.bfloat16).dtype == torch.bfloat16
+    for dtype in (torch.bfloat16, "bfloat16"):
+        assert WorldModel.from_pretrained(tmp_path, dtype=dtype).dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("option", [{"device": "gpu"}, {"dtype": "bfloat61"}, {"dtype": torch.int8}])
+def test_a_device_or_dtype_that_there_is_not_is_named(saved: Path, option: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=str(*option.values())):
+        WorldModel.from_pretrained(saved, **option)
 
 
 def test_saving_again_replaces_the_weights_and_keeps_the_rest(make_model: MakeModel, saved: Path) -> None:
@@ -104,7 +111,7 @@ def test_a_full_disk_leaves_nothing_half_written(
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", full)
-        with pytest.raises(CheckpointError, match=r"No space left.*GB are free on the disk of"):
+        with pytest.raises(StorageError, match=r"No space left.*GB are free on the disk of"):
             make_model(action_dim=2).save_pretrained(folder)
     assert [path.name for path in tmp_path.iterdir()] == (["run"] if existing else [])
     if existing:
@@ -116,6 +123,18 @@ def test_the_published_layout_describes_itself(parity: Path) -> None:
     assert (config.action_dim, config.reward, config.reward_transform) == (4, True, "symlog")
     assert (config.context_length, config.resolution) == (2, 64)
     assert (config.frame_skip, config.tasks) == (None, ())
+
+
+def test_a_published_folder_takes_a_goal_where_its_name_says_so(published: Path, saved: Path) -> None:
+    named = published.rename(published.with_name("ivideogpt-goal-cond"))
+    assert WorldModel.from_pretrained(named).config.goal_conditioned
+    assert not WorldModel.from_pretrained(named, goal_conditioned=False).config.goal_conditioned
+    plain = named.rename(published)
+    assert not WorldModel.from_pretrained(plain).config.goal_conditioned
+    assert WorldModel.from_pretrained(plain, goal_conditioned=True).config.goal_conditioned
+    assert not WorldModel.from_pretrained(saved, goal_conditioned=False).config.goal_conditioned
+    with pytest.raises(CheckpointError, match="goal_conditioned is False, asked for was True"):
+        WorldModel.from_pretrained(saved, goal_conditioned=True)
 
 
 def test_an_action_free_published_checkpoint(published: Path) -> None:
@@ -186,6 +205,25 @@ def test_a_damaged_file_is_named(saved: Path, name: str) -> None:
     assert f"{name} is missing" in refusal(saved)
 
 
+@pytest.mark.parametrize("dtype", [None, torch.bfloat16])
+@pytest.mark.parametrize("name", [TOKENIZER, TRANSFORMER])
+def test_a_flipped_bit_is_found(model: WorldModel, tmp_path: Path, name: str, dtype: torch.dtype | None) -> None:
+    model.save_pretrained(tmp_path, dtype=dtype)
+    WorldModel.from_pretrained(tmp_path)
+    payload = bytearray((tmp_path / name).read_bytes())
+    payload[-100] ^= 1
+    (tmp_path / name).write_bytes(payload)
+    assert f"{name} is damaged or was changed after it was saved" in refusal(tmp_path)
+
+
+def test_a_transformer_beside_another_tokenizer_is_refused(model: WorldModel, saved: Path, tmp_path: Path) -> None:
+    with torch.no_grad():
+        model.tokenizer.codebooks()[0][0] += 1
+    model.save_pretrained(tmp_path / "other")
+    shutil.copy(tmp_path / "other" / TOKENIZER, saved / TOKENIZER)
+    assert f"{TRANSFORMER} was saved with another tokenizer than {TOKENIZER}" in refusal(saved)
+
+
 def test_damage_of_several_files_is_named_at_once(saved: Path) -> None:
     (saved / TOKENIZER).write_bytes(b"")
     config = json.loads((saved / CONFIG).read_text())
@@ -214,6 +252,7 @@ def test_a_published_folder_without_a_configuration_is_refused(published: Path, 
         ({"attention_bias": True}, "attention_bias must be False"),
         ({"tie_word_embeddings": True}, "tie_word_embeddings must be False"),
         ({"head_dim": 16}, "head_dim must be 12"),
+        ({"rope_parameters": [1]}, r"must be a JSON object, got \[1\]"),
         ({"rope_parameters": {"rope_type": "llama3"}}, "rope_type must be 'default', the only form implemented"),
         ({"hidden_size": None}, "entry 'hidden_size' is missing"),
         ({"num_hidden_layers": "2"}, "layers: expected int, got '2'"),
@@ -272,8 +311,9 @@ def test_a_hub_id_is_downloaded_in_part(published: Path, monkeypatch: pytest.Mon
         return str(published)
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot)
-    WorldModel.from_pretrained("thuml/ivideogpt-x", revision="v1")
-    assert (asked["name"], asked["revision"]) == ("thuml/ivideogpt-x", "v1")
+    model = WorldModel.from_pretrained("thuml/ivideogpt-x", revision="v1")
+    assert (asked["name"], asked["revision"], model.config.goal_conditioned) == ("thuml/ivideogpt-x", "v1", False)
+    assert WorldModel.from_pretrained("thuml/ivideogpt-oxe-64-goal-cond").config.goal_conditioned
     assert "transformer/model.safetensors" in asked["allow_patterns"]
     assert not any(pattern.endswith((".bin", ".pt", "*")) for pattern in asked["allow_patterns"])
 

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from worldgym.config import Sampling, TransformerConfig
 from worldgym.errors import ConfigError, InvalidAction, InvalidFrames
-from worldgym.world_model import WorldModel, WorldModelState, symexp
+from worldgym.symlog import symexp
+from worldgym.world_model import WorldModel, WorldModelState
 
 MakeModel = Callable[..., WorldModel]
 BATCH, WINDOW = 2, 4  # the tiny model's window holds four imagined frames
@@ -107,6 +108,12 @@ def test_a_batch_is_its_rows(model: WorldModel) -> None:
         _, frame, reward = model.step(model.start(context[one]), actions[one], noise=noise(1)[one])
         assert (frame.int() - together[one].int()).abs().max() <= 1
         torch.testing.assert_close(reward, rewards[one], atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("count", [0, -1])
+def test_a_fork_into_nothing_is_refused(model: WorldModel, count: int) -> None:
+    with pytest.raises(ConfigError, match=f"at least 1, got {count}"):
+        model.start(frames_for(model)).fork(count)
 
 
 def test_a_fork_is_a_repeated_start(model: WorldModel) -> None:
@@ -254,6 +261,7 @@ def test_horizons_that_do_not_fit_are_refused(make_model: MakeModel) -> None:
         lambda: model.rollout(context, torch.zeros(BATCH, 2, 3), horizon=2),
         lambda: model.rollout(context, torch.zeros(BATCH, 0, 3)),
         lambda: model.rollout(context, torch.zeros(BATCH, 2)),
+        lambda: model.rollout(context, [[[0.0] * 3] * 2] * (BATCH - 1) + [[[0.0] * 3]]),  # type: ignore[arg-type]
         lambda: free.rollout(context),
         lambda: free.rollout(context, torch.zeros(BATCH, 2, 3)),
         lambda: free.rollout(context, horizon=0),

@@ -296,8 +296,13 @@ def config_from_published(values: Mapping[str, Any], where: str) -> CompressiveT
     Args:
         values: the file's content.
         where: the file's name, for messages.
+
+    Raises ConfigError.
     """
-    stages = len(values.get("block_out_channels", ()))
+    channels = values.get("block_out_channels", [])
+    if not isinstance(channels, (list, tuple)):
+        raise ConfigError(f"{where}: block_out_channels must be a list of numbers, got {channels!r}")
+    stages = len(channels)
     fixed: dict[str, tuple[Any, ...]] = {
         "act_fn": ("silu",),
         "norm_type": ("group",),

@@ -136,7 +136,3 @@ class KeyValueCache:
         self.travel[index] = other.travel
         for row, length in zip(rows, other.lengths, strict=True):
             self.lengths[row] = length
-
-    def repeat(self, count: int) -> "KeyValueCache":
-        """Each row ``count`` times, the copies of a row side by side."""
-        return self.select([row for row in range(len(self.lengths)) for _ in range(count)])

@@ -263,3 +263,5 @@ def test_published_config_with_unknown_or_missing_entries_is_refused() -> None:
         config_from_published({**values, "patch_sizes": 4}, "config.json")
     with pytest.raises(ConfigError, match="'num_vq_embeddings' is missing"):
         config_from_published({k: v for k, v in values.items() if k != "num_vq_embeddings"}, "config.json")
+    with pytest.raises(ConfigError, match="block_out_channels must be a list of numbers, got 5"):
+        config_from_published({**values, "block_out_channels": 5}, "config.json")

@@ -108,16 +108,6 @@ def test_rows_at_different_positions_are_as_if_alone(transformer: Transformer) -
             assert_equal(got, rows(wanted, [row]))
 
 
-def test_repeated_rows_are_independent(transformer: Transformer) -> None:
-    codes, actions, noise = context(2), torch.randn(4, HORIZON, 3), torch.rand(4, HORIZON, 4)
-    cache = read_context(transformer, codes)
-    forked = imagine(transformer, cache.repeat(2), actions, noise)
-    assert cache.lengths == [LAYOUT.prefix_length] * 2
-    plain = imagine(transformer, read_context(transformer, codes.repeat_interleave(2, 0)), actions, noise)
-    for got, wanted in zip(forked, plain, strict=True):
-        assert_equal(got, wanted)
-
-
 def test_select_copies(transformer: Transformer) -> None:
     cache = read_context(transformer, context())
     chosen = cache.select([2, 0])
