@@ -1,7 +1,6 @@
 """The model card of a checkpoint: everything in it is read from the checkpoint's configuration."""
 
 import dataclasses
-import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -10,9 +9,9 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from worldgym.config import WorldModelConfig, from_dict, to_dict
-from worldgym.errors import CheckpointError
+from worldgym.errors import CheckpointError, ConfigError
 from worldgym.evaluation import Figures
-from worldgym.files import atomic_json, atomic_write
+from worldgym.files import atomic_json, atomic_write, read_json
 from worldgym.pretrained import CONFIG, TOKENIZER, TRANSFORMER
 
 PREDICTORS = {
@@ -116,7 +115,7 @@ def checkpoint_table(folders: Iterable[Path]) -> str:
     """Name, parameters, size, resolution and tasks of checkpoints in our own layout, as a Markdown table."""
     rows = []
     for folder in folders:
-        config = from_dict(WorldModelConfig, json.loads((folder / CONFIG).read_text()), str(folder / CONFIG))
+        config = from_dict(WorldModelConfig, read_json(folder / CONFIG), str(folder / CONFIG))
         counts = (f"{count / 1e6:.1f} M" for count in parameters(folder).values())
         row = [folder.name, *counts, f"{size(folder) / 1e6:.1f} MB", str(config.resolution), ", ".join(config.tasks)]
         rows.append(row)
@@ -132,7 +131,21 @@ def _count(path: Path) -> int:
 
 
 def render_card(name: str, config: WorldModelConfig, counts: Mapping[str, int]) -> str:
-    """The card as Markdown; ``counts`` are the :func:`parameters`."""
+    """The card as Markdown; ``counts`` are the :func:`parameters`.
+
+    Raises:
+        ConfigError: if the notes or figures in ``config`` lack something that the card tells.
+    """
+    try:
+        return _rendered(name, config, counts)
+    except (LookupError, TypeError, AttributeError, ValueError) as error:
+        raise ConfigError(
+            f"the card of {name} needs training_data as `worldgym export` notes it and figures as `worldgym evaluate` "
+            f"measures them, and cannot be made from what {CONFIG} holds: {error!r}"
+        ) from error
+
+
+def _rendered(name: str, config: WorldModelConfig, counts: Mapping[str, int]) -> str:
     figures, trained, layout = config.figures, config.training_data["trained_on"], config.layout
     return _CARD.format(
         name=name,

@@ -61,6 +61,15 @@ class Recordings:
         """The tasks recorded here, sorted."""
         return tuple(sorted({episode.info.task for episode in self.episodes}))
 
+    def check_length(self, length: int) -> None:
+        """Raise :class:`DataError` that names the first episode shorter than a segment of ``length`` frames."""
+        for episode in self.episodes:
+            if episode.shape[0] < length:
+                raise DataError(
+                    f"{episode.path} holds {episode.shape[0]} frames, fewer than a segment of {length}: "
+                    "choose a shorter segment_length, or take the episode away"
+                )
+
     def segment(self, episode: int, start: int, length: int) -> Segment:
         """``length`` frames of an episode from frame ``start`` on."""
         file, stop = self.episodes[episode], start + length

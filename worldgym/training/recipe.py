@@ -9,7 +9,6 @@
 
 import dataclasses
 import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,10 +28,10 @@ from worldgym.config import (
 from worldgym.data.recordings import Recordings
 from worldgym.data.summary import check_held_out, summarise
 from worldgym.errors import CheckpointError, ConfigError
-from worldgym.files import atomic_json
+from worldgym.files import atomic_json, read_json
 from worldgym.tokenizer import build_tokenizer
 from worldgym.tokenizer.base import Tokenizer
-from worldgym.training.run import TrainingConfig, read_checkpoint, train
+from worldgym.training.run import TrainingConfig, checkpoint_step, read_checkpoint, train
 from worldgym.training.tokenizer import TokenizerJob, TokenizerTrainingConfig
 from worldgym.training.transformer import (
     TransformerJob,
@@ -72,11 +71,7 @@ class Recipe:
 
 def load_recipe(path: Path) -> Recipe:
     """Read a recipe; :class:`ConfigError` names what is missing, unknown or ill-typed."""
-    try:
-        values = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{path}: not a readable recipe ({error})") from error
-    return recipe_from_dict(values, str(path))
+    return recipe_from_dict(read_json(path), str(path))
 
 
 def recipe_from_dict(values: Any, where: str) -> Recipe:
@@ -112,8 +107,11 @@ def train_tokenizer(
     device: torch.device,
     perceptual: nn.Module | None = None,
     resume: bool = False,
-) -> None:
-    """Run or resume the training of a tokenizer in ``folder``; ``perceptual`` as in :class:`TokenizerJob`."""
+) -> int:
+    """Run or resume the training of a tokenizer in ``folder``; the step reached.
+
+    ``perceptual`` is as in :class:`TokenizerJob`; errors are those of :func:`worldgym.training.run.train`.
+    """
     data = summarise(recordings)
     check_held_out(data, held_out)
     torch.manual_seed(recipe.training.seed)
@@ -126,7 +124,7 @@ def train_tokenizer(
         "perceptual": None if perceptual is None else type(perceptual).__name__,
         "data": data,
     }
-    train(job, recipe.training, folder, about, resume)
+    return train(job, recipe.training, folder, about, resume)
 
 
 def train_transformer(
@@ -138,8 +136,13 @@ def train_transformer(
     device: torch.device,
     action_names: tuple[str, ...] = (),
     resume: bool = False,
-) -> None:
-    """Run or resume, in ``folder``, the training of a transformer on the codes of a tokenizer's run."""
+) -> int:
+    """Run or resume, in ``folder``, the training of a transformer on the codes of a tokenizer's run; the step reached.
+
+    Raises:
+        CheckpointError: if the tokenizer's run is not finished.
+    """
+    check_finished(tokenizer_run)
     data = summarise(recordings)
     check_held_out(data, held_out)
     config, tokenizer, fingerprint = load_tokenizer_run(tokenizer_run)
@@ -167,7 +170,17 @@ def train_transformer(
         "tokenizer_fingerprint": fingerprint,
         "data": data,
     }
-    train(job, recipe.training, folder, described, resume)
+    return train(job, recipe.training, folder, described, resume)
+
+
+def check_finished(run: Path) -> None:
+    """Raise :class:`CheckpointError` unless a run's newest checkpoint is of its last step."""
+    settings = from_dict(TrainingConfig, _described(run, "training"), f"{run}: training")
+    step = checkpoint_step(run)
+    if step < settings.steps:
+        raise CheckpointError(
+            f"{run} is at step {step} of {settings.steps}: finish its training first: the same command and --resume"
+        )
 
 
 def load_tokenizer_run(folder: Path) -> tuple[TokenizerConfig, Tokenizer, str]:
@@ -186,7 +199,7 @@ def load_world_model_run(tokenizer_run: Path, transformer_run: Path) -> tuple[Wo
         CheckpointError: if the transformer was trained on another tokenizer's codes.
     """
     tokenizer_config, tokenizer, fingerprint = load_tokenizer_run(tokenizer_run)
-    if _described(transformer_run, "tokenizer_fingerprint") != fingerprint:
+    if _entry(transformer_run, "tokenizer_fingerprint") != fingerprint:
         raise CheckpointError(
             f"{transformer_run} was not trained on the codes of {tokenizer_run} as it is now: "
             "give the run it was trained on, or train the transformer again"
@@ -209,7 +222,12 @@ def export(tokenizer_run: Path, transformer_run: Path, held_out: Recordings, fol
     """Write a checkpoint in half precision from two runs, with its recipe.
 
     The bank of start states is not written here: it belongs to the environments.
+
+    Raises:
+        CheckpointError: if one of the runs is not finished, or the transformer's belongs to another tokenizer.
     """
+    check_finished(tokenizer_run)
+    check_finished(transformer_run)
     model, recipe, trained = load_world_model_run(tokenizer_run, transformer_run)
     check_held_out(trained, held_out)
     training_data = {"trained_on": trained, "held_out": summarise(held_out)}
@@ -220,12 +238,22 @@ def export(tokenizer_run: Path, transformer_run: Path, held_out: Recordings, fol
     return config
 
 
-def _described(folder: Path, name: str) -> Any:
-    path = folder / "config.json"
+def _described(folder: Path, name: str) -> dict[str, Any]:
+    """An object within the ``config.json`` of a run."""
+    value = _entry(folder, name)
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{folder / 'config.json'}: {name} must be a JSON object, got {value!r}")
+    return value
+
+
+def _entry(folder: Path, name: str) -> Any:
     try:
-        return json.loads(path.read_text())[name]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{path} does not describe a training run with {name!r} ({error!r})") from error
+        values = read_json(folder / "config.json")
+    except ConfigError as error:
+        raise CheckpointError(f"{folder} does not hold a training run: {error}") from error
+    if name not in values:
+        raise CheckpointError(f"{folder / 'config.json'} does not describe a training run with {name!r}")
+    return values[name]
 
 
 def _weights(folder: Path) -> dict[str, Tensor]:
@@ -241,6 +269,7 @@ def _load(model: nn.Module, weights: Mapping[str, Tensor], folder: Path) -> None
 
 
 def _fingerprint(weights: Mapping[str, Tensor]) -> str:
+    """What the runs of transformers remember of their tokenizer: shorter than the digests of saved checkpoints."""
     digest = hashlib.sha256()
     for name in sorted(weights):
         digest.update(name.encode())

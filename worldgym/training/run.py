@@ -15,7 +15,7 @@ import math
 import signal
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -28,10 +28,12 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from worldgym.errors import CheckpointError, ConfigError, DependencyNotInstalled, TrainingError
-from worldgym.files import atomic_json, atomic_write
+from worldgym.files import atomic_json, atomic_write, read_json, writing
 
 Metrics = dict[str, float]
 SLOW_FACTOR = 0.1
+METRICS = "metrics.jsonl"
+CHECKPOINT_KEPT = "The last checkpoint is kept: add --resume to go on from it"
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,8 @@ class TrainingConfig:
     def __post_init__(self) -> None:
         if self.steps < 1 or self.batch_size < 1 or not self.learning_rate > 0:
             raise ConfigError(f"steps, batch_size and learning_rate must be positive, got {self}")
+        if min(self.log_every, self.validate_every, self.save_every) < 1:
+            raise ConfigError(f"log_every, validate_every and save_every must be positive, got {self}")
         if self.precision not in ("auto", "float32", "bfloat16"):
             raise ConfigError(f"precision must be 'auto', 'float32' or 'bfloat16', got {self.precision!r}")
 
@@ -86,13 +90,14 @@ class Trainable(Protocol):
         """Inverse of ``state``."""
 
 
-def train(job: Trainable, config: TrainingConfig, folder: Path, about: Mapping[str, Any], resume: bool = False) -> None:
-    """Run or resume a training job until ``config.steps``.
+def train(job: Trainable, config: TrainingConfig, folder: Path, about: Mapping[str, Any], resume: bool = False) -> int:
+    """Run or resume a training job until ``config.steps``; the step reached.
 
     SIGINT and SIGTERM end it after the step under way, with a checkpoint.
 
     Raises:
         TrainingError: if the folder holds another run, or if the loss stops being finite (the last checkpoint is kept).
+        StorageError: if the disk refuses (the last checkpoint is kept).
     """
     device = next(job.model.parameters()).device
     optimizer = torch.optim.AdamW(_parameter_groups(job.model, config.weight_decay, job.slow), betas=(0.9, 0.95))
@@ -109,6 +114,7 @@ def train(job: Trainable, config: TrainingConfig, folder: Path, about: Mapping[s
             if step % config.save_every == 0 or step == config.steps or stopped:
                 save_checkpoint(folder, job, optimizer, step)
             log.advance(metrics)
+    return step
 
 
 def autocast(precision: str, device: torch.device) -> torch.autocast:
@@ -149,7 +155,8 @@ def _train_step(
 
 def _validate(job: Trainable, config: TrainingConfig, folder: Path, step: int) -> Metrics:
     job.model.eval()
-    (folder / "videos").mkdir(exist_ok=True)
+    with writing(folder / "videos", CHECKPOINT_KEPT):
+        (folder / "videos").mkdir(exist_ok=True)
     with torch.no_grad(), autocast(config.precision, next(job.model.parameters()).device):
         return {f"validation/{name}": value for name, value in job.validate(folder / "videos" / f"{step:07d}").items()}
 
@@ -188,7 +195,7 @@ def _open_folder(
         return 0
     if not path.exists():
         raise TrainingError(f"nothing to resume: {path} does not exist")
-    found, wanted = json.loads(path.read_text()), json.loads(json.dumps(described))
+    found, wanted = read_json(path), json.loads(json.dumps(described))
     different = sorted(key for key in {*found, *wanted} if found.get(key) != wanted.get(key))
     if different:
         raise TrainingError(f"{path} describes another run; these settings differ: {', '.join(different)}")
@@ -196,16 +203,17 @@ def _open_folder(
 
 
 def save_checkpoint(folder: Path, job: Trainable, optimizer: torch.optim.Optimizer, step: int) -> None:
-    """Write ``last.safetensors``: weights, optimizer, the job's own state, the step."""
+    """Write ``last.safetensors``: weights, optimizer, the job's own state, the step.
+
+    Raises:
+        StorageError: if the disk refuses; the checkpoint before this one is kept.
+    """
     tensors = {f"model.{name}": value for name, value in job.model.state_dict().items()}
     tensors |= {f"job.{name}": value for name, value in job.state().items()}
     for index, entries in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{index}.{name}": value for name, value in entries.items()}
-    try:
-        with atomic_write(folder / "last.safetensors") as aside:
-            save_file({name: value.contiguous() for name, value in tensors.items()}, aside, {"step": str(step)})
-    except (OSError, SafetensorError) as error:
-        raise TrainingError(f"cannot write a checkpoint to {folder}: {error}; the one before it is kept") from error
+    with atomic_write(folder / "last.safetensors") as aside:
+        save_file({name: value.contiguous() for name, value in tensors.items()}, aside, {"step": str(step)})
 
 
 def load_checkpoint(folder: Path, job: Trainable, optimizer: torch.optim.Optimizer) -> int:
@@ -231,11 +239,23 @@ def read_checkpoint(folder: Path) -> tuple[int, dict[str, Tensor]]:
     Raises:
         CheckpointError: if there is none, or it is damaged.
     """
+    with _opened(folder) as file:
+        return int(file.metadata()["step"]), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+
+
+def checkpoint_step(folder: Path) -> int:
+    """Step of a run's newest checkpoint, without reading its tensors; raises as :func:`read_checkpoint` does."""
+    with _opened(folder) as file:
+        return int(file.metadata()["step"])
+
+
+@contextmanager
+def _opened(folder: Path) -> Iterator[Any]:
     path = folder / "last.safetensors"
     try:
         with safe_open(path, "pt") as file:
-            return int(file.metadata()["step"]), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (OSError, SafetensorError, KeyError, TypeError) as error:
+            yield file
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path} is not a checkpoint of a training run: {error}") from error
 
 
@@ -247,8 +267,11 @@ class _Log:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError as error:
             raise DependencyNotInstalled("training logs to TensorBoard; run `pip install worldgym[train]`") from error
-        self._board = SummaryWriter(str(folder), purge_step=step)
-        self._file = (folder / "metrics.jsonl").open("a")
+        self._folder = folder
+        _forget(folder / METRICS, step)
+        with self._writing():
+            self._board = SummaryWriter(str(folder), purge_step=step)
+            self._file = (folder / METRICS).open("a")
         self._bar = tqdm(total=config.steps, initial=step, desc=folder.name, unit="step")
         self._start = time.monotonic()
 
@@ -257,19 +280,44 @@ class _Log:
 
     def __exit__(self, *exception: object) -> None:
         self._bar.close()
-        self._file.close()
-        self._board.close()
+        with self._writing():
+            self._file.close()
+            self._board.close()
 
     def write(self, step: int, metrics: Metrics) -> None:
         seconds = round(time.monotonic() - self._start, 1)
-        self._file.write(json.dumps({"step": step, "seconds": seconds, **metrics}) + "\n")
-        self._file.flush()
-        for name, value in metrics.items():
-            self._board.add_scalar(name, value, step)
+        with self._writing():
+            self._file.write(json.dumps({"step": step, "seconds": seconds, **metrics}) + "\n")
+            self._file.flush()
+            for name, value in metrics.items():
+                self._board.add_scalar(name, value, step)
 
     def advance(self, metrics: Metrics) -> None:
         self._bar.update()
         self._bar.set_postfix_str(f"loss {metrics['loss']:.4f}", refresh=False)
+
+    def _writing(self) -> AbstractContextManager[None]:
+        return writing(self._folder / METRICS, CHECKPOINT_KEPT)
+
+
+def _forget(path: Path, step: int) -> None:
+    """Drop the lines beyond ``step``, which a run that was killed wrote after its last checkpoint."""
+    try:
+        lines = path.read_text(errors="replace").splitlines()
+    except FileNotFoundError:
+        return
+    kept = [line for line in lines if _logged_at(line) <= step]
+    if kept != lines:
+        with atomic_write(path) as aside:
+            aside.write_text("".join(f"{line}\n" for line in kept))
+
+
+def _logged_at(line: str) -> float:
+    """The step of a line; infinity for one that was cut short."""
+    try:
+        return float(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError):
+        return math.inf
 
 
 @contextmanager

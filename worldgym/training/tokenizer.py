@@ -43,6 +43,7 @@ class TokenizerJob:
         held_out: Recordings,
         perceptual: torch.nn.Module | None = None,
     ) -> None:
+        recordings.check_length(config.segment_length)
         self.model: Tokenizer = model
         self.slow: torch.nn.Module | None = None
         self.config, self.batch_size, self.perceptual = config, batch_size, perceptual

@@ -14,6 +14,7 @@ from worldgym.config import Sampling, WorldModelConfig
 from worldgym.data.recordings import Batch, Recordings, fixed_segments, to_batch, to_unit
 from worldgym.errors import ConfigError
 from worldgym.evaluation import evaluate
+from worldgym.symlog import symlog
 from worldgym.tokenizer.base import Tokenizer
 from worldgym.training.run import Metrics
 from worldgym.transformer.llama import INIT_STD, Transformer
@@ -71,6 +72,7 @@ class TransformerJob:
                 f"the model takes {about.action_dim} actions at {about.resolution} pixels, {recordings.folder} holds "
                 f"{recordings.action_dim} at {recordings.frame_shape[0]}"
             )
+        recordings.check_length(config.segment_length)
         self.model, self.tokenizer, self.about = model, tokenizer.eval().requires_grad_(False), about
         self.config, self.batch_size = config, batch_size
         self.recordings, self.held_out = recordings, held_out
@@ -105,7 +107,6 @@ class TransformerJob:
         horizon = self.config.segment_length - self.model.layout.context_length
         segments = fixed_segments(self.held_out, self.config.segment_length, starts=(10,))
         result = evaluate(world_model, segments, {"greedy": Sampling(top_k=1)}, videos.with_suffix(".gif"))
-        self.model.train()
         metrics: Metrics = {}
         for step in (h for h in (1, 5, 10) if h <= horizon):
             for name in ("psnr", "reward_r2"):
@@ -122,7 +123,7 @@ class TransformerJob:
     def _draw(self, rng: np.random.Generator) -> tuple[int, int]:
         episode = int(rng.integers(len(self.recordings.episodes)))
         room = self.recordings.episodes[episode].shape[0] - self.config.segment_length
-        return episode, self.config.start_stride * int(rng.integers(max(0, room) // self.config.start_stride + 1))
+        return episode, self.config.start_stride * int(rng.integers(room // self.config.start_stride + 1))
 
     def _coded_batch(self, keys: list[tuple[int, int]]) -> Coded:
         """The codes of the segments; those not met before are worked out one by one.
@@ -189,8 +190,3 @@ def code_kernel(codebook: Tensor, width: float) -> Tensor:
         return torch.eye(len(codebook))
     distance = torch.cdist(codebook.float(), codebook.float())
     return torch.softmax(-0.5 * (distance / width).square(), dim=1)
-
-
-def symlog(values: Tensor) -> Tensor:
-    """``sign(x) log(1 + |x|)`` (paper, appendix A.5)."""
-    return values.sign() * values.abs().log1p()

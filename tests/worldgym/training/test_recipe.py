@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import torch
 import worldgym.checkpoints
 from worldgym import WorldModel
 from worldgym.data.recordings import Recordings
-from worldgym.errors import CheckpointError, ConfigError, DataError
+from worldgym.errors import CheckpointError, ConfigError, DataError, WorldGymError
 from worldgym.training.recipe import (
     Recipe,
     export,
@@ -74,6 +75,9 @@ def test_what_is_no_recipe_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="nowhere"):
         load_recipe(tmp_path / "nowhere")
     (tmp_path / "recipe.json").write_text("[]")
+    with pytest.raises(ConfigError, match="must hold a JSON object, got list"):
+        load_recipe(tmp_path / "recipe.json")
+    (tmp_path / "recipe.json").write_text("{}")
     with pytest.raises(ConfigError, match="'tokenizer' and 'transformer'"):
         load_recipe(tmp_path / "recipe.json")
 
@@ -101,6 +105,33 @@ def test_a_transformer_goes_with_its_own_tokenizer_only(
     train_tokenizer(dataclasses.replace(recipe.tokenizer, training=training), recordings, held_out, tmp_path, CPU)
     with pytest.raises(CheckpointError, match="was not trained on the codes of"):
         load_world_model_run(tmp_path, transformer_run)
+
+
+def test_a_run_that_is_not_finished_is_not_built_upon(
+    recipe: Recipe,
+    tokenizer_run: Path,
+    transformer_run: Path,
+    recordings: Recordings,
+    held_out: Recordings,
+    tmp_path: Path,
+) -> None:
+    broken = shutil.copytree(tokenizer_run, tmp_path / "broken")
+    described = json.loads((broken / "config.json").read_text())
+    described["training"]["steps"] = 9
+    (broken / "config.json").write_text(json.dumps(described))
+    with pytest.raises(CheckpointError, match=r"step 6 of 9.*--resume"):
+        train_transformer(recipe.transformer, broken, recordings, held_out, tmp_path / "run", CPU)
+    for runs in ((broken, transformer_run), (tokenizer_run, broken)):
+        with pytest.raises(CheckpointError, match=r"step 6 of 9.*--resume"):
+            export(*runs, held_out, tmp_path / "checkpoint")
+    assert [path.name for path in tmp_path.iterdir()] == ["broken"]
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"tokenizer": {"type": ["x"]}}', '{"tokenizer": 3}'])
+def test_a_run_whose_settings_are_damaged_is_named(tmp_path: Path, text: str) -> None:
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(WorldGymError, match=str(tmp_path)):
+        load_tokenizer_run(tmp_path)
 
 
 def test_episodes_seen_in_training_are_no_held_out_ones(

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from worldgym.cli import main
 from worldgym.config import WorldModelConfig
 from worldgym.data.recordings import Recordings
-from worldgym.errors import CheckpointError, ConfigError, TrainingError
+from worldgym.errors import CheckpointError, ConfigError, StorageError, TrainingError
 from worldgym.tokenizer import build_tokenizer
 from worldgym.training.recipe import Recipe, load_tokenizer_run
 from worldgym.training.run import (
@@ -27,6 +27,7 @@ from worldgym.training.run import (
     Trainable,
     TrainingConfig,
     autocast,
+    checkpoint_step,
     load_checkpoint,
     read_checkpoint,
     train,
@@ -171,8 +172,9 @@ def test_a_second_request_to_stop_is_not_held_back(tmp_path: Path) -> None:
 
 
 def test_sigterm_leaves_a_checkpoint(tmp_path: Path) -> None:
-    train(LineJob({4: lambda: os.kill(os.getpid(), signal.SIGTERM)}), settings(steps=50), tmp_path, ABOUT)
-    assert read_checkpoint(tmp_path)[0] == 5
+    job = LineJob({4: lambda: os.kill(os.getpid(), signal.SIGTERM)})
+    assert train(job, settings(steps=50), tmp_path, ABOUT) == 5
+    assert read_checkpoint(tmp_path)[0] == checkpoint_step(tmp_path) == 5
 
 
 def test_a_folder_that_holds_a_run_is_not_overwritten(tmp_path: Path) -> None:
@@ -194,8 +196,37 @@ def test_a_run_is_resumed_with_its_own_settings_only(tmp_path: Path) -> None:
 def test_a_finished_run_resumes_to_itself(tmp_path: Path) -> None:
     train(LineJob(), settings(), tmp_path, ABOUT)
     before = (tmp_path / "last.safetensors").read_bytes()
-    train(LineJob(), settings(), tmp_path, ABOUT, resume=True)
+    assert train(LineJob(), settings(), tmp_path, ABOUT, resume=True) == 6
     assert (tmp_path / "last.safetensors").read_bytes() == before
+
+
+def test_what_a_killed_run_logged_after_its_checkpoint_is_logged_once(tmp_path: Path) -> None:
+    def killed() -> None:
+        raise MemoryError
+
+    with pytest.raises(MemoryError):
+        train(LineJob({5: killed}), settings(log_every=1, save_every=3), tmp_path, ABOUT)
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 6, "lo')
+    train(LineJob(), settings(log_every=1, save_every=3), tmp_path, ABOUT, resume=True)
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if "loss" in line] == [1, 2, 3, 4, 5, 6]
+
+
+@pytest.mark.parametrize("text", ["{", "[]"])
+def test_a_run_whose_settings_are_damaged_is_not_resumed(tmp_path: Path, text: str) -> None:
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(ConfigError, match=r"config\.json"):
+        train(LineJob(), settings(), tmp_path, ABOUT, resume=True)
+
+
+def test_a_log_that_cannot_be_written_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("torch.utils.tensorboard.SummaryWriter.add_scalar", full)
+    with pytest.raises(StorageError, match=r"could not write .*metrics\.jsonl: .*No space left.*--resume"):
+        train(LineJob(), settings(), tmp_path, ABOUT)
 
 
 def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_last_checkpoint(tmp_path: Path) -> None:
@@ -216,7 +247,7 @@ def test_a_full_disk_keeps_the_last_checkpoint(tmp_path: Path, monkeypatch: pyte
 
     with monkeypatch.context() as patch:
         patch.setattr("worldgym.training.run.save_file", full)
-        with pytest.raises(TrainingError, match=r"No space left.*is kept"):
+        with pytest.raises(StorageError, match=r"No space left.*was there before is kept"):
             train(LineJob(), settings(save_every=100), tmp_path, ABOUT, resume=True)
     assert (tmp_path / "last.safetensors").read_bytes() == before
     assert not list(tmp_path.glob(".*"))
@@ -294,7 +325,9 @@ def test_the_slow_part_learns_at_a_fraction_of_the_rate(tmp_path: Path) -> None:
     assert moved == pytest.approx(expected, rel=1e-3)
 
 
-@pytest.mark.parametrize("changes", [{"steps": 0}, {"batch_size": 0}, {"learning_rate": 0.0}, {"precision": "int8"}])
+@pytest.mark.parametrize(
+    "changes", [{"steps": 0}, {"batch_size": 0}, {"learning_rate": 0.0}, {"save_every": 0}, {"precision": "int8"}]
+)
 def test_settings_that_make_no_sense_are_refused(changes: dict[str, Any]) -> None:
     with pytest.raises(ConfigError):
         settings(**changes)

@@ -8,10 +8,11 @@ import torch
 
 from worldgym.config import WorldModelConfig
 from worldgym.data.recordings import Recordings
-from worldgym.errors import ConfigError
+from worldgym.errors import ConfigError, DataError
+from worldgym.symlog import symlog
 from worldgym.training.recipe import Recipe, load_tokenizer_run
 from worldgym.training.run import TrainingConfig, train
-from worldgym.training.transformer import TransformerJob, code_kernel, start_from_codebooks, symlog
+from worldgym.training.transformer import TransformerJob, code_kernel, start_from_codebooks
 from worldgym.transformer.llama import Transformer
 
 
@@ -133,6 +134,12 @@ def test_recordings_of_another_kind_are_refused(
 ) -> None:
     with pytest.raises(ConfigError, match=r"takes 2 actions at 32 pixels.*holds 4 at 64"):
         TransformerJob(job.model, job.tokenizer, job.about, job.config, 8, Recordings(synthetic_recordings), held_out)
+
+
+def test_an_episode_shorter_than_a_segment_is_named(job: TransformerJob, held_out: Recordings) -> None:
+    settings = dataclasses.replace(job.config, segment_length=26)
+    with pytest.raises(DataError, match=r"0\.safetensors holds 25 frames, fewer than a segment of 26"):
+        TransformerJob(job.model, job.tokenizer, job.about, settings, 8, job.recordings, held_out)
 
 
 def test_near_codes_start_with_near_embeddings_and_output_vectors(job: TransformerJob) -> None:
