@@ -79,7 +79,7 @@ def load(
     if (folder / CONFIG).is_file():
         files = [_read(folder / name, name, problems) for name in (TOKENIZER, TRANSFORMER)]
         config = _own_config(folder, goal_conditioned, problems)
-        _check_pair(*files, problems)
+        _check_pair(files[0], files[1], problems)
     elif any((folder / name).exists() for name in PUBLISHED_CONFIGS):
         files = [_read(folder / name, name, problems) for name in (PUBLISHED_TOKENIZER, PUBLISHED_TRANSFORMER)]
         if goal_conditioned is None:
@@ -134,7 +134,7 @@ def digest(tensors: Mapping[str, Tensor]) -> str:
     for name in sorted(tensors):
         value = tensors[name].detach().cpu().contiguous()
         total.update(f"{name} {value.dtype} {list(value.shape)}\n".encode())
-        total.update(value.flatten().view(torch.uint8).numpy())  # as bytes, because numpy knows no bfloat16
+        total.update(value.flatten().view(torch.uint8).numpy().data)  # as bytes, because numpy knows no bfloat16
     return total.hexdigest()
 
 

@@ -400,6 +400,6 @@ def _floats(action: Array, shape: str) -> Tensor:
 def checked_dtype(dtype: torch.dtype | str | None) -> torch.dtype:
     """A floating-point type by itself or by name; None is float32. Raises ConfigError for any other."""
     found = DTYPES.get(dtype) if isinstance(dtype, str) else dtype or torch.float32
-    if found not in DTYPES.values():
+    if found is None or found not in DTYPES.values():
         raise ConfigError(f"unknown dtype {dtype!r} for weights; {nearest(str(dtype), DTYPES)}")
     return found

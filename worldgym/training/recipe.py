@@ -179,7 +179,7 @@ def check_finished(run: Path) -> None:
     step = checkpoint_step(run)
     if step < settings.steps:
         raise CheckpointError(
-            f"{run} is at step {step} of {settings.steps}: finish its training first: the same command and --resume"
+            f"{run} is at step {step} of {settings.steps}: finish it first, with the same command and --resume"
         )
 
 
