@@ -6,12 +6,14 @@ This is the composition root: it alone may import every folder, and does so insi
 
 import argparse
 import dataclasses
+import math
 import sys
+import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from worldgym.errors import CheckpointError, ConfigError, WorldGymError
+from worldgym.errors import CheckpointError, WorldGymError
 
 if TYPE_CHECKING:
     import torch
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from worldgym.training.recipe import Recipe
     from worldgym.training.run import TrainingConfig
 
+INTERRUPTED = 130
 SHIPPED = "metaworld-64"
 EPISODES = "expert=40,noisy=44,smooth=20,random=16"
 Subparsers = Any  # argparse gives this class no public name
@@ -31,13 +34,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command line; the exit status: 0, 2 for an error that is explained on stderr, 130 when interrupted."""
     options = build_parser().parse_args(arguments)
     try:
-        options.run(options)
+        status: int | None = options.run(options)
     except KeyboardInterrupt:
-        return 130
+        return INTERRUPTED
     except (WorldGymError, OSError) as error:
-        print(f"worldgym: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"worldgym: {error}", file=sys.stderr)
         return 2
-    return 0
+    return status or 0
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -59,7 +62,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def _add(
-    commands: Subparsers, name: str, summary: str, example: str, run: Callable[[argparse.Namespace], None] | None
+    commands: Subparsers, name: str, summary: str, example: str, run: Callable[[argparse.Namespace], int | None] | None
 ) -> argparse.ArgumentParser:
     parser: argparse.ArgumentParser = commands.add_parser(
         name,
@@ -85,15 +88,27 @@ def _add_device(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", help="such as cpu or cuda:1 (default: the GPU where there is one)")
 
 
-def _device(name: str | None) -> "torch.device":
-    import torch
+def _natural(text: str, least: int = 0) -> int:
+    """The type of an option that counts from 0."""
+    if not text.isdecimal() or not least <= int(text) < 2**31:
+        raise argparse.ArgumentTypeError(f"expected a whole number from {least} to {2**31 - 1}, got {text!r}")
+    return int(text)
 
+
+def _positive(text: str) -> int:
+    """The type of an option that counts from 1."""
+    return _natural(text, least=1)
+
+
+def _rate(text: str) -> float:
+    """The type of a learning rate."""
     try:
-        device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise ConfigError(f"--device {name} cannot be used here: {error}") from error
-    return device
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"expected a number above 0, got {text!r}")
+    return value
 
 
 # --------------------------------------------------------------------------------------------------------------- demo
@@ -109,20 +124,21 @@ def _add_demo(commands: Subparsers) -> None:
     )
     parser.add_argument("--checkpoint", default=SHIPPED, help="a shipped name, or a folder with start states")
     parser.add_argument("--task", nargs="+", metavar="TASK", help="(default: all of the checkpoint)")
-    parser.add_argument("--steps", type=int, default=40, help="to imagine")
+    parser.add_argument("--steps", type=_positive, default=40, help="to imagine")
     parser.add_argument("--out", type=Path, default=Path("outputs/demo"), help="folder of the video and pictures")
-    parser.add_argument("--seed", type=int, default=0, help="draws the start states and the tokens")
+    parser.add_argument("--seed", type=_natural, default=0, help="draws the start states and the tokens")
     _add_device(parser)
 
 
 def _demo(options: argparse.Namespace) -> None:
     from worldgym.demo import alike, imagine, write
+    from worldgym.devices import checked_device
     from worldgym.envs.start_states import StartStates
     from worldgym.pretrained import START_STATES, locate
     from worldgym.provenance import machine
     from worldgym.world_model import WorldModel
 
-    device = _device(options.device)
+    device = checked_device(options.device)
     starts = StartStates(locate(options.checkpoint) / START_STATES)
     model = WorldModel.from_pretrained(options.checkpoint, device=device)
     scenes = alike(_scenes(starts, options, model.config.context_length), options.steps)
@@ -166,8 +182,8 @@ def _add_collect(commands: Subparsers) -> None:
         default=EPISODES,
         help="episodes a task by behaviour: expert, noisy (the expert with noise), smooth (a random walk), random",
     )
-    parser.add_argument("--seed", type=int, default=0, help="of each behaviour's first episode")
-    parser.add_argument("--workers", type=int, help="processes (default: one a core)")
+    parser.add_argument("--seed", type=_natural, default=0, help="of each behaviour's first episode")
+    parser.add_argument("--workers", type=_positive, help="processes (default: one a core)")
     parser.add_argument("--look", choices=("fast", "reference"), default="fast", help="fast draws no shadows")
 
 
@@ -235,23 +251,24 @@ def _add_training(parser: argparse.ArgumentParser) -> None:
         default=SHIPPED,
         help="architecture and settings: a shipped checkpoint's name, or a JSON file like its recipe.json",
     )
-    parser.add_argument("--steps", type=int, help="instead of the recipe's; so are the next ones")
-    parser.add_argument("--batch-size", type=int)
-    parser.add_argument("--learning-rate", type=float)
-    parser.add_argument("--seed", type=int)
+    parser.add_argument("--steps", type=_positive, help="instead of the recipe's; so are the next ones")
+    parser.add_argument("--batch-size", type=_positive)
+    parser.add_argument("--learning-rate", type=_rate)
+    parser.add_argument("--seed", type=_natural)
     parser.add_argument("--precision", choices=("auto", "float32", "bfloat16"), help="auto asks the hardware")
-    parser.add_argument("--threads", type=int, help="CPU threads (default: PyTorch's choice)")
+    parser.add_argument("--threads", type=_positive, help="CPU threads (default: PyTorch's choice)")
     _add_device(parser)
 
 
-def _train_tokenizer(options: argparse.Namespace) -> None:
+def _train_tokenizer(options: argparse.Namespace) -> int:
     from worldgym.data.recordings import Recordings
     from worldgym.metrics.lpips import LPIPS
     from worldgym.training.recipe import train_tokenizer
 
     recipe = _recipe(options.recipe).tokenizer
-    train_tokenizer(
-        dataclasses.replace(recipe, training=_overridden(recipe.training, options)),
+    training = _overridden(recipe.training, options)
+    reached = train_tokenizer(
+        dataclasses.replace(recipe, training=training),
         Recordings(options.data),
         Recordings(options.held_out),
         options.out,
@@ -259,16 +276,18 @@ def _train_tokenizer(options: argparse.Namespace) -> None:
         None if options.lpips is None else LPIPS.from_file(options.lpips),
         options.resume,
     )
+    return _told(reached, training)
 
 
-def _train_transformer(options: argparse.Namespace) -> None:
+def _train_transformer(options: argparse.Namespace) -> int:
     from worldgym.data.recordings import Recordings
     from worldgym.training.recipe import train_transformer
 
     recipe = _recipe(options.recipe).transformer
     recordings = Recordings(options.data)
-    train_transformer(
-        dataclasses.replace(recipe, training=_overridden(recipe.training, options)),
+    training = _overridden(recipe.training, options)
+    reached = train_transformer(
+        dataclasses.replace(recipe, training=training),
         options.tokenizer,
         recordings,
         Recordings(options.held_out),
@@ -277,6 +296,7 @@ def _train_transformer(options: argparse.Namespace) -> None:
         _action_names(recordings.episodes[0].info.environment),
         options.resume,
     )
+    return _told(reached, training)
 
 
 def _recipe(name: str) -> "Recipe":
@@ -297,9 +317,19 @@ def _overridden(training: "TrainingConfig", options: argparse.Namespace) -> "Tra
 def _prepared_device(options: argparse.Namespace) -> "torch.device":
     import torch
 
+    from worldgym.devices import checked_device
+
     if options.threads is not None:
         torch.set_num_threads(options.threads)
-    return _device(options.device)
+    return checked_device(options.device)
+
+
+def _told(reached: int, training: "TrainingConfig") -> int:
+    """The exit status of a training that ended at this step; what to do next where it was stopped."""
+    if reached >= training.steps:
+        return 0
+    print(f"worldgym: stopped at {reached} of {training.steps} steps; add --resume to go on", file=sys.stderr)
+    return INTERRUPTED
 
 
 def _action_names(environment: str) -> tuple[str, ...]:
@@ -334,8 +364,14 @@ def _export(options: argparse.Namespace) -> None:
     from worldgym.pretrained import START_STATES
     from worldgym.training.recipe import export
 
-    build_start_states(options.held_out, options.out / START_STATES)
-    export(options.tokenizer, options.transformer, Recordings(options.held_out), options.out)
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{options.out.name}.", dir=options.out.parent) as aside:
+        # Whatever refuses, the recordings or the runs, nothing of the checkpoint is there yet.
+        bank = build_start_states(options.held_out, Path(aside))
+        export(options.tokenizer, options.transformer, Recordings(options.held_out), options.out)
+        (options.out / START_STATES).mkdir(exist_ok=True)
+        for path in bank:
+            path.replace(options.out / START_STATES / path.name)
     print(f"{options.out}: {size(options.out) / 1e6:.1f} MB; next: worldgym evaluate --checkpoint {options.out} --help")
 
 
@@ -350,10 +386,12 @@ def _add_evaluate(commands: Subparsers) -> None:
     parser.add_argument("--checkpoint", default=SHIPPED, help="a shipped name or a folder")
     parser.add_argument("--data", type=Path, required=True, help="folder of held-out episodes")
     parser.add_argument("--out", type=Path, default=Path("outputs/evaluate.json"), help="figures; a .gif lies beside")
-    parser.add_argument("--horizon", type=int, default=10, help="frames imagined from each start")
-    parser.add_argument("--starts", type=int, default=5, help="segments drawn from each episode")
-    parser.add_argument("--first-steps", type=int, default=60, help="of an episode, which segments are drawn from")
-    parser.add_argument("--seed", type=int, default=0, help="draws the segments and the tokens")
+    parser.add_argument("--horizon", type=_positive, default=10, help="frames imagined from each start")
+    parser.add_argument("--starts", type=_positive, default=5, help="segments drawn from each episode")
+    parser.add_argument(
+        "--first-steps", type=_positive, default=60, help="of an episode, which segments are drawn from"
+    )
+    parser.add_argument("--seed", type=_natural, default=0, help="draws the segments and the tokens")
     parser.add_argument(
         "--write-card", action="store_true", help="write the figures into the checkpoint and its README"
     )
@@ -377,12 +415,13 @@ def _measure(options: argparse.Namespace) -> "Figures":
     from worldgym.config import Sampling
     from worldgym.data.recordings import Recordings, drawn_segments
     from worldgym.data.summary import check_held_out
+    from worldgym.devices import checked_device
     from worldgym.evaluation import evaluate, perplexities
     from worldgym.pretrained import locate
     from worldgym.provenance import provenance
     from worldgym.world_model import WorldModel
 
-    device = _device(options.device)
+    device = checked_device(options.device)
     model = WorldModel.from_pretrained(options.checkpoint, device=device)
     recordings, config = Recordings(options.data), model.config
     if "trained_on" in config.training_data:

@@ -7,11 +7,19 @@ from pathlib import Path
 import pytest
 
 from worldgym.cli import build_parser, main
-from worldgym.config import WorldModelConfig, from_dict, to_dict
+from worldgym.config import CompactTokenizerConfig, TransformerConfig, WorldModelConfig, from_dict, to_dict
 from worldgym.data.episode import Episode
 from worldgym.data.recordings import Recordings
 from worldgym.errors import WorldGymError
+from worldgym.training.recipe import Recipe, TokenizerRecipe, TransformerRecipe
+from worldgym.training.run import TrainingConfig
+from worldgym.training.tokenizer import TokenizerTrainingConfig
+from worldgym.training.transformer import TransformerTrainingConfig
 
+RECIPE = Recipe(
+    TokenizerRecipe(CompactTokenizerConfig(), TokenizerTrainingConfig(), TrainingConfig(steps=5)),
+    TransformerRecipe(TransformerConfig(), TransformerTrainingConfig(), TrainingConfig(steps=5)),
+)
 COMMANDS = ["demo", "collect", "train", "train tokenizer", "train transformer", "export", "evaluate", "checkpoints"]
 
 
@@ -42,19 +50,20 @@ def test_the_module_is_the_command() -> None:
     [
         ("demo --checkpoint nothing", "no checkpoint 'nothing'"),
         ("demo --checkpoint {checkpoint} --task hamer --out {out}", "did you mean 'hammer'"),
-        ("demo --checkpoint {checkpoint} --steps 0 --out {out}", "at least 1 step"),
-        ("demo --checkpoint {checkpoint} --device tpu9 --out {out}", "--device tpu9"),
+        ("demo --checkpoint {checkpoint} --device tpu9 --out {out}", "device 'tpu9' cannot be used here"),
         ("evaluate --checkpoint {checkpoint} --data {out}", "no episodes"),
         ("evaluate --checkpoint {checkpoint} --data {data} --out {out}/f.json --starts 99", "ask for fewer"),
         ("evaluate --checkpoint {checkpoint} --data {data} --write-card", "does not say what it was trained on"),
-        ("train tokenizer --data {data} --held-out {data} --out {out} --recipe nothing", "not a readable recipe"),
+        ("train tokenizer --data {data} --held-out {data} --out {out} --recipe nothing", "nothing is missing"),
         ("train tokenizer --data {data} --held-out {data} --out {out}", "not held out"),
-        ("train tokenizer --data {data} --held-out {data} --out {out} --steps 0", "must be positive"),
         (
             "train tokenizer --data {data} --held-out {data} --out {out} --lpips {out}/none",
             "not a readable safetensors",
         ),
-        ("train transformer --data {data} --held-out {data} --out {out} --tokenizer {out}", "not held out"),
+        (
+            "train transformer --data {data} --held-out {data} --out {out} --tokenizer {out}",
+            "does not hold a training run",
+        ),
         ("export --tokenizer {out} --transformer {out} --held-out {data} --out {out}/new", "do not fit"),
     ],
 )
@@ -73,6 +82,63 @@ def test_errors_are_one_line_without_a_traceback(
     assert said in shown
     assert len(shown.splitlines()) == 1
     assert not list(tmp_path.rglob("*.*"))
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        ("demo --steps 0", "--steps: expected a whole number from 1 to 2147483647, got '0'"),
+        ("demo --steps 1e3", "--steps: expected a whole number"),
+        ("demo --seed -1", "--seed: expected a whole number from 0"),
+        (f"demo --seed {10**30}", "--seed: expected a whole number from 0"),
+        ("collect --out {out} --workers 0", "--workers: expected a whole number from 1"),
+        ("collect --out {out} --seed 1.5", "--seed: expected a whole number from 0"),
+        ("train tokenizer --steps 0", "--steps: expected a whole number from 1"),
+        ("train tokenizer --batch-size -4", "--batch-size: expected a whole number from 1"),
+        ("train tokenizer --threads 0", "--threads: expected a whole number from 1"),
+        ("train transformer --learning-rate nan", "--learning-rate: expected a number above 0, got 'nan'"),
+        ("train transformer --learning-rate fast", "--learning-rate: expected a number above 0, got 'fast'"),
+        ("evaluate --horizon 0", "--horizon: expected a whole number from 1"),
+        ("evaluate --starts 0", "--starts: expected a whole number from 1"),
+        ("evaluate --first-steps none", "--first-steps: expected a whole number from 1"),
+    ],
+)
+def test_numbers_that_make_no_sense_are_refused(
+    command: str, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(command.format(out=tmp_path / "out").split())
+    assert said in capsys.readouterr().err.splitlines()[-1]
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_list_of_problems_stays_a_list(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def fail(options: object) -> None:
+        raise WorldGymError("problems:\n  - one\n  - two")
+
+    monkeypatch.setattr("worldgym.cli._checkpoints", fail)
+    assert main(["checkpoints"]) == 2
+    assert capsys.readouterr().err == "worldgym: problems:\n  - one\n  - two\n"
+
+
+@pytest.mark.parametrize("part", ["tokenizer", "transformer"])
+@pytest.mark.parametrize(("reached", "status"), [(9, 0), (7, 130)])
+def test_a_stopped_training_says_how_to_go_on(
+    part: str,
+    reached: int,
+    status: int,
+    synthetic_recordings: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(f"worldgym.training.recipe.train_{part}", lambda *given: reached)
+    monkeypatch.setattr("worldgym.cli._recipe", lambda name: RECIPE)
+    data = f"--data {synthetic_recordings} --held-out {synthetic_recordings} --out {tmp_path} --steps 9 --device cpu"
+    more = f" --tokenizer {tmp_path}" if part == "transformer" else ""
+    assert main(f"train {part} {data}{more}".split()) == status
+    said = capsys.readouterr().err
+    assert said == ("" if status == 0 else "worldgym: stopped at 7 of 9 steps; add --resume to go on\n")
 
 
 @pytest.mark.parametrize("text", ["expert", "expert=", "=3", "expert=-1", "expert=1,,random=2"])
@@ -163,6 +229,9 @@ def test_from_recordings_to_a_checkpoint_with_a_card(
     ):
         assert main(command.split()) == 0, capsys.readouterr().err
     _check_figures(tmp_path, capsys.readouterr().out)
+    assert main(f"export {runs} --held-out {tmp_path}/train --out {tmp_path}/leaky/new".split()) == 2
+    assert "not held out" in capsys.readouterr().err
+    assert not list((tmp_path / "leaky").iterdir())
 
 
 def _check_figures(folder: Path, shown: str) -> None:
