@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from worldgym.errors import DataError
 from worldgym.files import atomic_write
-from worldgym.video import Frames, below, beside, enlarge, write_gif, write_mp4
+from worldgym.video import Frames, below, beside, compared, enlarge, write_gif, write_mp4
 from worldgym.world_model import WorldModel
 
 FRAMES_PER_SECOND = 8
@@ -112,23 +112,13 @@ def write(scenes: Sequence[Scene], dream: Dream, folder: Path) -> Files:
 
 def _video(scenes: Sequence[Scene], dream: Dream, factor: int) -> Frames:
     """All scenes in a grid, enlarged, and their rewards below: uint8 ``[T, H, W, 3]``."""
-    panels = [
-        _titled(_panel(scene.frames, imagined, factor), f"{scene.title}: real | imagined | difference")
-        for scene, imagined in zip(scenes, dream.frames, strict=True)
-    ]
+    panels = []
+    for scene, imagined in zip(scenes, dream.frames, strict=True):
+        panel = enlarge(compared(scene.frames, imagined, gap=1), factor)
+        panels.append(_titled(panel, f"{scene.title}: real | imagined | difference"))
     grid = _grid(panels)
     plot = _plot(scenes, dream, grid.shape[2], PLOT_HEIGHT)
     return below(grid, plot.with_cursor(len(grid)), gap=4)
-
-
-def _panel(real: Frames, imagined: Frames, factor: int) -> Frames:
-    return enlarge(beside(real, imagined, difference(real, imagined), gap=1), factor)
-
-
-def difference(real: Frames, imagined: Frames) -> Frames:
-    """Twice the absolute difference, so that faint errors show."""
-    doubled: Frames = np.minimum(2 * np.abs(real.astype(np.int16) - imagined), 255).astype(np.uint8)
-    return doubled
 
 
 def _titled(clip: Frames, text: str) -> Frames:

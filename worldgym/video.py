@@ -25,6 +25,17 @@ def below(*clips: Frames, gap: int = 2) -> Frames:
     return np.concatenate(parts[1:], axis=1)
 
 
+def difference(real: Frames, made: Frames) -> Frames:
+    """Twice the absolute difference, so that faint errors show."""
+    doubled: Frames = np.minimum(2 * np.abs(real.astype(np.int16) - made), 255).astype(np.uint8)
+    return doubled
+
+
+def compared(real: Frames, made: Frames, gap: int = 2) -> Frames:
+    """Real | made | :func:`difference`, side by side: clips uint8 ``[T, H, W, 3]`` to ``[T, H, 3 W + 2 gap, 3]``."""
+    return beside(real, made, difference(real, made), gap=gap)
+
+
 def enlarge(clip: Frames, factor: int) -> Frames:
     """Each pixel a square of ``factor`` pixels."""
     return clip.repeat(factor, axis=-3).repeat(factor, axis=-2)

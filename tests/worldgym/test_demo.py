@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from worldgym import WorldModel
-from worldgym.demo import PLOT_HEIGHT, TITLE_HEIGHT, Dream, Scene, _video, alike, difference, imagine, write
+from worldgym.demo import PLOT_HEIGHT, TITLE_HEIGHT, Dream, Scene, _video, alike, imagine, write
 from worldgym.errors import DataError
 
 
@@ -38,13 +38,6 @@ def test_imagination_follows_the_real_actions(tiny_checkpoint: Path) -> None:
     np.testing.assert_array_equal(dream.frames, again.frames)
     other = imagine(model, [scenes[0], scene("c", seed=2)])
     assert not np.array_equal(dream.rewards[1], other.rewards[1])
-
-
-def test_differences_do_not_wrap_around() -> None:
-    low, high = np.zeros((1, 2, 2, 3), np.uint8), np.full((1, 2, 2, 3), 100, np.uint8)
-    assert (difference(low, high) == 200).all()
-    assert (difference(high, low) == 200).all()
-    assert (difference(low, 2 * high) == 255).all()
 
 
 def dream_of(scenes: list[Scene]) -> Dream:

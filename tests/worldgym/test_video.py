@@ -6,7 +6,7 @@ import imageio_ffmpeg
 import numpy as np
 import pytest
 
-from worldgym.video import below, beside, enlarge, write_gif, write_mp4
+from worldgym.video import below, beside, compared, difference, enlarge, write_gif, write_mp4
 
 RED, BLUE = (250, 0, 0), (0, 0, 250)
 
@@ -64,3 +64,16 @@ def test_a_failed_write_leaves_nothing(tmp_path: Path, write: object, monkeypatc
     with pytest.raises(OSError, match="No space left"):
         write(tmp_path / "clip", plain(RED))  # type: ignore[operator]
     assert list(tmp_path.iterdir()) == []
+
+
+def test_differences_do_not_wrap_around() -> None:
+    low, high = np.zeros((1, 2, 2, 3), np.uint8), np.full((1, 2, 2, 3), 100, np.uint8)
+    assert (difference(low, high) == 200).all()
+    assert (difference(high, low) == 200).all()
+    assert (difference(low, 2 * high) == 255).all()
+
+
+def test_compared_clips_stand_beside_their_difference() -> None:
+    real, made = plain(RED), plain(BLUE)
+    shown = compared(real, made, gap=1)
+    np.testing.assert_array_equal(shown, beside(real, made, difference(real, made), gap=1))
