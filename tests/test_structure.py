@@ -2,8 +2,10 @@
 
 import ast
 import configparser
+import shutil
 import subprocess
 import sys
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -86,6 +88,32 @@ def test_every_folder_with_code_is_a_package() -> None:
     for folder in FOLDERS:
         for path in sources(folder):
             assert (path.parent / "__init__.py").exists(), f"{path.parent} has no __init__.py"
+
+
+def test_a_wheel_holds_every_module_and_the_files_of_checkpoints(tmp_path: Path) -> None:
+    copy, pretended = tmp_path / "copy", "worldgym/checkpoints/pretended"
+    for folder in FOLDERS:
+        shutil.copytree(ROOT / folder, copy / folder, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("setup.cfg", "pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, copy)
+    data = ("config.json", "recipe.json", "tokenizer.safetensors", "README.md", "start_states/hammer.npz")
+    for name in data:
+        path = copy / "checkpoints" / "pretended" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    flags = ("--quiet", "--no-index", "--no-deps", "--no-build-isolation", "--wheel-dir", str(tmp_path))
+    built = subprocess.run([sys.executable, "-m", "pip", "wheel", *flags, str(copy)], capture_output=True, text=True)
+    assert built.returncode == 0, built.stderr
+    (wheel,) = tmp_path.glob("worldgym-*.whl")
+    with zipfile.ZipFile(wheel) as file:
+        held = {name for name in file.namelist() if ".dist-info/" not in name}
+        (points,) = (name for name in file.namelist() if name.endswith("entry_points.txt"))
+        assert "worldgym = worldgym.cli:main" in file.read(points).decode()
+    expected = {f"{pretended}/{name}" for name in data} | {"worldgym/py.typed"}
+    for folder in FOLDERS:
+        names = [path.relative_to(ROOT).as_posix() for path in sources(folder)]
+        expected |= {name if folder == "worldgym" else f"worldgym/{name}" for name in names}
+    assert {name for name in held if not name.startswith("worldgym/checkpoints/metaworld")} == expected
 
 
 @pytest.mark.parametrize("module", ["worldgym", "worldgym.cli", "worldgym.registration"])
