@@ -100,6 +100,11 @@ class EpisodeFile:
                 self.successes: NDArray[np.bool_] = file.get_tensor("successes").astype(bool)
             except SafetensorError as error:
                 raise DataError(f"{path}: {error}") from error
+        if len(self.shape) != 4 or self.actions.ndim != 2 or self.shape[0] != len(self.actions) + 1:
+            raise DataError(
+                f"{path}: expected frames [T + 1, H, W, 3] and actions [T, A], got {list(self.shape)} and "
+                f"{list(self.actions.shape)}; delete it or collect it again"
+            )
 
     def __len__(self) -> int:
         return len(self.actions)

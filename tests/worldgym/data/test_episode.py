@@ -7,6 +7,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
+from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from worldgym.data.episode import Episode, EpisodeFile, EpisodeInfo
@@ -82,6 +83,16 @@ def test_an_episode_file_without_its_tensors_is_refused(tmp_path: Path) -> None:
     info = '{"environment": "Toy", "task": "t", "behaviour": "b", "seed": 0, "frame_skip": 1}'
     save_file({"frames": np.zeros((2, 4, 4, 3), np.uint8)}, path, {"format": "worldgym-episode-1", "info": info})
     with pytest.raises(DataError, match=r"poor\.safetensors"):
+        EpisodeFile(path)
+
+
+def test_an_episode_file_with_misshapen_tensors_is_refused(make_episode: MakeEpisode, tmp_path: Path) -> None:
+    path = tmp_path / "flat.safetensors"
+    make_episode("hammer", "expert", 0).save(path)
+    with safe_open(path, "np") as file:
+        metadata, tensors = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    save_file({**tensors, "actions": tensors["actions"].flatten()}, path, metadata)
+    with pytest.raises(DataError, match=r"flat\.safetensors: expected frames"):
         EpisodeFile(path)
 
 
