@@ -222,7 +222,8 @@ def _commands(name: str, config: WorldModelConfig) -> Iterable[str]:
     yield f"worldgym train tokenizer --recipe {name} {both} --out runs/tokenizer"
     yield f"worldgym train transformer --recipe {name} --tokenizer runs/tokenizer {both} --out runs/transformer"
     runs = "--tokenizer runs/tokenizer --transformer runs/transformer"
-    yield f"worldgym export {runs} --held-out {held_out} --out checkpoints/{name}"
+    sampling = f"--temperature {config.sampling.temperature} --top-k {config.sampling.top_k}"
+    yield f"worldgym export {runs} --held-out {held_out} {sampling} --out checkpoints/{name}"
     yield f"worldgym evaluate --checkpoint checkpoints/{name} --data {held_out} --write-card"
 
 

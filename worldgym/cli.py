@@ -355,10 +355,13 @@ def _add_export(commands: Subparsers) -> None:
     parser.add_argument("--transformer", type=Path, required=True, help="folder of the transformer's run")
     parser.add_argument("--held-out", type=Path, required=True, help="folder of episodes that become start states")
     parser.add_argument("--out", type=Path, required=True, help="folder of the checkpoint")
+    parser.add_argument("--temperature", type=float, default=1.0, help="what its environments draw tokens with")
+    parser.add_argument("--top-k", type=_positive, default=100, help="tokens they draw from; 1 is greedy")
 
 
 def _export(options: argparse.Namespace) -> None:
     from worldgym.card import size
+    from worldgym.config import Sampling
     from worldgym.data.recordings import Recordings
     from worldgym.envs.start_states import build_start_states
     from worldgym.pretrained import START_STATES
@@ -368,7 +371,8 @@ def _export(options: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory(prefix=f".{options.out.name}.", dir=options.out.parent) as aside:
         # Whatever refuses, the recordings or the runs, nothing of the checkpoint is there yet.
         bank = build_start_states(options.held_out, Path(aside))
-        export(options.tokenizer, options.transformer, Recordings(options.held_out), options.out)
+        sampling = Sampling(options.temperature, options.top_k)
+        export(options.tokenizer, options.transformer, Recordings(options.held_out), options.out, sampling)
         (options.out / START_STATES).mkdir(exist_ok=True)
         for path in bank:
             path.replace(options.out / START_STATES / path.name)

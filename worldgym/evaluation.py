@@ -13,7 +13,7 @@ from worldgym.config import Sampling
 from worldgym.data.recordings import Batch, Segments, to_uint8, to_unit
 from worldgym.metrics.pixels import psnr, r_squared, squared_error
 from worldgym.tokenizer.base import codes_perplexity
-from worldgym.video import below, beside, enlarge, write_gif
+from worldgym.video import below, compared, enlarge, write_gif
 from worldgym.world_model import WorldModel
 
 CHUNK = 24
@@ -125,8 +125,4 @@ def _figures(errors: Mapping[str, _Errors], rewards: Tensor, rows: Tensor) -> Fi
 def _write_video(path: Path, real: Tensor, made: Tensor) -> None:
     """Six segments as rows: real, imagined, twice the difference."""
     rows = np.linspace(0, len(real) - 1, min(6, len(real))).astype(int)
-    clips = []
-    for row in rows:
-        difference = (made[row].int() - real[row].int()).abs().mul(2).clamp(max=255).to(torch.uint8)
-        clips.append(beside(real[row].numpy(), made[row].numpy(), difference.numpy()))
-    write_gif(path, enlarge(below(*clips), 2))
+    write_gif(path, enlarge(below(*(compared(real[row].numpy(), made[row].numpy()) for row in rows)), 2))

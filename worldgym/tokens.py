@@ -123,7 +123,7 @@ class TokenLayout:
 
         Position i predicts the id at i + 1: a slot predicts the first code, the last code would predict the next slot.
         """
-        frames = logits.unflatten(1, (-1, self.step_length))
+        frames = torch.unflatten(logits, 1, (-1, self.step_length))
         return frames[:, :, : self.tokens_per_frame, self.dynamics_ids]
 
     def labels(self, ids: torch.Tensor, ignore: int = -100) -> torch.Tensor:

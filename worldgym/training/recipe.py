@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from worldgym.config import (
+    Sampling,
     TokenizerConfig,
     TransformerConfig,
     WorldModelConfig,
@@ -218,8 +219,10 @@ def load_world_model_run(tokenizer_run: Path, transformer_run: Path) -> tuple[Wo
     return model, recipe_from_dict(parts, str(transformer_run)), _described(transformer_run, "data")
 
 
-def export(tokenizer_run: Path, transformer_run: Path, held_out: Recordings, folder: Path) -> WorldModelConfig:
-    """Write a checkpoint in half precision from two runs, with its recipe.
+def export(
+    tokenizer_run: Path, transformer_run: Path, held_out: Recordings, folder: Path, sampling: Sampling
+) -> WorldModelConfig:
+    """Write a checkpoint in half precision from two runs, with its recipe; environments will draw by ``sampling``.
 
     The bank of start states is not written here: it belongs to the environments.
 
@@ -231,7 +234,7 @@ def export(tokenizer_run: Path, transformer_run: Path, held_out: Recordings, fol
     model, recipe, trained = load_world_model_run(tokenizer_run, transformer_run)
     check_held_out(trained, held_out)
     training_data = {"trained_on": trained, "held_out": summarise(held_out)}
-    config = dataclasses.replace(model.config, training_data=training_data)
+    config = dataclasses.replace(model.config, training_data=training_data, sampling=sampling)
     WorldModel(config, model.tokenizer, model.transformer).save_pretrained(folder, dtype=torch.float16)
     WorldModel.from_pretrained(folder)  # what half precision cannot hold is an error here, not at a user's
     atomic_json(folder / "recipe.json", recipe_to_dict(recipe))

@@ -80,6 +80,9 @@ class Trainable(Protocol):
     def loss(self, rng: np.random.Generator) -> tuple[Tensor, Metrics]:
         """The loss of a batch drawn with ``rng``, and figures to log."""
 
+    def finish(self) -> None:
+        """Called once, behind the last step and before its checkpoint."""
+
     def validate(self, videos: Path) -> Metrics:
         """Figures on held-out data; may write a video named ``videos``.gif."""
 
@@ -107,6 +110,9 @@ def train(job: Trainable, config: TrainingConfig, folder: Path, about: Mapping[s
         while step < config.steps and not stopped:
             metrics = _train_step(job, optimizer, config, step, precision)
             step += 1
+            if step == config.steps:
+                with precision:
+                    job.finish()
             if step % config.log_every == 0:
                 log.write(step, metrics)
             if step % config.validate_every == 0 or step == config.steps:

@@ -14,7 +14,7 @@ from worldgym.metrics.pixels import psnr, squared_error
 from worldgym.tokenizer.base import Tokenizer, codes_perplexity
 from worldgym.tokenizer.quantizer import load_state_for_resume, state_for_resume
 from worldgym.training.run import Metrics
-from worldgym.video import below, beside, enlarge, write_gif
+from worldgym.video import below, compared, enlarge, write_gif
 
 SQUARED_WEIGHT = 10.0
 
@@ -77,6 +77,9 @@ class TokenizerJob:
             detail = self.perceptual(predicted.flatten(0, 1), real.flatten(0, 1)).mean()
         return F.l1_loss(predicted, real) + detail
 
+    def finish(self) -> None:
+        pass
+
     def validate(self, videos: Path) -> Metrics:
         """Pooled PSNR by horizon beside repeating the last context frame, and both codebooks' perplexity."""
         context, length = self.model.layout.context_length, self.config.segment_length
@@ -100,8 +103,8 @@ class TokenizerJob:
             metrics[f"perplexity/{name}"] = codes_perplexity(codes, size)
             metrics[f"codes_used/{name}"] = float(codes.unique().numel())
         rows = np.linspace(0, len(real) - 1, 6).astype(int)
-        clips = [_pair(real[row, context:], future[row]) for row in rows]
-        write_gif(videos.with_suffix(".gif"), enlarge(below(*clips), 2))
+        shown, made = (to_uint8(clip[rows]).cpu().numpy() for clip in (real[:, context:], future))
+        write_gif(videos.with_suffix(".gif"), enlarge(below(*map(compared, shown, made)), 2))
         return metrics
 
     def state(self) -> dict[str, Tensor]:
@@ -109,9 +112,3 @@ class TokenizerJob:
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         load_state_for_resume(self.model, state)
-
-
-def _pair(real: Tensor, made: Tensor) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
-    """Real, made and difference beside each other, uint8 ``[T, H, 3 W, 3]``."""
-    difference = (made - real).abs().mul(2)
-    return beside(*(to_uint8(clip).cpu().numpy() for clip in (real, made, difference)))

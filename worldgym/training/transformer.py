@@ -20,6 +20,9 @@ from worldgym.training.run import Metrics
 from worldgym.transformer.llama import INIT_STD, Transformer
 from worldgym.world_model import WorldModel
 
+REWARD_BATCHES = 300  # drawn to solve for the reward head
+RIDGE = 1e-3
+
 
 @dataclass(frozen=True)
 class TransformerTrainingConfig:
@@ -100,6 +103,26 @@ class TransformerJob:
             loss = loss + self.config.reward_weight * reward
             metrics["reward_error"] = reward.item()
         return loss, metrics
+
+    @torch.no_grad()
+    def finish(self) -> None:
+        """Solve for the reward head that fits the finished transformer best, by ridge regression on drawn segments."""
+        if self.model.reward_linear is None:
+            return
+        self.model.eval()
+        features, rewards = [], []
+        for index in range(REWARD_BATCHES):
+            rng = np.random.default_rng([REWARD_BATCHES, index])
+            batch = self._coded_batch([self._draw(rng) for _ in range(self.batch_size)])
+            layout = self.model.layout
+            tokens = layout.sequence(batch.context, self._with_noise(batch.future, rng))
+            hidden = self.model(tokens, batch.actions, logits_from=tokens.shape[1]).hidden
+            last = layout.last_positions(batch.future.shape[1]).to(hidden.device)
+            features.append(hidden[:, last].flatten(0, 1).double())
+            rewards.append(symlog(batch.rewards).flatten().double())
+        weight, bias = ridge(torch.cat(features), torch.cat(rewards))
+        self.model.reward_linear.weight.copy_(weight[None])
+        self.model.reward_linear.bias.copy_(bias[None])
 
     def validate(self, videos: Path) -> Metrics:
         """Closed-loop figures on held-out segments, greedy; a video of real, imagined and difference."""
@@ -182,6 +205,15 @@ def start_from_rewards(model: Transformer, recordings: Recordings) -> None:
     if model.reward_linear is not None:
         rewards = np.concatenate([episode.rewards for episode in recordings.episodes])
         model.reward_linear.bias.fill_(float(symlog(torch.from_numpy(rewards)).mean()))
+
+
+def ridge(features: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Weights ``[D]`` and bias of the line through features ``[N, D]`` and targets ``[N]``, slightly shrunk."""
+    centre, mean = features.mean(0), targets.mean()
+    centred = features - centre
+    shrunk = centred.T @ centred + RIDGE * len(features) * torch.eye(features.shape[1]).to(features)
+    weight = torch.linalg.solve(shrunk, centred.T @ (targets - mean))
+    return weight, mean - centre @ weight
 
 
 def code_kernel(codebook: Tensor, width: float) -> Tensor:

@@ -58,6 +58,9 @@ class LineJob:
         self.step += 1
         return loss, {"inputs": float(inputs.sum())}
 
+    def finish(self) -> None:
+        pass
+
     def validate(self, videos: Path) -> Metrics:
         return {"folder_is_there": float(videos.parent.exists())}
 

@@ -12,7 +12,7 @@ from worldgym.errors import ConfigError, DataError
 from worldgym.symlog import symlog
 from worldgym.training.recipe import Recipe, load_tokenizer_run
 from worldgym.training.run import TrainingConfig, train
-from worldgym.training.transformer import TransformerJob, code_kernel, start_from_codebooks
+from worldgym.training.transformer import TransformerJob, code_kernel, ridge, start_from_codebooks
 from worldgym.transformer.llama import Transformer
 
 
@@ -149,3 +149,20 @@ def test_near_codes_start_with_near_embeddings_and_output_vectors(job: Transform
     for weight in (job.model.llm.model.embed_tokens.weight, job.model.llm.lm_head.weight):
         learned = torch.cdist(weight[ids], weight[ids])
         assert np.corrcoef(apart.flatten().numpy(), learned.detach().flatten().numpy())[0, 1] > 0.7
+
+
+def test_ridge_finds_the_line() -> None:
+    features = torch.randn(500, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    weight, bias = ridge(features, features @ torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64) + 3)
+    torch.testing.assert_close(weight, torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64), atol=0.01, rtol=0)
+    assert bias.item() == pytest.approx(3, abs=0.01)
+
+
+def test_a_finished_job_has_the_reward_head_that_fits_best(job: TransformerJob) -> None:
+    def error() -> float:
+        rng = np.random.default_rng(5)
+        return float(np.mean([job.loss(rng)[1]["reward_error"] for _ in range(10)]))
+
+    before = error()
+    job.finish()
+    assert error() < 0.9 * before
