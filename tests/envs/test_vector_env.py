@@ -11,7 +11,7 @@ from gymnasium.vector import AutoresetMode
 from worldgym.envs.contract import Frame
 from worldgym.envs.start_states import StartStates
 from worldgym.envs.world_model_env import WorldModelVectorEnv
-from worldgym.errors import CheckpointError, InvalidAction, InvalidFrames, InvalidOption, ResetNeeded
+from worldgym.errors import InvalidAction, InvalidFrames, InvalidOption, ResetNeeded
 from worldgym.pretrained import START_STATES
 
 ID = "WorldModel-MetaWorld-v0"
@@ -191,7 +191,7 @@ def test_a_checkpoint_without_start_states_is_told_where_a_slot_would_reset_itse
     envs = make(WorldModel.from_pretrained(tiny_checkpoint), max_episode_steps=1)
     envs.reset(seed=0, options={"frames": real_frames})
     envs.step(actions(1)[0])
-    with pytest.raises(CheckpointError, match="no start states"):
+    with pytest.raises(InvalidOption, match="no start states"):
         envs.step(actions(1)[0])
 
 

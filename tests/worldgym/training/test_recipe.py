@@ -9,6 +9,7 @@ import torch
 
 import worldgym.checkpoints
 from worldgym import WorldModel
+from worldgym.config import Sampling
 from worldgym.data.recordings import Recordings
 from worldgym.errors import CheckpointError, ConfigError, DataError, WorldGymError
 from worldgym.training.recipe import (
@@ -85,13 +86,14 @@ def test_what_is_no_recipe_is_named(tmp_path: Path) -> None:
 def test_two_runs_become_a_checkpoint(
     tokenizer_run: Path, transformer_run: Path, held_out: Recordings, recipe: Recipe, tmp_path: Path
 ) -> None:
-    export(tokenizer_run, transformer_run, held_out, tmp_path)
+    export(tokenizer_run, transformer_run, held_out, tmp_path, Sampling(0.3, 50))
     model = WorldModel.from_pretrained(tmp_path)
     trained, _, _ = load_world_model_run(tokenizer_run, transformer_run)
     for name, value in trained.transformer.state_dict().items():
         torch.testing.assert_close(model.transformer.state_dict()[name], value, rtol=1e-3, atol=1e-4)
     config = model.config
     assert (config.tasks, config.action_names, config.frame_skip) == (("push",), ("up", "right"), 1)
+    assert config.sampling == Sampling(0.3, 50)
     assert config.max_episode_steps == 24
     assert config.training_data["trained_on"]["episodes"] == {"push": {"random": 8}}
     assert config.training_data["held_out"]["seeds"] == {"random": [100, 102]}
@@ -123,7 +125,7 @@ def test_a_run_that_is_not_finished_is_not_built_upon(
         train_transformer(recipe.transformer, broken, recordings, held_out, tmp_path / "run", CPU)
     for runs in ((broken, transformer_run), (tokenizer_run, broken)):
         with pytest.raises(CheckpointError, match=r"step 6 of 9.*--resume"):
-            export(*runs, held_out, tmp_path / "checkpoint")
+            export(*runs, held_out, tmp_path / "checkpoint", Sampling())
     assert [path.name for path in tmp_path.iterdir()] == ["broken"]
 
 
@@ -140,7 +142,7 @@ def test_episodes_seen_in_training_are_no_held_out_ones(
     with pytest.raises(DataError, match="not held out"):
         train_tokenizer(recipe.tokenizer, recordings, recordings, tmp_path / "run", CPU)
     with pytest.raises(DataError, match="not held out"):
-        export(tokenizer_run, transformer_run, recordings, tmp_path / "checkpoint")
+        export(tokenizer_run, transformer_run, recordings, tmp_path / "checkpoint", Sampling())
     assert list(tmp_path.iterdir()) == []
 
 
