@@ -9,7 +9,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --co
 help:
 	@echo "make demo    imagine held-out episodes of the six Meta-World tasks; writes outputs/demo (no simulator needed)"
 	@echo "make test    all tests, with the simulators that are installed"
-	@echo "make bench   timings, printed and saved under outputs/"
+	@echo "make bench   one imagined frame, ours beside transformers"
 	@echo "make lint    ruff and mypy alone"
 	@echo "make clean   remove .venv and outputs"
 

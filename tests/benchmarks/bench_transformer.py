@@ -54,11 +54,11 @@ def ours(model: Transformer, batch: int) -> Callable[[], None]:
 
 def theirs(model: Transformer, batch: int) -> Callable[[], None]:
     """The same frame through Hugging Face's forward pass and cache, tokens drawn by multinomial from the top 100."""
-    other, cache = hugging_face(model), DynamicCache()
+    other, cache, action = hugging_face(model), DynamicCache(), torch.zeros(batch, ACTION_DIM)
     other(torch.zeros(batch, LAYOUT.prefix_length).long(), past_key_values=cache, use_cache=True)
 
     def frame() -> None:
-        x = model.slot(batch, torch.zeros(batch, ACTION_DIM))
+        x = model.slot(action, action)
         for _ in range(LAYOUT.step_length):
             logits = other(inputs_embeds=x, past_key_values=cache, use_cache=True).logits[:, -1, LAYOUT.dynamics_ids]
             values, indices = logits.topk(100)
