@@ -1,0 +1,1 @@
+"""Agents, which take environments as arguments: none yet."""

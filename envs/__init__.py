@@ -1,0 +1,1 @@
+"""The learned environments and the simulators, behind the same spaces."""
