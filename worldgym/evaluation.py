@@ -1,6 +1,6 @@
 """Held-out figures of a world model: imagined frames and rewards against real ones, by horizon and task."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,7 +12,7 @@ from tqdm import tqdm
 from worldgym.config import Sampling
 from worldgym.data.recordings import Batch, Segments, to_uint8, to_unit
 from worldgym.metrics.pixels import psnr, r_squared, squared_error
-from worldgym.tokenizer.base import codes_perplexity
+from worldgym.tokenizer.base import ContextFeatures, codes_perplexity
 from worldgym.video import below, compared, enlarge, write_gif
 from worldgym.world_model import WorldModel
 
@@ -82,29 +82,28 @@ def _imagine(model: WorldModel, batch: Batch, sampling: Sampling, seed: int, nam
 @torch.no_grad()
 def _reconstruct(model: WorldModel, frames: Tensor) -> Tensor:
     """What the tokenizer alone makes of the future frames, uint8 ``[N, T, H, W, 3]``."""
-    context, parts = model.config.context_length, []
-    for chunk in frames.split(CHUNK):
-        clip = to_unit(chunk.to(model.device)).to(model.dtype)
-        _, features = model.tokenizer.encode_context(clip[:, :context])
-        codes = model.tokenizer.encode_future(clip[:, context:], features)
-        parts.append(to_uint8(model.tokenizer.decode_future(codes, features)).cpu())
-    return torch.cat(parts)
+    decode = model.tokenizer.decode_future
+    return torch.cat([to_uint8(decode(codes, features)).cpu() for _, codes, features in _encoded(model, frames)])
 
 
 @torch.no_grad()
 def perplexities(model: WorldModel, segments: Segments) -> dict[str, float]:
     """How evenly the held-out frames use both codebooks: ``context`` and ``dynamics``, at most their sizes."""
-    split, layout = model.config.context_length, model.config.layout
-    context, dynamics = [], []
-    for chunk in segments.batch.frames.split(CHUNK):
-        clip = to_unit(chunk.to(model.device)).to(model.dtype)
-        codes, features = model.tokenizer.encode_context(clip[:, :split])
-        context.append(codes)
-        dynamics.append(model.tokenizer.encode_future(clip[:, split:], features))
+    layout = model.config.layout
+    context, dynamics, _ = zip(*_encoded(model, segments.batch.frames), strict=True)
     return {
         "context": codes_perplexity(torch.cat(context), layout.context_codes),
         "dynamics": codes_perplexity(torch.cat(dynamics), layout.dynamics_codes),
     }
+
+
+def _encoded(model: WorldModel, frames: Tensor) -> Iterator[tuple[Tensor, Tensor, ContextFeatures]]:
+    """Context codes, dynamics codes and features of frames uint8 ``[N, C + T, H, W, 3]``, a chunk at a time."""
+    split = model.config.context_length
+    for chunk in frames.split(CHUNK):
+        clip = to_unit(chunk.to(model.device)).to(model.dtype)
+        context, features = model.tokenizer.encode_context(clip[:, :split])
+        yield context, model.tokenizer.encode_future(clip[:, split:], features), features
 
 
 def _squared(made: Tensor, real: Tensor) -> Tensor:

@@ -116,7 +116,7 @@ def train(job: Trainable, config: TrainingConfig, folder: Path, about: Mapping[s
             if step % config.log_every == 0:
                 log.write(step, metrics)
             if step % config.validate_every == 0 or step == config.steps:
-                log.write(step, _validate(job, config, folder, step))
+                log.write(step, _validate(job, precision, folder, step))
             if step % config.save_every == 0 or step == config.steps or stopped:
                 save_checkpoint(folder, job, optimizer, step)
             log.advance(metrics)
@@ -159,11 +159,11 @@ def _train_step(
     return {"loss": loss.item(), **metrics, "gradient_norm": norm.item(), "learning_rate": config.rate(step)}
 
 
-def _validate(job: Trainable, config: TrainingConfig, folder: Path, step: int) -> Metrics:
+def _validate(job: Trainable, precision: torch.autocast, folder: Path, step: int) -> Metrics:
     job.model.eval()
     with writing(folder / "videos", CHECKPOINT_KEPT):
         (folder / "videos").mkdir(exist_ok=True)
-    with torch.no_grad(), autocast(config.precision, next(job.model.parameters()).device):
+    with torch.no_grad(), precision:
         return {f"validation/{name}": value for name, value in job.validate(folder / "videos" / f"{step:07d}").items()}
 
 

@@ -88,9 +88,8 @@ class TransformerJob:
         self._confusion = code_kernel(codebook, config.noise_width).cumsum(1)
 
     def loss(self, rng: np.random.Generator) -> tuple[Tensor, Metrics]:
-        batch = self._coded_batch([self._draw(rng) for _ in range(self.batch_size)])
         layout = self.model.layout
-        tokens = layout.sequence(batch.context, self._with_noise(batch.future, rng))
+        batch, tokens = self._drawn(rng)
         out = self.model(tokens, batch.actions, logits_from=layout.prefix_length)
         predicted = layout.code_logits(out.logits).float().log_softmax(-1)
         targets = self._targets.to(predicted.device)[batch.future]
@@ -112,12 +111,9 @@ class TransformerJob:
         self.model.eval()
         features, rewards = [], []
         for index in range(REWARD_BATCHES):
-            rng = np.random.default_rng([REWARD_BATCHES, index])
-            batch = self._coded_batch([self._draw(rng) for _ in range(self.batch_size)])
-            layout = self.model.layout
-            tokens = layout.sequence(batch.context, self._with_noise(batch.future, rng))
+            batch, tokens = self._drawn(np.random.default_rng([REWARD_BATCHES, index]))
             hidden = self.model(tokens, batch.actions, logits_from=tokens.shape[1]).hidden
-            last = layout.last_positions(batch.future.shape[1]).to(hidden.device)
+            last = self.model.layout.last_positions(batch.future.shape[1]).to(hidden.device)
             features.append(hidden[:, last].flatten(0, 1).double())
             rewards.append(symlog(batch.rewards).flatten().double())
         weight, bias = ridge(torch.cat(features), torch.cat(rewards))
@@ -142,6 +138,11 @@ class TransformerJob:
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         pass
+
+    def _drawn(self, rng: np.random.Generator) -> tuple[Coded, Tensor]:
+        """A batch, and the tokens fed for it: its codes with noise, int64 ``[B, N]``."""
+        batch = self._coded_batch([self._draw(rng) for _ in range(self.batch_size)])
+        return batch, self.model.layout.sequence(batch.context, self._with_noise(batch.future, rng))
 
     def _draw(self, rng: np.random.Generator) -> tuple[int, int]:
         episode = int(rng.integers(len(self.recordings.episodes)))
