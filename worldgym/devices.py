@@ -1,5 +1,7 @@
 """Where to compute: a device by its name, checked before anything is loaded onto it."""
 
+from pathlib import Path
+
 import torch
 
 from worldgym.errors import ConfigError
@@ -20,3 +22,32 @@ def checked_device(name: str | torch.device | None = None) -> torch.device:
             f"device {str(name)!r} cannot be used here: {reason}; give 'cpu', or 'cuda' where PyTorch finds a GPU"
         ) from error
     return device
+
+
+def free_memory(device: torch.device) -> int | None:
+    """Bytes that can still be allocated there; None where nobody says.
+
+    On a CPU: what the system calls available, or what is left of the control group's limit if that is less.
+    """
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    limits = [_meminfo(), _left_in_control_group()]
+    known = [limit for limit in limits if limit is not None]
+    return min(known, default=None)
+
+
+def _meminfo() -> int | None:
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
+    except (OSError, StopIteration, ValueError):
+        return None
+
+
+def _left_in_control_group() -> int | None:
+    folder = Path("/sys/fs/cgroup")
+    try:
+        limit, used = ((folder / name).read_text().strip() for name in ("memory.max", "memory.current"))
+        return None if limit == "max" else int(limit) - int(used)
+    except (OSError, ValueError):
+        return None

@@ -54,6 +54,10 @@ class DependencyNotInstalled(WorldGymError, gymnasium.error.DependencyNotInstall
     """An optional library or system package is missing; the message names what to install."""
 
 
+class OutOfMemory(WorldGymError, MemoryError):
+    """A batch that does not fit the memory there is, said before anything is allocated."""
+
+
 class RenderingError(WorldGymError):
     """The simulator ran but produced no usable picture."""
 

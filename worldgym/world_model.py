@@ -3,9 +3,13 @@
 Shapes: B batch rows, C context frames, T future frames, H x W pixels, A action dimension, n tokens a future frame.
 """
 
+import functools
+import hashlib
+import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,9 +17,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from worldgym.config import Sampling, WorldModelConfig
-from worldgym.devices import checked_device
-from worldgym.errors import ConfigError, InvalidAction, InvalidFrames, nearest
+from worldgym.config import Sampling, WorldModelConfig, to_dict
+from worldgym.devices import checked_device, free_memory
+from worldgym.errors import ConfigError, InvalidAction, InvalidFrames, OutOfMemory, nearest
 from worldgym.symlog import symexp
 from worldgym.tokenizer.base import ContextFeatures, Tokenizer
 from worldgym.tokens import TokenLayout
@@ -25,6 +29,8 @@ from worldgym.transformer.llama import Transformer
 
 Array = Tensor | NDArray[Any]
 Rows = Sequence[int] | Tensor | NDArray[np.integer[Any]]
+TOKENIZER_ROWS = 64  # frames that are encoded or decoded at once: more are no faster and take more memory
+CERTAINLY_FREE = 2**28  # bytes
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16, "float64": torch.float64}
 
 
@@ -53,6 +59,7 @@ class WorldModelState:
             was full.
         features: what the tokenizer keeps of the context.
         cache: what the transformer keeps of context and imagined frames.
+        model: whose state it is.
     """
 
     frames: Tensor
@@ -60,41 +67,57 @@ class WorldModelState:
     reanchored: Tensor
     features: ContextFeatures
     cache: KeyValueCache
+    model: "WorldModel"
 
     def __len__(self) -> int:
         return len(self.frames)
+
+    @property
+    def nbytes(self) -> int:
+        """What cache and features take; what a fork shares counts in each of those who share it."""
+        return self.cache.nbytes + self.features.nbytes + self.frames.nbytes
 
     @torch.inference_mode()
     def select(self, rows: Rows) -> "WorldModelState":
         """A copy of some rows, repeated where an index repeats."""
         chosen, index = self._rows(rows)
-        return WorldModelState(
-            self.frames[index],
-            self.uncertainty[index],
-            self.reanchored[index],
-            self.features.select(index),
-            self.cache.select(chosen),
-        )
+        return self._picked(index, self.features.select(index), self.cache.select(chosen))
 
     @torch.inference_mode()
     def put(self, rows: Rows, other: "WorldModelState") -> None:
         """Overwrite rows with the rows of ``other``, in place."""
         chosen, index = self._rows(rows)
-        # What a caller has read from here before must not change: only features and cache are written in place.
+        # What a caller has read from here before must not change: only the cache is written in place.
         self.frames = self.frames.index_copy(0, index, other.frames)
         self.uncertainty = self.uncertainty.index_copy(0, index, other.uncertainty)
         self.reanchored = self.reanchored.index_copy(0, index, other.reanchored)
-        self.features.put(index, other.features)
+        self.features = self.features.put(index, other.features)
         self.cache.put(chosen, other.cache)
 
+    @torch.inference_mode()
     def fork(self, count: int) -> "WorldModelState":
-        """Each row ``count`` times, copies of one row side by side, independent from here on: ``[B * count]``.
+        """Each row ``count`` times, branches of one row side by side, independent from here on: ``[B * count]``.
+
+        They share the features, keys and values of their common past, so that a branch costs what it adds.
 
         Raises ConfigError for a count below 1.
         """
         if count < 1:
             raise ConfigError(f"fork takes how many copies each row becomes, at least 1, got {count}")
-        return self.select([row for row in range(len(self)) for _ in range(count)])
+        _, index = self._rows([row for row in range(len(self)) for _ in range(count)])
+        return self._picked(index, self.features.fork(index), self.cache.fork(count))
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write one safetensors file that :meth:`WorldModel.restore` reads; StorageError where the disk refuses."""
+        from worldgym.states import save_state
+
+        save_state(Path(path), self)
+
+    def _picked(self, index: Tensor, features: ContextFeatures, cache: KeyValueCache) -> "WorldModelState":
+        """The small parts of some rows beside their features and cache."""
+        return WorldModelState(
+            self.frames[index], self.uncertainty[index], self.reanchored[index], features, cache, self.model
+        )
 
     def _rows(self, rows: Rows) -> tuple[list[int], Tensor]:
         chosen = [int(row) for row in rows]
@@ -186,9 +209,38 @@ class WorldModel:
     def start(self, frames: Array) -> WorldModelState:
         """Read real frames, uint8 ``[B, C, H, W, 3]``, oldest first (goal-conditioned: the goal, then the others).
 
-        Raises InvalidFrames for anything but that.
+        Raises InvalidFrames for anything but that; OutOfMemory, before anything is allocated, for a batch that does
+        not fit.
         """
         return self._start(self._checked_frames(frames), self.config.transformer.max_positions)
+
+    def restore(self, path: str | os.PathLike[str]) -> WorldModelState:
+        """Inverse of :meth:`WorldModelState.save`: imagination goes on from there as if it had not been left.
+
+        Raises CheckpointError for a file that is none, is damaged, or was saved by a model of other weights.
+        """
+        from worldgym.states import load_state
+
+        return load_state(Path(path), self)
+
+    def fingerprint(self) -> str:
+        """A digest of architecture and weights: equal for models that imagine the same."""
+        config = {name: to_dict(getattr(self.config, name)) for name in ("tokenizer", "transformer")}
+        digest = hashlib.sha256(json.dumps([config, self.config.action_dim, str(self.dtype)]).encode())
+        for module in (self.tokenizer, self.transformer):
+            for name, weight in module.state_dict().items():
+                digest.update(f"{name} {weight.double().sum().item()!r} {weight.double().norm().item()!r}".encode())
+        return digest.hexdigest()
+
+    def memory(self, batch: int, horizon: int | None = None) -> int:
+        """About how many bytes the state of ``batch`` rows takes that imagine ``horizon`` frames (None: the window)."""
+        return batch * self._row_bytes(self._positions(horizon)) + self._work_bytes(batch)
+
+    def largest_batch(self, budget: int, horizon: int | None = None) -> int:
+        """How many rows fit ``budget`` bytes; 0 where not even one does."""
+        row = self._row_bytes(self._positions(horizon))
+        batch = (budget - self._work_bytes(TOKENIZER_ROWS)) // row
+        return max(batch, 0) if batch >= TOKENIZER_ROWS else max(0, budget // (row + self._work_bytes(1)))
 
     def step(
         self,
@@ -210,9 +262,11 @@ class WorldModel:
         (NaN where the model predicts none).
 
         Raises InvalidAction for a wrong shape or, where that can be seen without waiting for a GPU, a value that is
-        not finite; ConfigError for a temperature or top_k that no distribution has.
+        not finite; ConfigError for a temperature or top_k that no distribution has, or a state of another model.
         """
         sampling = Sampling(temperature, top_k)
+        if state.model is not self:
+            raise ConfigError("this state was started by another model; start, or restore, one with this model")
         checked = self._checked_action(action, (len(state),))
         imagined = self._advance(state, checked, self._noise(len(state), generator, noise), sampling)
         return state, state.frames[:, -1].clone(), imagined.reward.clone()
@@ -226,48 +280,163 @@ class WorldModel:
         generator: torch.Generator | None = None,
         decode: bool = True,
         horizon: int | None = None,
+        budget: int | None = None,
     ) -> Imagined:
         """Imagine T frames in every row: ``start`` and T times ``step``.
 
-        frames: uint8 ``[B, C, H, W, 3]``. actions: float ``[B, T, A]``; action-free models take ``horizon=T`` instead.
+        frames: uint8 ``[B, C, H, W, 3]``; one context, ``[1, C, H, W, 3]``, serves all rows of ``actions``: it is
+            encoded once and its keys and values are shared.
+        actions: float ``[B, T, A]``; action-free models take ``horizon=T`` instead.
         decode: False leaves the frames out where only rewards matter (they are still made where T frames do not fit
-        the position window, to go on from).
+            the position window, to go on from); :meth:`decode` makes them afterwards, from the tokens.
+        budget: bytes that may be in use at once; more rows than fit them run in chunks, to the same result. None
+            takes them all together.
 
-        Raises InvalidFrames, InvalidAction and ConfigError as ``start`` and ``step`` do.
+        Raises InvalidFrames, InvalidAction and ConfigError as ``start`` and ``step`` do; OutOfMemory where the batch,
+        or a single row of it, does not fit.
         """
         sampling = Sampling(temperature, top_k)
         context = self._checked_frames(frames)
         actions = None if actions is None else _floats(actions, "[batch, horizon, action_dim]")
         horizon = self._checked_horizon(actions, horizon)
-        checked = self._checked_action(actions, (len(context), horizon))
-        positions = self.layout.length(horizon)
-        fits = positions <= self.config.transformer.max_positions
-        state = self._start(context, min(positions, self.config.transformer.max_positions))
+        rows = len(actions) if actions is not None and len(context) == 1 else len(context)
+        checked = self._checked_action(actions, (rows, horizon))
+        noise = torch.stack([self._noise(rows, generator, None) for _ in range(horizon)], dim=1)
+        parts = [
+            self._rollout(
+                context if len(context) == 1 else context[chunk],
+                None if checked is None else checked[chunk],
+                noise[chunk],
+                sampling,
+                decode,
+            )
+            for chunk in self._chunks(rows, horizon, budget)
+        ]
+        return parts[0] if len(parts) == 1 else Imagined(*(torch.cat(tensors) for tensors in zip(*parts, strict=True)))
+
+    @torch.inference_mode()
+    def decode(self, frames: Array, tokens: Tensor) -> Tensor:
+        """Frames of a rollout made with ``decode=False``: uint8 ``[B, T, H, W, 3]``.
+
+        frames: the context it started from, uint8 ``[B, C, H, W, 3]`` or ``[1, C, H, W, 3]``.
+        tokens: its tokens, int64 ``[B, T, n]``; T frames have to fit the position window, beyond which a rollout goes
+            on from frames of its own.
+
+        Raises InvalidFrames for other frames; ConfigError for other tokens.
+        """
+        context, shape = self._checked_frames(frames), (len(tokens), self.layout.tokens_per_frame)
+        window = self.layout.horizon(self.config.transformer.max_positions)
+        if tokens.ndim != 3 or (tokens.shape[0], tokens.shape[2]) != shape or tokens.shape[1] > window:
+            raise ConfigError(
+                f"expected tokens [batch, horizon up to {window}, {self.layout.tokens_per_frame}], got "
+                f"{list(tokens.shape)}"
+            )
+        if len(context) not in (1, len(tokens)):
+            raise InvalidFrames(f"expected 1 or {len(tokens)} contexts, as many as rows of tokens, got {len(context)}")
+        _, features = self._encode(context)
+        features = features.fork(torch.zeros(len(tokens), dtype=torch.int64)) if len(context) == 1 else features
+        return torch.stack([_to_uint8(self._decode(codes, features)) for codes in tokens.unbind(1)], dim=1)
+
+    def _rollout(
+        self, context: Tensor, actions: Tensor | None, noise: Tensor, sampling: Sampling, decode: bool
+    ) -> Imagined:
+        """For checked inputs: contexts of ``[B]`` or ``[1]``, actions ``[B, T, A]``, noise ``[B, T, n]``."""
+        batch, horizon = noise.shape[:2]
+        positions = self._positions(horizon)
+        fits = self.layout.length(horizon) <= positions
+        state = self._start(context, positions)
+        if batch > len(context):
+            state = state.fork(batch)
         images, rewards, codes, uncertainty = [], [], [], []
         for step in range(horizon):
-            action = None if checked is None else checked[:, step]
-            noise = self._noise(len(state), generator, None)
-            imagined = self._advance(state, action, noise, sampling, decode or not fits)
+            action = None if actions is None else actions[:, step]
+            imagined = self._advance(state, action, noise[:, step], sampling, decode or not fits)
             if decode:
                 images.append(state.frames[:, -1])
             rewards.append(imagined.reward)
             codes.append(imagined.codes)
             uncertainty.append(state.uncertainty)
         stacked = [torch.stack(parts, dim=1) for parts in (rewards, codes, uncertainty)]
-        return Imagined(torch.stack(images, dim=1) if decode else context[:, :0].clone(), *stacked)
+        empty = context.new_empty(batch, 0, *context.shape[2:])
+        return Imagined(torch.stack(images, dim=1) if decode else empty, *stacked)
+
+    def _chunks(self, rows: int, horizon: int, budget: int | None) -> Iterator[slice]:
+        size = rows if budget is None else self.largest_batch(budget, horizon)
+        if size < 1:
+            raise OutOfMemory(
+                f"not even one row of {horizon} frames fits budget={budget} bytes; it takes {self.memory(1, horizon)}"
+            )
+        return (slice(start, start + size) for start in range(0, rows, size))
+
+    def _positions(self, horizon: int | None) -> int:
+        """Positions that a cache needs for so many frames, at most the window."""
+        window = self.config.transformer.max_positions
+        return window if horizon is None else min(self.layout.length(horizon), window)
+
+    def _row_bytes(self, positions: int) -> int:
+        """What one row of a state takes."""
+        config, size = self.config.transformer, self.dtype.itemsize
+        cache = 2 * config.layers * config.key_value_heads * positions * config.head_dim * size
+        frames = 2 * (self.config.context_length + 1) * 3 * self.config.resolution**2
+        return int(cache + frames + self._feature_bytes * size)
+
+    @functools.cached_property
+    def _feature_bytes(self) -> float:
+        """Numbers that the features of one context take, found by encoding one."""
+        side = self.config.resolution
+        blank = torch.zeros(1, self.config.context_length, side, side, 3, dtype=torch.uint8, device=self.device)
+        return self._encode(blank)[1].nbytes / self.dtype.itemsize
+
+    def _work_bytes(self, batch: int) -> int:
+        """What encoding, decoding and the transformer take beside the state while they run."""
+        config = self.config.transformer
+        images = min(batch * self.config.context_length, TOKENIZER_ROWS) * self.tokenizer.peak_floats
+        prefix = batch * self.layout.prefix_length * (4 * config.hidden_size + 2 * config.mlp_size)
+        return (images + prefix) * self.dtype.itemsize
 
     @torch.inference_mode()
     def _start(self, frames: Tensor, positions: int) -> WorldModelState:
         self._evaluate()
-        pixels = frames.to(self.dtype).div(255).movedim(-1, -3)
-        codes, features = self.tokenizer.encode_context(pixels)
+        self._check_memory(len(frames), positions)
+        codes, features = self._encode(frames)
         return WorldModelState(
             frames=frames.clone(),
             uncertainty=torch.zeros(len(frames), device=self.device),
             reanchored=torch.zeros(len(frames), dtype=torch.bool, device=self.device),
             features=features,
             cache=read_context(self.transformer, codes, positions),
+            model=self,
         )
+
+    def _check_memory(self, batch: int, positions: int) -> None:
+        """Small batches are let through unasked: to ask costs more than they do."""
+        row = self._row_bytes(positions)
+        needed = batch * row + self._work_bytes(batch)
+        if needed < CERTAINLY_FREE or (free := free_memory(self.device)) is None or needed <= free:
+            return
+        largest = int(free * batch / needed)
+        raise OutOfMemory(
+            f"a batch of {batch} needs about {needed / 2**30:.1f} GiB and {free / 2**30:.1f} GiB are free on "
+            f"{self.device}: at most {largest} rows fit; rollout(..., budget=bytes) runs more of them in chunks"
+        )
+
+    @torch.inference_mode()
+    def _encode(self, frames: Tensor) -> tuple[Tensor, ContextFeatures]:
+        """Codes and features of contexts, uint8 ``[B, C, H, W, 3]``, some at a time."""
+        chunks = frames.split(max(1, TOKENIZER_ROWS // self.config.context_length))
+        parts = [self.tokenizer.encode_context(chunk.to(self.dtype).div(255).movedim(-1, -3)) for chunk in chunks]
+        if len(parts) == 1:
+            return parts[0]
+        stored = zip(*(features.stored for _, features in parts), strict=True)
+        return torch.cat([codes for codes, _ in parts]), ContextFeatures(tuple(torch.cat(some) for some in stored))
+
+    @torch.inference_mode()
+    def _decode(self, codes: Tensor, features: ContextFeatures) -> Tensor:
+        """Pixels ``[B, 3, H, W]`` in [0, 1] of one frame's codes ``[B, n]``, some at a time."""
+        if len(codes) <= TOKENIZER_ROWS and features.rows is None:
+            return self.tokenizer.decode_future(codes[:, None], features)[:, 0].clamp(0, 1)
+        chunks = torch.arange(len(codes), device=codes.device).split(TOKENIZER_ROWS)
+        return torch.cat([self._decode(codes[rows], features.select(rows)) for rows in chunks])
 
     @torch.inference_mode()
     def _advance(
@@ -279,10 +448,10 @@ class WorldModel:
         state.uncertainty = imagined.uncertainty
         pixels = None
         if decode:
-            pixels = self.tokenizer.decode_future(imagined.codes[:, None], state.features)[:, 0].clamp(0, 1)
-            frame = pixels.float().mul(255).round().to(torch.uint8).movedim(1, -1)
+            pixels = self._decode(imagined.codes, state.features)
             kept = int(self.config.goal_conditioned)
-            state.frames = torch.cat([state.frames[:, :kept], state.frames[:, kept + 1 :], frame[:, None]], dim=1)
+            newest = _to_uint8(pixels)[:, None]
+            state.frames = torch.cat([state.frames[:, :kept], state.frames[:, kept + 1 :], newest], dim=1)
         return _Step(imagined.codes, pixels, self._reward(imagined.reward, len(state)), imagined.reward)
 
     def _reanchor(self, state: WorldModelState) -> None:
@@ -382,6 +551,11 @@ class _Step(NamedTuple):
     pixels: Tensor | None
     reward: Tensor
     raw_reward: Tensor | None
+
+
+def _to_uint8(pixels: Tensor) -> Tensor:
+    """Pixels ``[B, 3, H, W]`` in [0, 1] to frames, uint8 ``[B, H, W, 3]``."""
+    return pixels.float().mul(255).round().to(torch.uint8).movedim(1, -1)
 
 
 def _tensor(values: Array) -> Tensor:

@@ -13,21 +13,37 @@ from worldgym.tokens import TokenLayout
 
 @dataclass(frozen=True)
 class ContextFeatures:
-    """What encoder and decoder need of the context frames, computed once an episode.
+    """What encoder and decoder need of the context frames, computed once an episode. Never written to.
 
-    ``tensors`` all have the batch as their first dimension; what each one is stays between a tokenizer and itself.
+    ``stored`` all have contexts as their first dimension; what each one is stays between a tokenizer and itself.
+    ``rows``, int64 ``[B]``, says which context each row of the batch has; None where they are one to one.
     """
 
-    tensors: tuple[Tensor, ...]
+    stored: tuple[Tensor, ...]
+    rows: Tensor | None = None
+
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        """A row of the batch each; copies where rows share a context."""
+        return self.stored if self.rows is None else tuple(tensor[self.rows] for tensor in self.stored)
+
+    @property
+    def nbytes(self) -> int:
+        """What they take."""
+        return sum(tensor.nbytes for tensor in self.stored)
 
     def select(self, rows: Tensor) -> "ContextFeatures":
-        """The features of some rows, int64 ``[N]``, repeated where an index repeats."""
-        return ContextFeatures(tuple(tensor[rows] for tensor in self.tensors))
+        """A copy of the features of some rows, int64 ``[N]``, repeated where an index repeats."""
+        return ContextFeatures(self.fork(rows).tensors)
 
-    def put(self, rows: Tensor, other: "ContextFeatures") -> None:
-        """Overwrite rows, int64 ``[N]``, with another batch of ``N`` in place."""
-        for tensor, new in zip(self.tensors, other.tensors, strict=True):
-            tensor[rows] = new
+    def fork(self, rows: Tensor) -> "ContextFeatures":
+        """The same without a copy: rows that repeat share their context's features."""
+        return ContextFeatures(self.stored, rows if self.rows is None else self.rows[rows])
+
+    def put(self, rows: Tensor, other: "ContextFeatures") -> "ContextFeatures":
+        """These, with rows, int64 ``[N]``, replaced by another batch of ``N``."""
+        pairs = zip(self.tensors, other.tensors, strict=True)
+        return ContextFeatures(tuple(tensor.index_copy(0, rows, new) for tensor, new in pairs))
 
 
 class TokenizerOutput(NamedTuple):
@@ -62,6 +78,11 @@ class Tokenizer(nn.Module, ABC):
     @abstractmethod
     def decode_future(self, codes: Tensor, features: ContextFeatures) -> Tensor:
         """Dynamics codes ``[B, T, tokens_per_frame]`` to frames ``[B, T, 3, H, W]``, not clamped."""
+
+    @property
+    @abstractmethod
+    def peak_floats(self) -> int:
+        """About how many numbers are alive at once while one frame is encoded or decoded."""
 
     @abstractmethod
     def forward(self, frames: Tensor) -> TokenizerOutput:

@@ -76,6 +76,10 @@ class CompactTokenizer(Tokenizer):
             dynamics_commit_loss=new.commit_loss,
         )
 
+    @property
+    def peak_floats(self) -> int:
+        return 8 * self.config.width * (self.resolution // 2) ** 2  # maps at half resolution; the others are smaller
+
     def codebooks(self) -> tuple[Tensor, Tensor]:
         return self.context_quantizer.embedding.weight, self.dynamics_quantizer.embedding.weight
 

@@ -191,6 +191,10 @@ class CompressiveTokenizer(Tokenizer):
         frames = self._future_frames(latents, self._split_features(features)[1])
         return torch.unflatten(frames, 0, codes.shape[:2])
 
+    @property
+    def peak_floats(self) -> int:
+        return 6 * self.config.channels[0] * self.resolution**2  # maps at full resolution; the others are smaller
+
     def codebooks(self) -> tuple[Tensor, Tensor]:
         return self.quantize.embedding.weight, self.dynamics_quantize.embedding.weight
 

@@ -1,6 +1,7 @@
 """The cached path through the transformer: read the context once, then imagine one frame after the other.
 
-It computes what :meth:`Transformer.forward` computes, without dropout, one position at a time.
+It computes what :meth:`Transformer.forward` computes, without dropout, one position at a time; on a CPU in compiled
+code (``native.py``) where there is a compiler.
 """
 
 from typing import NamedTuple
@@ -9,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from worldgym.transformer import native
 from worldgym.transformer.cache import KeyValueCache
 from worldgym.transformer.llama import Transformer, causal_attention, rotary_tables
 from worldgym.transformer.sampling import entropy, sample_top_k
@@ -57,12 +59,26 @@ def imagine_frame(
 
     uniforms: float ``[B, tokens_per_frame]`` in [0, 1), one for each code.
     """
-    layout, model = transformer.layout, transformer.llm.model
-    cosines, sines = rotary_tables(cache.positions(layout.step_length), transformer.config, cache.keys[0].dtype)
-    candidates_VD = transformer.llm.lm_head.weight[layout.dynamics_ids]
     if action is not None:
         cache.travel = cache.travel + action
     x_B1D = transformer.slot(action, cache.travel)
+    drawn = native.imagine_codes(transformer, cache, x_B1D.squeeze(1), uniforms, temperature, top_k)
+    if drawn is None:
+        drawn = _position_by_position(transformer, cache, x_B1D, uniforms, temperature, top_k)
+    codes, uncertainty, hidden_BD = drawn
+    reward = None
+    if transformer.reward_linear is not None:
+        reward = transformer.reward_linear(hidden_BD.to(x_B1D.dtype)).squeeze(-1)
+    return ImaginedFrame(codes, reward, uncertainty)
+
+
+def _position_by_position(
+    transformer: Transformer, cache: KeyValueCache, x_B1D: Tensor, uniforms: Tensor, temperature: float, top_k: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """What :func:`worldgym.transformer.native.imagine_codes` computes, on any device and in any precision."""
+    layout, model = transformer.layout, transformer.llm.model
+    cosines, sines = rotary_tables(cache.positions(layout.step_length), transformer.config, cache.keys[0].dtype)
+    candidates_VD = transformer.llm.lm_head.weight[layout.dynamics_ids]
     codes, entropies = [], []
     for step, place in enumerate(cache.places(layout.step_length)):
         x_B1D = transformer.placed_in_frame(x_B1D, step)
@@ -75,5 +91,4 @@ def imagine_frame(
             codes.append(sample_top_k(logits_BV, uniforms[:, step], temperature, top_k))
             entropies.append(entropy(logits_BV))
             x_B1D = model.embed_tokens(layout.dynamics_id(codes[-1]))[:, None]
-    reward = None if transformer.reward_linear is None else transformer.reward_linear(hidden_BD).squeeze(-1)
-    return ImaginedFrame(torch.stack(codes, dim=1), reward, torch.stack(entropies, dim=1).mean(dim=1))
+    return torch.stack(codes, dim=1), torch.stack(entropies, dim=1).mean(dim=1), hidden_BD

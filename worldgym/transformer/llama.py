@@ -228,10 +228,15 @@ def causal_attention(q_BHNE: Tensor, k_BKNE: Tensor, v_BKNE: Tensor, dropout: fl
     return F.scaled_dot_product_attention(q_BHNE, k_BKNE, v_BKNE, is_causal=True, dropout_p=dropout)
 
 
+def rotary_angles(positions: Tensor, head_dim: int, theta: float) -> Tensor:
+    """Angles, float32 ``[*positions.shape, E / 2]``, by which the pairs of a head are turned."""
+    half = torch.arange(0, head_dim, 2, device=positions.device, dtype=torch.float32)
+    return positions[..., None].float() * (1.0 / theta ** (half / head_dim))
+
+
 def rotary_tables(positions: Tensor, config: TransformerConfig, dtype: torch.dtype) -> Rotary:
     """Cosines and sines ``[*positions.shape, E]``; the sines carry the sign of the half that is swapped in."""
-    half = torch.arange(0, config.head_dim, 2, device=positions.device, dtype=torch.float32)
-    angles = positions[..., None].float() * (1.0 / config.rope_theta ** (half / config.head_dim))
+    angles = rotary_angles(positions, config.head_dim, config.rope_theta)
     sines = angles.sin()
     return torch.cat([angles.cos()] * 2, dim=-1).to(dtype), torch.cat([-sines, sines], dim=-1).to(dtype)
 
