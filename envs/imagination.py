@@ -9,6 +9,7 @@ from weakref import WeakValueDictionary
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from worldgym.config import Sampling
 from worldgym.devices import checked_device
@@ -114,19 +115,51 @@ class Imagination:
         return self.model.start(np.stack(frames))
 
     def step(
-        self, state: WorldModelState, actions: NDArray[np.float32], noise: NDArray[np.float32]
-    ) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:
-        """Advance the state by one step of all rows: frames, uint8 ``[N, H, W, 3]``, and rewards, float64 ``[N]``."""
+        self, state: WorldModelState, actions: Tensor | NDArray[np.float32], noise: NDArray[np.float32]
+    ) -> tuple[Tensor, Tensor]:
+        """Advance the state by one step of all rows, on its device: frames, uint8 ``[N, H, W, 3]``, and rewards,
+        float32 ``[N]``, 0 where the model predicts none.
+        """
         action = actions if self.model.config.action_dim else None
         _, frames, rewards = self.model.step(state, action, self.sampling.temperature, self.sampling.top_k, noise=noise)
-        predicted = rewards.double() if self.model.config.reward else torch.zeros(len(actions), dtype=torch.float64)
-        return frames.numpy(force=True), predicted.numpy(force=True)
+        return frames, rewards if self.model.config.reward else torch.zeros_like(rewards)
+
+    def check_state(self, state: Any, slots: int) -> "EnvState":
+        """Raise InvalidOption unless ``state`` is one of as many slots, of this model or one of equal weights."""
+        if not isinstance(state, EnvState):
+            raise InvalidOption(f"set_state takes what get_state returned, got {type(state).__name__}")
+        if len(state.slots) != slots:
+            raise InvalidOption(f"this environment has {slots} slots, the state was taken of {len(state.slots)}")
+        other = state.model.model
+        if other is not self.model and other.fingerprint() != self.model.fingerprint():
+            raise InvalidOption("the state was taken of an environment with another model")
+        return state
 
 
-def certainty(state: WorldModelState) -> list[dict[str, Any]]:
-    """What ``info`` tells of the newest step, a row at a time: ``uncertainty`` and ``reanchored``."""
-    rows = zip(state.uncertainty.tolist(), state.reanchored.tolist(), strict=True)
-    return [{"uncertainty": uncertainty, "reanchored": reanchored} for uncertainty, reanchored in rows]
+@dataclass(frozen=True)
+class Slot:
+    """What one episode is beside the model's state."""
+
+    generator: np.random.Generator | None
+    seed: int | None
+    task: str | None
+    elapsed: int = 0
+    ended: bool = False
+
+
+@dataclass(frozen=True)
+class EnvState:
+    """Where the episodes of an environment stand: what ``get_state`` returns and ``set_state`` takes."""
+
+    model: WorldModelState
+    frames: Tensor
+    slots: tuple[Slot, ...]
+
+    def restored(self, model: WorldModel) -> WorldModelState:
+        """The model's part, a copy that ``model`` can go on from."""
+        state = self.model.select(range(len(self.slots)))
+        state.model = model
+        return state
 
 
 @dataclass(frozen=True)

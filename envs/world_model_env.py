@@ -4,16 +4,19 @@
 seed, because every slot owns its generator and all that it draws.
 """
 
+import copy
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import gymnasium as gym
 import numpy as np
+import torch
 from gymnasium.utils import seeding
 from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
+from torch import Tensor
 
 from worldgym.envs.contract import (
     METADATA,
@@ -24,8 +27,8 @@ from worldgym.envs.contract import (
     close_window,
     show_frame,
 )
-from worldgym.envs.imagination import Checkpoint, Device, Imagination, Precision, certainty
-from worldgym.errors import InvalidOption, ResetNeeded, nearest
+from worldgym.envs.imagination import Checkpoint, Device, EnvState, Imagination, Precision, Slot
+from worldgym.errors import InvalidAction, InvalidOption, ResetNeeded, nearest
 from worldgym.world_model import WorldModel, WorldModelState
 
 Info = dict[str, Any]
@@ -120,8 +123,33 @@ class WorldModelEnv(gym.Env[Frame, NDArray[np.float32]]):
         actions = checked_action(action, self.action_space)[None]
         noise = self._imagination.noise(self.np_random)[None]
         frames, rewards = self._imagination.step(self._state, actions, noise)
-        info = {"task": self._task, **certainty(self._state)[0]}
-        return self._show(frames[0]), float(rewards[0]), False, False, info
+        uncertainty, reanchored = self._state.uncertainty.item(), bool(self._state.reanchored.item())
+        info = {"task": self._task, "uncertainty": uncertainty, "reanchored": reanchored}
+        return self._show(frames[0].numpy(force=True)), rewards.item(), False, False, info
+
+    def get_state(self) -> EnvState:
+        """Where the episode stands, its randomness included; :meth:`set_state` brings it back exactly.
+
+        Steps that wrappers count, such as those of ``gym.make``'s time limit, are not part of it.
+
+        Raises:
+            ResetNeeded: before the first reset.
+        """
+        if self._state is None or self._frame is None:
+            raise ResetNeeded("get_state() came before reset(); call env.reset() first")
+        slot = Slot(copy.deepcopy(self.np_random), self.np_random_seed, self._task)
+        return EnvState(self._state.select([0]), torch.from_numpy(self._frame.copy())[None], (slot,))
+
+    def set_state(self, state: EnvState) -> None:
+        """Go on from a state that :meth:`get_state` gave, as often as wanted.
+
+        Raises:
+            InvalidOption: for anything else, or the state of another model.
+        """
+        (slot,) = self._imagination.check_state(state, 1).slots
+        self._state = state.restored(self.world_model)
+        self._frame, self._task = state.frames[0].numpy(force=True).copy(), slot.task
+        self._np_random, self._np_random_seed = copy.deepcopy(slot.generator), slot.seed
 
     def render(self) -> Frame | None:
         """The current frame in mode ``rgb_array``; in mode ``human`` every step shows its own."""
@@ -154,9 +182,13 @@ class WorldModelVectorEnv(gym.vector.VectorEnv[NDArray[np.uint8], NDArray[np.flo
             reward 0; ``SAME_STEP``: the ending step resets it and hands ``final_obs`` and ``final_info`` over in
             the infos; ``DISABLED``: the caller resets by ``options={"reset_mask": bool [num_envs]}``.
         task, checkpoint, device, dtype, temperature, top_k, render_mode: as in :class:`WorldModelEnv`.
+        output: ``numpy``, or ``torch``: frames (uint8), rewards (float32) and flags (bool) are tensors that stay on
+            the model's device, and actions may be such.
 
     Raises:
-        InvalidOption: for another render mode, autoreset mode, or a count below 1; else as :class:`WorldModelEnv`.
+        InvalidOption: for another render mode, autoreset mode or output, or a count below 1; else as
+            :class:`WorldModelEnv`.
+        OutOfMemory: at the first reset, where so many slots do not fit the memory; it names how many do.
     """
 
     def __init__(
@@ -171,7 +203,10 @@ class WorldModelVectorEnv(gym.vector.VectorEnv[NDArray[np.uint8], NDArray[np.flo
         temperature: float | None = None,
         top_k: int | None = None,
         render_mode: str | None = None,
+        output: Literal["numpy", "torch"] = "numpy",
     ) -> None:
+        if output not in ("numpy", "torch"):
+            raise InvalidOption(f"output must be 'numpy' or 'torch', got {output!r}")
         if num_envs < 1:
             raise InvalidOption(f"num_envs must be at least 1, got {num_envs}")
         self.num_envs = num_envs
@@ -185,7 +220,9 @@ class WorldModelVectorEnv(gym.vector.VectorEnv[NDArray[np.uint8], NDArray[np.flo
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
         self._state: WorldModelState | None = None
-        self._frames = np.zeros((num_envs, *self.single_observation_space.shape), np.uint8)
+        self._as_torch = output == "torch"
+        shape = (num_envs, *self.single_observation_space.shape)
+        self._frames = torch.zeros(shape, dtype=torch.uint8, device=self.world_model.device)
         self._elapsed = np.zeros(num_envs, np.int64)
         self._ended = np.zeros(num_envs, np.bool_)
         self._tasks: list[str | None] = [None] * num_envs
@@ -234,16 +271,15 @@ class WorldModelVectorEnv(gym.vector.VectorEnv[NDArray[np.uint8], NDArray[np.flo
         infos: Info = {}
         self._restart(slots, options, infos)
         self._show()
-        return self._frames.copy(), infos
+        return self._given(self._frames.clone()), infos
 
-    def step(
-        self, actions: NDArray[np.float32]
-    ) -> tuple[NDArray[np.uint8], NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_], Info]:
+    def step(self, actions: Any) -> tuple[Any, Any, Any, Any, Info]:
         """Imagine one step in all slots; ``actions`` is float32 ``[num_envs, action_dim]``.
 
         Returns:
-            Frames, uint8 ``[num_envs, H, W, 3]``; rewards, float64 ``[num_envs]``; terminations (all False) and
-            truncations, bool ``[num_envs]``; infos (see :meth:`WorldModelEnv.step`) as arrays with their masks.
+            Frames, uint8 ``[num_envs, H, W, 3]``; rewards, float64 ``[num_envs]`` (tensors: float32); terminations
+            (all False) and truncations, bool ``[num_envs]``; infos (see :meth:`WorldModelEnv.step`) as arrays with
+            their masks.
 
         Raises:
             ResetNeeded: before the first reset, or where autoreset is disabled, after an episode's end.
@@ -257,27 +293,62 @@ class WorldModelVectorEnv(gym.vector.VectorEnv[NDArray[np.uint8], NDArray[np.flo
                 'reset them with options={"reset_mask": ...} first'
             )
         acting = ~self._ended
-        values = checked_actions(actions, self._imagination.action_space, acting)
-        rewards, said = self._imagine(self._state, values, acting)
+        rewards = self._imagine(self._state, self._checked_actions(actions, acting), acting)
         truncations = acting & (self._elapsed >= self._episode_steps)
         infos: Info = {}
-        for slot, info in said.items():
-            if truncations[slot] and self.autoreset_mode is AutoresetMode.SAME_STEP:
-                info = {"final_obs": self._frames[slot].copy(), "final_info": info}
-            self._add_info(infos, info, slot)
         if self.autoreset_mode is AutoresetMode.SAME_STEP:
+            self._tell(infos, self._state, acting & ~truncations)
+            for slot in np.flatnonzero(truncations):
+                self._tell_end(infos, self._state, int(slot))
             self._restart(np.flatnonzero(truncations), {}, infos)
         else:
+            self._tell(infos, self._state, acting)
             self._restart(np.flatnonzero(self._ended), {}, infos)
             self._ended = truncations.copy()
         self._show()
-        return self._frames.copy(), rewards, np.zeros_like(truncations), truncations, infos
+        flags = torch.from_numpy(truncations).to(rewards.device)
+        given = (self._frames.clone(), rewards, torch.zeros_like(flags), flags)
+        frames, rewards, terminated, truncated = (self._given(tensor) for tensor in given)
+        return frames, rewards, terminated, truncated, infos
+
+    def get_state(self) -> EnvState:
+        """Where all episodes stand, their randomness included; :meth:`set_state` brings them back exactly.
+
+        Raises:
+            ResetNeeded: before the first reset.
+        """
+        if self._state is None:
+            raise ResetNeeded("get_state() came before reset(); call envs.reset() first")
+        slots = tuple(
+            Slot(
+                copy.deepcopy(self._generators[slot]),
+                self._seeds[slot],
+                self._tasks[slot],
+                int(self._elapsed[slot]),
+                bool(self._ended[slot]),
+            )
+            for slot in range(self.num_envs)
+        )
+        return EnvState(self._state.select(range(self.num_envs)), self._frames.clone(), slots)
+
+    def set_state(self, state: EnvState) -> None:
+        """Go on from a state that :meth:`get_state` gave, as often as wanted.
+
+        Raises:
+            InvalidOption: for anything else, the state of another model, or of another number of slots.
+        """
+        slots = self._imagination.check_state(state, self.num_envs).slots
+        self._state, self._frames = state.restored(self.world_model), state.frames.clone()
+        self._generators = [copy.deepcopy(slot.generator) for slot in slots]
+        self._seeds, self._tasks = [slot.seed for slot in slots], [slot.task for slot in slots]
+        self._elapsed = np.array([slot.elapsed for slot in slots], np.int64)
+        self._ended = np.array([slot.ended for slot in slots], np.bool_)
 
     def render(self) -> tuple[Frame, ...] | None:
         """The current frame of every slot in mode ``rgb_array``; in mode ``human`` every step shows them in a row."""
         if self._state is None:
             raise ResetNeeded("render() came before reset(); call envs.reset() first")
-        return tuple(self._frames.copy()) if self.render_mode == "rgb_array" else None
+        return tuple(self._frames.numpy(force=True).copy()) if self.render_mode == "rgb_array" else None
 
     def close_extras(self, **kwargs: Any) -> None:
         """Let go of the episodes and their window."""
@@ -286,21 +357,59 @@ class WorldModelVectorEnv(gym.vector.VectorEnv[NDArray[np.uint8], NDArray[np.flo
             close_window(WINDOW)
 
     def _imagine(
-        self, state: WorldModelState, actions: NDArray[np.float32], acting: NDArray[np.bool_]
-    ) -> tuple[NDArray[np.float64], dict[int, Info]]:
-        """Step the acting slots: their rewards, 0 in the others, and their infos by slot."""
-        rewards = np.zeros(self.num_envs, np.float64)
+        self, state: WorldModelState, actions: Tensor | NDArray[np.float32], acting: NDArray[np.bool_]
+    ) -> Tensor:
+        """Step the acting slots: rewards, float32 ``[N]``, 0 in the others."""
         if not acting.any():
-            return rewards, {}
+            return torch.zeros(self.num_envs, device=self._frames.device)
         # Slots about to be reset are computed with the others and then overwritten; they draw nothing.
         noise = self._imagination.idle_noise(self.num_envs)
         for slot in np.flatnonzero(acting):
             noise[slot] = self._imagination.noise(self._generator(slot))
-        frames, predicted = self._imagination.step(state, actions, noise)
-        self._frames[acting], rewards[acting] = frames[acting], predicted[acting]
+        frames, rewards = self._imagination.step(state, actions, noise)
         self._elapsed[acting] += 1
-        said = certainty(state)
-        return rewards, {int(slot): {"task": self._tasks[slot], **said[slot]} for slot in np.flatnonzero(acting)}
+        if acting.all():
+            self._frames = frames
+            return rewards
+        moved = torch.from_numpy(acting).to(frames.device)
+        self._frames = torch.where(moved[:, None, None, None], frames, self._frames)
+        return torch.where(moved, rewards, 0.0)
+
+    def _checked_actions(self, actions: Any, acting: NDArray[np.bool_]) -> Tensor | NDArray[np.float32]:
+        """Clipped. Tensors on a GPU stay there; whether they are finite is not asked, because that would wait."""
+        space = self._imagination.action_space
+        if not isinstance(actions, Tensor) or actions.device.type == "cpu":
+            return checked_actions(actions, space, acting)
+        shape = (self.num_envs, *space.shape)
+        if tuple(actions.shape) != shape or not actions.is_floating_point():
+            raise InvalidAction(f"expected floats of shape {shape}, got {actions.dtype} {tuple(actions.shape)}")
+        return actions.float().clamp(-1, 1)
+
+    def _tell(self, infos: Info, state: WorldModelState, told: NDArray[np.bool_]) -> None:
+        """What a step says of slots, as arrays with their masks."""
+        if not told.any():
+            return
+        values = {"uncertainty": state.uncertainty.clone(), "reanchored": state.reanchored.clone()}
+        infos["task"] = np.array([task if tell else None for task, tell in zip(self._tasks, told, strict=True)], object)
+        for name, tensor in values.items():
+            shown = torch.where(torch.from_numpy(told).to(tensor.device), tensor, torch.zeros_like(tensor))
+            infos[name] = self._given(shown)
+        infos |= {f"_{name}": told.copy() for name in ("task", *values)}
+
+    def _tell_end(self, infos: Info, state: WorldModelState, slot: int) -> None:
+        """The last frame and info of an episode that is reset in the same step."""
+        said = {
+            "task": self._tasks[slot],
+            "uncertainty": state.uncertainty[slot].item(),
+            "reanchored": bool(state.reanchored[slot].item()),
+        }
+        self._add_info(infos, {"final_obs": self._given(self._frames[slot].clone()), "final_info": said}, slot)
+
+    def _given(self, tensor: Tensor) -> Any:
+        """What a caller gets of a tensor of ours; floats are float64 in numpy, as Gymnasium has them."""
+        if self._as_torch:
+            return tensor
+        return (tensor.double() if tensor.is_floating_point() else tensor).numpy(force=True)
 
     def _restart(self, slots: NDArray[np.int64], options: Options, infos: Info) -> None:
         """Start some slots from real frames, and add what a reset tells to the infos."""
@@ -313,8 +422,10 @@ class WorldModelVectorEnv(gym.vector.VectorEnv[NDArray[np.uint8], NDArray[np.flo
             self._state = fresh
         else:
             self._state.put(slots, fresh)
-        for slot, (frames, info) in zip(slots, drawn, strict=True):
-            self._frames[slot], self._tasks[slot] = frames[-1], info["task"]
+        newest = torch.from_numpy(np.stack([frames[-1] for frames, _ in drawn])).to(self._frames.device)
+        self._frames = self._frames.index_copy(0, torch.from_numpy(slots).to(newest.device), newest)
+        for slot, (_, info) in zip(slots, drawn, strict=True):
+            self._tasks[slot] = info["task"]
             self._add_info(infos, info, int(slot))
         self._elapsed[slots] = 0
         self._ended[slots] = False
@@ -335,7 +446,7 @@ class WorldModelVectorEnv(gym.vector.VectorEnv[NDArray[np.uint8], NDArray[np.flo
 
     def _show(self) -> None:
         if self.render_mode == "human":
-            show_frame(np.concatenate(list(self._frames), axis=1), WINDOW)
+            show_frame(np.concatenate(list(self._frames.numpy(force=True)), axis=1), WINDOW)
 
 
 def _checked_render_mode(mode: str | None) -> str | None:
