@@ -21,9 +21,12 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from worldgym.data.episode import SUFFIX, Episode, EpisodeInfo
+from worldgym.envs import toy
 from worldgym.envs.metaworld import ACTION_REPEAT, EPISODE_STEPS, SimulatorMetaWorld, plain_task_name
+from worldgym.envs.toy import SimulatorToy
 from worldgym.errors import DataError, InvalidOption, nearest
 
+Simulator = SimulatorMetaWorld | SimulatorToy
 Policy = Callable[[], NDArray[np.float32]]
 SMOOTH_REVERSION = 0.1
 
@@ -51,12 +54,13 @@ def collect(
 ) -> list[Path]:
     """Record ``episodes[behaviour]`` episodes a task into ``folder``; those already there are kept and not repeated.
 
-    Equal seeds record equal episodes. A kill loses only the episodes under way.
+    Tasks are Meta-World's, and ``toy``, the toy world. Equal seeds record equal episodes. A kill loses only the
+    episodes under way.
 
     Returns:
         The files of all episodes asked for.
     """
-    jobs = list(_jobs([plain_task_name(task) for task in tasks], episodes, seed, look))
+    jobs = list(_jobs([_task_name(task) for task in tasks], episodes, seed, look))
     missing = [job for job in jobs if not job.path(folder).exists()]
     # Mesa's software renderer starts threads of its own in every process, which then get in each other's way.
     os.environ.setdefault("LP_NUM_THREADS", "0")
@@ -80,6 +84,10 @@ def collect(
     return [job.path(folder) for job in jobs]
 
 
+def _task_name(task: str) -> str:
+    return task if task == toy.TASK else plain_task_name(task)
+
+
 def _jobs(tasks: list[str], episodes: Mapping[str, int], seed: int, look: str) -> Iterator[Job]:
     for behaviour in episodes:
         if behaviour not in BEHAVIOURS:
@@ -90,56 +98,70 @@ def _jobs(tasks: list[str], episodes: Mapping[str, int], seed: int, look: str) -
 
 
 def _record_to(job: Job, folder: Path) -> None:
-    env = SimulatorMetaWorld(job.task, look=job.look)  # type: ignore[arg-type]
+    env = _simulator(job)
     try:
         record(env, job.behaviour, job.seed, job.look).save(job.path(folder))
     finally:
         env.close()
 
 
-def record(env: SimulatorMetaWorld, behaviour: str, seed: int, look: str = "fast") -> Episode:
+def _simulator(job: Job) -> Simulator:
+    if job.task == toy.TASK:
+        return SimulatorToy()
+    return SimulatorMetaWorld(job.task, look=job.look)  # type: ignore[arg-type]
+
+
+def record(env: Simulator, behaviour: str, seed: int, look: str = "fast") -> Episode:
     """One whole episode of a behaviour (see the head of this file)."""
     rng = np.random.default_rng([seed, *behaviour.encode()])
     frame, _ = env.reset(seed=int(rng.integers(2**31)))
     policy = BEHAVIOURS[behaviour](env, rng)
     frames, actions, rewards, successes = [frame], [], [], []
-    for _ in range(EPISODE_STEPS):
+    steps, name, repeat = _facts(env)
+    for _ in range(steps):
         actions.append(policy())
         frame, reward, _, _, info = env.step(actions[-1])
         frames.append(frame)
         rewards.append(reward)
         successes.append(info["success"])
-    about = EpisodeInfo("Simulator-MetaWorld-v0", env.task, behaviour, seed, ACTION_REPEAT, look)
+    about = EpisodeInfo(name, env.task, behaviour, seed, repeat, look)
     return Episode(
         np.stack(frames), np.stack(actions), np.array(rewards, np.float32), np.array(successes, np.bool_), about
     )
 
 
-def _expert(env: SimulatorMetaWorld, rng: np.random.Generator) -> Policy:
+def _facts(env: Simulator) -> tuple[int, str, int]:
+    """Steps of an episode, the environment's id, and simulator steps a step."""
+    if isinstance(env, SimulatorToy):
+        return toy.EPISODE_STEPS, "Simulator-Toy-v0", 1
+    return EPISODE_STEPS, "Simulator-MetaWorld-v0", ACTION_REPEAT
+
+
+def _expert(env: Simulator, rng: np.random.Generator) -> Policy:
     return env.expert_action
 
 
-def _noisy(env: SimulatorMetaWorld, rng: np.random.Generator) -> Policy:
-    scale = rng.uniform(0.1, 1.0)
-    return lambda: np.clip(env.expert_action() + scale * rng.standard_normal(4), -1.0, 1.0).astype(np.float32)
+def _noisy(env: Simulator, rng: np.random.Generator) -> Policy:
+    scale, shape = rng.uniform(0.1, 1.0), env.action_space.shape
+    return lambda: np.clip(env.expert_action() + scale * rng.standard_normal(shape), -1.0, 1.0).astype(np.float32)
 
 
-def _smooth(env: SimulatorMetaWorld, rng: np.random.Generator) -> Policy:
-    walk = 0.5 * rng.standard_normal(4)
+def _smooth(env: Simulator, rng: np.random.Generator) -> Policy:
+    walk = 0.5 * rng.standard_normal(env.action_space.shape)
 
     def act() -> NDArray[np.float32]:
         nonlocal walk
-        walk = (1 - SMOOTH_REVERSION) * walk + 0.4 * rng.standard_normal(4)
+        walk = (1 - SMOOTH_REVERSION) * walk + 0.4 * rng.standard_normal(env.action_space.shape)
         return np.clip(walk, -1.0, 1.0).astype(np.float32)
 
     return act
 
 
-def _random(env: SimulatorMetaWorld, rng: np.random.Generator) -> Policy:
-    return lambda: rng.uniform(-1.0, 1.0, 4).astype(np.float32)
+def _random(env: Simulator, rng: np.random.Generator) -> Policy:
+    return lambda: rng.uniform(-1.0, 1.0, env.action_space.shape).astype(np.float32)
 
 
-BEHAVIOURS: dict[str, Callable[[SimulatorMetaWorld, np.random.Generator], Policy]] = {
+BEHAVIOURS: dict[str, Callable[[Simulator, np.random.Generator], Policy]] = {
     "expert": _expert,
     "noisy": _noisy,
     "smooth": _smooth,

@@ -6,6 +6,7 @@ This is the composition root: it alone may import every folder, and does so insi
 
 import argparse
 import dataclasses
+import json
 import math
 import sys
 import tempfile
@@ -13,19 +14,23 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from worldgym.errors import CheckpointError, WorldGymError
+from worldgym.errors import CheckpointError, DataError, WorldGymError
 
 if TYPE_CHECKING:
     import torch
 
+    from worldgym.agents.presets import Preset
+    from worldgym.data.episode import Episode
     from worldgym.demo import Scene
     from worldgym.envs.start_states import StartStates
     from worldgym.evaluation import Figures
     from worldgym.training.recipe import Recipe
     from worldgym.training.run import TrainingConfig
+    from worldgym.world_model import WorldModel
 
 INTERRUPTED = 130
 SHIPPED = "metaworld-64"
+SCRATCH = "scratch"
 EPISODES = "expert=40,noisy=44,smooth=20,random=16"
 Subparsers = Any  # argparse gives this class no public name
 
@@ -57,6 +62,9 @@ def build_parser() -> argparse.ArgumentParser:
     _add_train(commands)
     _add_export(commands)
     _add_evaluate(commands)
+    _add_mbpo(commands)
+    _add_drqv2(commands)
+    _add_curves(commands)
     _add_checkpoints(commands)
     return parser
 
@@ -276,7 +284,7 @@ def _train_tokenizer(options: argparse.Namespace) -> int:
         None if options.lpips is None else LPIPS.from_file(options.lpips),
         options.resume,
     )
-    return _told(reached, training)
+    return _told(reached, training.steps)
 
 
 def _train_transformer(options: argparse.Namespace) -> int:
@@ -296,7 +304,7 @@ def _train_transformer(options: argparse.Namespace) -> int:
         _action_names(recordings.episodes[0].info.environment),
         options.resume,
     )
-    return _told(reached, training)
+    return _told(reached, training.steps)
 
 
 def _recipe(name: str) -> "Recipe":
@@ -324,11 +332,13 @@ def _prepared_device(options: argparse.Namespace) -> "torch.device":
     return checked_device(options.device)
 
 
-def _told(reached: int, training: "TrainingConfig") -> int:
+def _told(reached: int, steps: int) -> int:
     """The exit status of a training that ended at this step; what to do next where it was stopped."""
-    if reached >= training.steps:
-        return 0
-    print(f"worldgym: stopped at {reached} of {training.steps} steps; add --resume to go on", file=sys.stderr)
+    return 0 if reached >= steps else _stopped(reached, steps)
+
+
+def _stopped(reached: int, steps: int) -> int:
+    print(f"worldgym: stopped at {reached} of {steps} steps; add --resume to go on", file=sys.stderr)
     return INTERRUPTED
 
 
@@ -447,6 +457,178 @@ def _measure(options: argparse.Namespace) -> "Figures":
     if options.write_card:
         write_figures(locate(options.checkpoint), config, figures)
     return figures
+
+
+# ------------------------------------------------------------------------------------------------ mbpo, drqv2, curves
+
+
+def _add_mbpo(commands: Subparsers) -> None:
+    parser = _add(
+        commands,
+        "mbpo",
+        "train an agent in a real simulator and in a world model that learns beside it",
+        "worldgym mbpo --task plate-slide --demos 5 --preset cpu --out runs/mbpo",
+        _mbpo,
+    )
+    _add_agent(parser)
+    parser.add_argument(
+        "--world-model",
+        metavar="NAME",
+        help=f"a shipped name, a folder, or {SCRATCH} for fresh weights (default: {SHIPPED}; for the toy {SCRATCH})",
+    )
+    parser.add_argument(
+        "--uncertainty", type=_rate, metavar="NATS", help="end a rollout before a frame the model is less sure of"
+    )
+
+
+def _add_drqv2(commands: Subparsers) -> None:
+    parser = _add(
+        commands,
+        "drqv2",
+        "train an agent in a real simulator alone: the baseline of mbpo",
+        "worldgym drqv2 --task plate-slide --demos 5 --preset cpu --out runs/drqv2",
+        _drqv2,
+    )
+    _add_agent(parser)
+
+
+def _add_agent(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--task", required=True, help="a task of Meta-World, or toy")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the run: checkpoint, metrics, videos")
+    parser.add_argument("--resume", action="store_true", help="go on, exactly, with the run in --out")
+    parser.add_argument("--preset", help="paper, cpu or toy (default: toy for the toy, else paper)")
+    parser.add_argument("--demos", type=_natural, metavar="COUNT", help="demonstrations (default: the preset's)")
+    parser.add_argument(
+        "--demos-from", type=Path, metavar="FOLDER", help="where they lie; else the scripted expert gives them"
+    )
+    parser.add_argument("--steps", type=_positive, help="real steps (default: the preset's)")
+    parser.add_argument("--seed", type=_natural, default=0, help="of everything but demonstrations and evaluations")
+    parser.add_argument(
+        "--set",
+        type=_setting,
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="another setting of the preset, such as rollouts=64, model.learning_rate=3e-4 or agent.batch_size=128",
+    )
+    parser.add_argument("--threads", type=_positive, help="CPU threads (default: PyTorch's choice)")
+    _add_device(parser)
+
+
+def _setting(text: str) -> tuple[str, Any]:
+    """``NAME=VALUE`` with a value as in JSON."""
+    name, _, value = text.partition("=")
+    try:
+        return name, json.loads(value)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"expected NAME=VALUE, such as rollouts=64; got {text!r}") from error
+
+
+def _mbpo(options: argparse.Namespace) -> int:
+    from worldgym.agents.presets import TOY_TASK
+
+    name = options.world_model or (SCRATCH if options.task == TOY_TASK else SHIPPED)
+    return _learn(options, name, {"method": f"MBPO ({name})", "world_model": name})
+
+
+def _drqv2(options: argparse.Namespace) -> int:
+    return _learn(options, None, {"method": "DrQ-v2"})
+
+
+def _learn(options: argparse.Namespace, world_model: str | None, about: dict[str, Any]) -> int:
+    """Train an agent, in the world model of this name too unless it is None."""
+    from worldgym.agents.drqv2 import DrQv2
+    from worldgym.agents.mbpo import MBPO
+    from worldgym.agents.presets import FRAME_STACK
+    from worldgym.agents.run import time_table, train
+    from worldgym.training.run import check_run
+
+    check_run(options.out, options.resume)
+    preset, device = _preset(options), _prepared_device(options)
+    envs = [_simulator(options.task) for _ in range(2)]
+    try:
+        frames, actions = envs[0].observation_space.shape, envs[0].action_space.shape
+        agent = DrQv2(frames, FRAME_STACK, actions[0], preset.agent, options.seed, device)
+        model = None if world_model is None else _learning_world_model(world_model, preset, device)
+        demonstrations = _demonstrations(options, preset, envs[0])
+        learner = MBPO(envs[0], model, agent, preset.loop, demonstrations)
+        about = {**about, "demonstrations": len(demonstrations)}
+        if not train(learner, envs[1], options.out, about, options.resume):
+            return _stopped(learner.step, preset.loop.steps)
+    finally:
+        for env in envs:
+            env.close()
+    print(f"{options.out}\n\n{time_table(options.out)}")
+    return 0
+
+
+def _preset(options: argparse.Namespace) -> "Preset":
+    """The preset asked for, with the settings given beside it."""
+    from worldgym.agents.presets import changed, preset
+
+    given = {name: getattr(options, name, None) for name in ("steps", "seed", "uncertainty")}
+    settings = {name: value for name, value in given.items() if value is not None}
+    return changed(preset(options.task, options.preset), settings | dict(options.set))
+
+
+def _simulator(task: str) -> Any:
+    import gymnasium as gym
+
+    from worldgym.agents.presets import TOY_TASK
+
+    return gym.make("Simulator-Toy-v0") if task == TOY_TASK else gym.make("Simulator-MetaWorld-v0", task=task)
+
+
+def _learning_world_model(name: str, preset: "Preset", device: "torch.device") -> "WorldModel":
+    """A checkpoint to go on with, or fresh weights of the preset's architecture, by default the shipped one's."""
+    from worldgym.config import WorldModelConfig, from_dict
+    from worldgym.files import read_json
+    from worldgym.pretrained import CONFIG, locate
+    from worldgym.training.online import fresh_world_model
+    from worldgym.world_model import WorldModel
+
+    if name != SCRATCH:
+        return WorldModel.from_pretrained(name, device=device)
+    config = preset.world_model or from_dict(WorldModelConfig, read_json(locate(SHIPPED) / CONFIG), SHIPPED)
+    config = dataclasses.replace(config, training_data={}, figures={})  # they tell of other weights
+    return fresh_world_model(config, preset.loop.seed).to(device)
+
+
+def _demonstrations(options: argparse.Namespace, preset: "Preset", env: Any) -> "list[Episode]":
+    """Those in a folder, or the scripted expert's, which are recorded into the run's folder first."""
+    from worldgym.agents.demonstrations import load_demonstrations
+    from worldgym.envs.collect import collect
+
+    count, folder, task = options.demos, options.demos_from, env.unwrapped.task
+    if folder is None:
+        count, folder = preset.demonstrations if count is None else count, options.out / "demonstrations"
+        if not count:
+            return []
+        collect(folder, [task], {"expert": count}, workers=1)
+    sizes = {"frame_shape": env.observation_space.shape, "action_dim": env.action_space.shape[0]}
+    found = load_demonstrations(folder, task=task, **sizes)
+    if count is not None and len(found) < count:
+        raise DataError(f"{folder} holds {len(found)} demonstrations of {task}, {count} were asked for")
+    return found[:count]
+
+
+def _add_curves(commands: Subparsers) -> None:
+    parser = _add(
+        commands,
+        "curves",
+        "draw success and return against real steps of several runs, and write their numbers",
+        "worldgym curves runs/mbpo-0 runs/mbpo-1 runs/drqv2-0 runs/drqv2-1 --out outputs/curves.png",
+        _curves,
+    )
+    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="folders of `worldgym mbpo` and `drqv2`")
+    parser.add_argument("--out", type=Path, default=Path("outputs/curves.png"), help="picture; a .json lies beside")
+
+
+def _curves(options: argparse.Namespace) -> None:
+    from worldgym.agents.curves import curves, write_curves
+
+    for path in write_curves(curves(options.runs), options.out):
+        print(path)
 
 
 # -------------------------------------------------------------------------------------------------------- checkpoints

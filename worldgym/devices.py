@@ -27,10 +27,12 @@ def checked_device(name: str | torch.device | None = None) -> torch.device:
 def free_memory(device: torch.device) -> int | None:
     """Bytes that can still be allocated there; None where nobody says.
 
-    On a CPU: what the system calls available, or what is left of the control group's limit if that is less.
+    On a CPU: what the system calls available, or what is left of the control group's limit if that is less. On a GPU:
+    what is free and what PyTorch keeps there without using it.
     """
     if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return int(torch.cuda.mem_get_info(device)[0]) + kept
     limits = [_meminfo(), _left_in_control_group()]
     known = [limit for limit in limits if limit is not None]
     return min(known, default=None)
@@ -44,10 +46,13 @@ def _meminfo() -> int | None:
         return None
 
 
-def _left_in_control_group() -> int | None:
-    folder = Path("/sys/fs/cgroup")
+def _left_in_control_group(folder: Path = Path("/sys/fs/cgroup")) -> int | None:
     try:
         limit, used = ((folder / name).read_text().strip() for name in ("memory.max", "memory.current"))
-        return None if limit == "max" else int(limit) - int(used)
+        if limit == "max":
+            return None
+        lines = [line.split() for line in (folder / "memory.stat").read_text().splitlines()]
+        cached = sum(int(count) for name, count in lines if name in ("active_file", "inactive_file"))
+        return int(limit) - int(used) + cached  # files that were read count as used, yet give way
     except (OSError, ValueError):
         return None

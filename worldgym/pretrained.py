@@ -100,7 +100,7 @@ def load(
         transformer = Transformer(config.transformer, config.layout, config.action_dim, config.reward)
     for module, name, found in zip((tokenizer, transformer), ("tokenizer", "transformer"), tensors, strict=True):
         if found is not None:
-            problems += _differences(name, module.state_dict(), found)
+            problems += differences(name, module.state_dict(), found)
     if problems:
         raise _refusal(folder, problems)
     for module, found in zip((tokenizer, transformer), tensors, strict=True):
@@ -303,7 +303,7 @@ def _prefixed(file: _File | None) -> _File | None:
     return file._replace(tensors=named)
 
 
-def _differences(part: str, expected: Mapping[str, Tensor], found: Tensors) -> list[str]:
+def differences(part: str, expected: Mapping[str, Tensor], found: Tensors) -> list[str]:
     """Everything in which the tensors found differ from those that the configuration describes."""
     problems = [f"{part}: tensor {key!r} is missing" for key in expected if key not in found]
     problems += [f"{part}: tensor {key!r} is unknown" for key in found if key not in expected]

@@ -25,3 +25,10 @@ def register_envs() -> None:
         order_enforce=False,
         disable_env_checker=True,
     )
+    gym.register(
+        "Simulator-Toy-v0",
+        entry_point="worldgym.envs.toy:SimulatorToy",
+        max_episode_steps=25,
+        order_enforce=False,
+        disable_env_checker=True,
+    )

@@ -1,6 +1,5 @@
 """The file of a :class:`WorldModelState`: one safetensors file that names the model it belongs to."""
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +10,7 @@ from torch import Tensor
 
 from worldgym.errors import CheckpointError
 from worldgym.files import atomic_write
+from worldgym.pretrained import DIGEST, digest
 from worldgym.tokenizer.base import ContextFeatures
 from worldgym.transformer.cache import KeyValueCache
 
@@ -27,18 +27,15 @@ def save_state(path: Path, state: "WorldModelState") -> None:
     whole.cache.join()
     used = max(whole.cache.lengths, default=0)
     tensors = {"frames": whole.frames, "uncertainty": whole.uncertainty, "reanchored": whole.reanchored}
-    tensors |= {"travel": whole.cache.travel}
+    tensors |= {"travel": whole.cache.travel, "lengths": torch.tensor(whole.cache.lengths)}
+    tensors |= {"capacity": torch.tensor(whole.cache.capacity)}
     tensors |= {f"features.{index}": tensor for index, tensor in enumerate(whole.features.tensors)}
     tensors |= {f"keys.{index}": tensor[:, :, :used] for index, tensor in enumerate(whole.cache.keys)}
     tensors |= {f"values.{index}": tensor[:, :, :used] for index, tensor in enumerate(whole.cache.values)}
-    about = {
-        "format": FORMAT,
-        "model": state.model.fingerprint(),
-        "lengths": json.dumps(whole.cache.lengths),
-        "capacity": str(whole.cache.capacity),
-    }
+    stored = {name: tensor.contiguous().cpu() for name, tensor in tensors.items()}
+    about = {"format": FORMAT, "model": state.model.fingerprint(), DIGEST: digest(stored)}
     with atomic_write(path) as aside:
-        save_file({name: tensor.contiguous().cpu() for name, tensor in tensors.items()}, aside, about)
+        save_file(stored, aside, about)
 
 
 @torch.inference_mode()
@@ -54,20 +51,22 @@ def load_state(path: Path, model: "WorldModel") -> "WorldModelState":
         raise CheckpointError(f"{path} is not a readable state: {error}") from error
     if about.get("format") != FORMAT:
         raise CheckpointError(f"{path}: expected a state of format {FORMAT!r}, got {about.get('format')!r}")
-    if about["model"] != model.fingerprint():
+    if about.get(DIGEST) != digest(tensors):
+        raise CheckpointError(f"{path} is damaged or was changed after it was saved (its {DIGEST} differs)")
+    if about.get("model") != model.fingerprint():
         raise CheckpointError(f"{path} was saved by a model of other weights or precision; restore it with that one")
     config, features = model.config.transformer, [name for name in tensors if name.startswith("features.")]
     cache = KeyValueCache(
         config,
         len(tensors["frames"]),
-        int(about["capacity"]),
+        int(tensors["capacity"]),
         model.device,
         model.dtype,
         model.config.action_dim,
     )
     for index in range(config.layers):
         cache.fill(index, tensors[f"keys.{index}"], tensors[f"values.{index}"])
-    cache.lengths, cache.travel = json.loads(about["lengths"]), tensors["travel"]
+    cache.lengths, cache.travel = tensors["lengths"].tolist(), tensors["travel"]
     return WorldModelState(
         tensors["frames"],
         tensors["uncertainty"],

@@ -100,10 +100,11 @@ class WorldModelState:
 
         They share the features, keys and values of their common past, so that a branch costs what it adds.
 
-        Raises ConfigError for a count below 1.
+        Raises ConfigError for a count below 1; OutOfMemory, before anything is allocated, for one that does not fit.
         """
         if count < 1:
             raise ConfigError(f"fork takes how many copies each row becomes, at least 1, got {count}")
+        self.model._check_memory(count * len(self), max(self.cache.room(), default=0), branch=True)
         _, index = self._rows([row for row in range(len(self)) for _ in range(count)])
         return self._picked(index, self.features.fork(index), self.cache.fork(count))
 
@@ -212,7 +213,10 @@ class WorldModel:
         Raises InvalidFrames for anything but that; OutOfMemory, before anything is allocated, for a batch that does
         not fit.
         """
-        return self._start(self._checked_frames(frames), self.config.transformer.max_positions)
+        window = self.config.transformer.max_positions
+        self._check_frames(frames)
+        self._check_memory(len(frames), window)  # before arrays are copied
+        return self._start(self._placed(frames), window)
 
     def restore(self, path: str | os.PathLike[str]) -> WorldModelState:
         """Inverse of :meth:`WorldModelState.save`: imagination goes on from there as if it had not been left.
@@ -225,22 +229,20 @@ class WorldModel:
 
     def fingerprint(self) -> str:
         """A digest of architecture and weights: equal for models that imagine the same."""
-        config = {name: to_dict(getattr(self.config, name)) for name in ("tokenizer", "transformer")}
-        digest = hashlib.sha256(json.dumps([config, self.config.action_dim, str(self.dtype)]).encode())
-        for module in (self.tokenizer, self.transformer):
-            for name, weight in module.state_dict().items():
-                digest.update(f"{name} {weight.double().sum().item()!r} {weight.double().norm().item()!r}".encode())
-        return digest.hexdigest()
+        from worldgym.pretrained import digest
+
+        values = to_dict(self.config)
+        about = {name: values[name] for name in ("tokenizer", "transformer", "reward_transform", "goal_conditioned")}
+        weights = [digest(module.state_dict()) for module in (self.tokenizer, self.transformer)]
+        return hashlib.sha256(json.dumps([about, weights]).encode()).hexdigest()
 
     def memory(self, batch: int, horizon: int | None = None) -> int:
         """About how many bytes the state of ``batch`` rows takes that imagine ``horizon`` frames (None: the window)."""
-        return batch * self._row_bytes(self._positions(horizon)) + self._work_bytes(batch)
+        return self._needed(batch, *self._costs(self._positions(horizon)))
 
     def largest_batch(self, budget: int, horizon: int | None = None) -> int:
         """How many rows fit ``budget`` bytes; 0 where not even one does."""
-        row = self._row_bytes(self._positions(horizon))
-        batch = (budget - self._work_bytes(TOKENIZER_ROWS)) // row
-        return max(batch, 0) if batch >= TOKENIZER_ROWS else max(0, budget // (row + self._work_bytes(1)))
+        return self._fitting(budget, *self._costs(self._positions(horizon)))
 
     def step(
         self,
@@ -267,6 +269,13 @@ class WorldModel:
         sampling = Sampling(temperature, top_k)
         if state.model is not self:
             raise ConfigError("this state was started by another model; start, or restore, one with this model")
+        if not len(state):
+            raise ConfigError("this state has no rows: select at least one")
+        if (state.cache.device, state.cache.dtype) != (self.device, self.dtype):
+            raise ConfigError(
+                f"this state is {state.cache.dtype} on {state.cache.device} and the model was moved to {self.dtype} on "
+                f"{self.device} since; start one anew"
+            )
         checked = self._checked_action(action, (len(state),))
         imagined = self._advance(state, checked, self._noise(len(state), generator, noise), sampling)
         return state, state.frames[:, -1].clone(), imagined.reward.clone()
@@ -296,11 +305,13 @@ class WorldModel:
         or a single row of it, does not fit.
         """
         sampling = Sampling(temperature, top_k)
-        context = self._checked_frames(frames)
+        self._check_frames(frames)
         actions = None if actions is None else _floats(actions, "[batch, horizon, action_dim]")
         horizon = self._checked_horizon(actions, horizon)
-        rows = len(actions) if actions is not None and len(context) == 1 else len(context)
+        rows = max(len(actions), 1) if actions is not None and len(frames) == 1 else len(frames)
         checked = self._checked_action(actions, (rows, horizon))
+        chunks = self._chunks(rows, horizon, budget, branch=len(frames) < rows)
+        context = self._placed(frames)
         noise = torch.stack([self._noise(rows, generator, None) for _ in range(horizon)], dim=1)
         parts = [
             self._rollout(
@@ -310,7 +321,7 @@ class WorldModel:
                 sampling,
                 decode,
             )
-            for chunk in self._chunks(rows, horizon, budget)
+            for chunk in chunks
         ]
         return parts[0] if len(parts) == 1 else Imagined(*(torch.cat(tensors) for tensors in zip(*parts, strict=True)))
 
@@ -324,13 +335,11 @@ class WorldModel:
 
         Raises InvalidFrames for other frames; ConfigError for other tokens.
         """
-        context, shape = self._checked_frames(frames), (len(tokens), self.layout.tokens_per_frame)
+        self._check_frames(frames)
+        context, count = self._placed(frames), self.layout.tokens_per_frame
         window = self.layout.horizon(self.config.transformer.max_positions)
-        if tokens.ndim != 3 or (tokens.shape[0], tokens.shape[2]) != shape or tokens.shape[1] > window:
-            raise ConfigError(
-                f"expected tokens [batch, horizon up to {window}, {self.layout.tokens_per_frame}], got "
-                f"{list(tokens.shape)}"
-            )
+        if tokens.ndim != 3 or tokens.shape[2] != count or not 1 <= tokens.shape[1] <= window:
+            raise ConfigError(f"expected tokens [batch, horizon from 1 to {window}, {count}], got {list(tokens.shape)}")
         if len(context) not in (1, len(tokens)):
             raise InvalidFrames(f"expected 1 or {len(tokens)} contexts, as many as rows of tokens, got {len(context)}")
         _, features = self._encode(context)
@@ -360,12 +369,13 @@ class WorldModel:
         empty = context.new_empty(batch, 0, *context.shape[2:])
         return Imagined(torch.stack(images, dim=1) if decode else empty, *stacked)
 
-    def _chunks(self, rows: int, horizon: int, budget: int | None) -> Iterator[slice]:
-        size = rows if budget is None else self.largest_batch(budget, horizon)
+    def _chunks(self, rows: int, horizon: int, budget: int | None, branch: bool) -> Iterator[slice]:
+        size = rows if budget is None else min(rows, self.largest_batch(budget, horizon))
         if size < 1:
             raise OutOfMemory(
                 f"not even one row of {horizon} frames fits budget={budget} bytes; it takes {self.memory(1, horizon)}"
             )
+        self._check_memory(size, self._positions(horizon) - branch * self.layout.prefix_length, branch)
         return (slice(start, start + size) for start in range(0, rows, size))
 
     def _positions(self, horizon: int | None) -> int:
@@ -373,12 +383,23 @@ class WorldModel:
         window = self.config.transformer.max_positions
         return window if horizon is None else min(self.layout.length(horizon), window)
 
-    def _row_bytes(self, positions: int) -> int:
-        """What one row of a state takes."""
+    def _costs(self, positions: int, branch: bool = False) -> tuple[int, int]:
+        """Bytes that a row takes, and a frame while it is encoded or decoded; of a branch those beside its trunk's."""
         config, size = self.config.transformer, self.dtype.itemsize
-        cache = 2 * config.layers * config.key_value_heads * positions * config.head_dim * size
-        frames = 2 * (self.config.context_length + 1) * 3 * self.config.resolution**2
-        return int(cache + frames + self._feature_bytes * size)
+        row = 2 * config.layers * config.key_value_heads * positions * config.head_dim * size
+        row += 2 * (self.config.context_length + 1) * 3 * self.config.resolution**2
+        if not branch:
+            row += int(self._feature_bytes * size)
+            row += self.layout.prefix_length * (4 * config.hidden_size + 2 * config.mlp_size) * size
+        return row, self.tokenizer.peak_floats * size
+
+    def _needed(self, batch: int, row: int, image: int) -> int:
+        return batch * row + min(batch * self.config.context_length, TOKENIZER_ROWS) * image
+
+    def _fitting(self, budget: int, row: int, image: int) -> int:
+        """The largest batch that needs no more than ``budget``."""
+        few, many = budget // (row + self.config.context_length * image), (budget - TOKENIZER_ROWS * image) // row
+        return max(few, many, 0)
 
     @functools.cached_property
     def _feature_bytes(self) -> float:
@@ -386,13 +407,6 @@ class WorldModel:
         side = self.config.resolution
         blank = torch.zeros(1, self.config.context_length, side, side, 3, dtype=torch.uint8, device=self.device)
         return self._encode(blank)[1].nbytes / self.dtype.itemsize
-
-    def _work_bytes(self, batch: int) -> int:
-        """What encoding, decoding and the transformer take beside the state while they run."""
-        config = self.config.transformer
-        images = min(batch * self.config.context_length, TOKENIZER_ROWS) * self.tokenizer.peak_floats
-        prefix = batch * self.layout.prefix_length * (4 * config.hidden_size + 2 * config.mlp_size)
-        return (images + prefix) * self.dtype.itemsize
 
     @torch.inference_mode()
     def _start(self, frames: Tensor, positions: int) -> WorldModelState:
@@ -408,16 +422,16 @@ class WorldModel:
             model=self,
         )
 
-    def _check_memory(self, batch: int, positions: int) -> None:
+    def _check_memory(self, batch: int, positions: int, branch: bool = False) -> None:
         """Small batches are let through unasked: to ask costs more than they do."""
-        row = self._row_bytes(positions)
-        needed = batch * row + self._work_bytes(batch)
+        costs = self._costs(positions, branch)
+        needed = self._needed(batch, *costs)
         if needed < CERTAINLY_FREE or (free := free_memory(self.device)) is None or needed <= free:
             return
-        largest = int(free * batch / needed)
         raise OutOfMemory(
             f"a batch of {batch} needs about {needed / 2**30:.1f} GiB and {free / 2**30:.1f} GiB are free on "
-            f"{self.device}: at most {largest} rows fit; rollout(..., budget=bytes) runs more of them in chunks"
+            f"{self.device}: at most {self._fitting(free, *costs)} rows fit; rollout(..., budget=bytes) runs more of "
+            "them in chunks"
         )
 
     @torch.inference_mode()
@@ -490,7 +504,12 @@ class WorldModel:
             if module.training:
                 module.eval()
 
-    def _checked_frames(self, frames: Array) -> Tensor:
+    def _placed(self, frames: Array) -> Tensor:
+        """Checked frames, on the device."""
+        return _tensor(frames).to(self.device)
+
+    def _check_frames(self, frames: Array) -> None:
+        """Raise InvalidFrames unless they are uint8 ``[B, C, H, W, 3]``."""
         side, expected = self.config.resolution, f"uint8 frames [batch, {self.config.context_length}, height, width, 3]"
         if not isinstance(frames, (Tensor, np.ndarray)):
             raise InvalidFrames(f"expected {expected} as a numpy array or tensor, got {type(frames).__name__}")
@@ -511,7 +530,6 @@ class WorldModel:
             raise InvalidFrames(
                 f"expected {expected} of {side} x {side} pixels, {got}: resize them to the model's resolution"
             )
-        return _tensor(frames).to(self.device)
 
     def _checked_horizon(self, actions: Tensor | None, horizon: int | None) -> int:
         given = None if actions is None else tuple(actions.shape)[1:2]

@@ -1,8 +1,9 @@
 """Vector quantisation whose codebook is learned by online k-means, not by gradients.
 
 Each training batch moves every code towards the mean of the latents that chose it (moving averages), and codes that
-hardly anything chooses any more start anew on random latents of the batch. A new codebook is all such codes, so the
-first batches initialise it. Codes are the same in evaluation as in the published weights: nearest neighbours.
+hardly anything chooses any more start anew on latents of the batch that no code is near. A new codebook is all such
+codes, so the first batches initialise it. Codes are the same in evaluation as in the published weights: nearest
+neighbours.
 
 Weights hold the codebook alone. Exact resume also needs :func:`state_for_resume`.
 """
@@ -97,21 +98,21 @@ class VectorQuantizer(nn.Module):
 
     @torch.no_grad()
     def revive(self, latents: Tensor) -> int:
-        """Put dead codes onto random latents of ``[..., D]``, each latent once; the number of codes moved.
+        """Put dead codes onto latents of ``[..., D]`` that stand far from all codes; the number of codes moved.
 
         With several processes all of them must call this with equally many latents; the first one's are taken.
         """
-        dead = (self.usage <= self.dead_below * self.usage.mean()).nonzero()[:, 0]
-        if len(dead) == 0:
+        dead = self.usage <= self.dead_below * self.usage.mean()
+        if not dead.any():
             return 0
-        flat = self._flat(latents)
-        order = torch.randperm(len(flat), generator=self.generator, device="cpu")[: len(dead)]
-        dead, chosen = dead[: len(order)], flat[order.to(flat.device)]
+        flat, codebook = self._flat(latents), self.embedding.weight
+        rows = dead.nonzero()[: len(flat), 0]
+        chosen = flat[scattered(flat, codebook[~dead].float(), len(rows), self.generator).to(flat.device)]
         if _processes() > 1:
             dist.broadcast(chosen, src=0)
-        self.embedding.weight[dead] = chosen.to(self.embedding.weight.dtype)
-        self.usage[dead] = len(flat) * _processes() / len(self.usage)
-        return len(dead)
+        codebook[rows] = chosen.to(codebook.dtype)
+        self.usage[rows] = len(flat) * _processes() / len(self.usage)
+        return len(rows)
 
     def _flat(self, latents: Tensor) -> Tensor:
         return latents.detach().flatten(0, -2).float()
@@ -122,6 +123,32 @@ class VectorQuantizer(nn.Module):
             device = weight.device if self.usage.is_meta else self.usage.device
             self.usage = torch.ones(self.usage.shape, device=device)
         super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+def scattered(points: Tensor, codes: Tensor, count: int, generator: torch.Generator) -> Tensor:
+    """Which of ``points`` ``[N, D]`` become codes beside those of ``[K, D]``: int64 ``[count]`` on the CPU.
+
+    Drawn one by one by the squared distance to the nearest code so far (k-means++). Drawn uniformly they would crowd
+    where the points do: around the places where nothing moves, which most are, and which one code could tell.
+    """
+    points, codes = points.cpu(), codes.cpu()
+    known = codes if len(codes) else points.mean(0, keepdim=True)
+    apart = torch.cdist(points, known).square().amin(1)
+    chosen = []
+    for _ in range(count):
+        row = torch.multinomial(apart if apart.any() else torch.ones_like(apart), 1, generator=generator)
+        chosen.append(row)
+        apart = torch.minimum(apart, (points - points[row]).square().sum(1))
+    return torch.cat(chosen)
+
+
+def restart_codebooks(module: nn.Module) -> None:
+    """Let the next training batch place all codes of ``module`` anew.
+
+    Codes placed while the latents were still forming stay where they crowd, alive and of little use.
+    """
+    for quantizer in _quantizers(module).values():
+        quantizer.usage.zero_()
 
 
 def state_for_resume(module: nn.Module) -> dict[str, Tensor]:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -160,7 +161,8 @@ def train_transformer(
     torch.manual_seed(recipe.training.seed)
     model = Transformer(recipe.model, config.layout, about.action_dim, about.reward)
     start_from_codebooks(model, tokenizer)
-    start_from_rewards(model, recordings)
+    rewards = np.concatenate([episode.rewards for episode in recordings.episodes])
+    start_from_rewards(model, torch.from_numpy(rewards), about.reward_transform)
     model = model.to(device)
     job = TransformerJob(
         model, tokenizer.to(device), about, recipe.job, recipe.training.batch_size, recordings, held_out

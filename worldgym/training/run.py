@@ -104,9 +104,10 @@ def train(job: Trainable, config: TrainingConfig, folder: Path, about: Mapping[s
     """
     device = next(job.model.parameters()).device
     optimizer = torch.optim.AdamW(_parameter_groups(job.model, config.weight_decay, job.slow), betas=(0.9, 0.95))
-    step = _open_folder(job, optimizer, config, folder, about, resume)
+    resumed = open_run(folder, {"training": vars(config), **about}, resume)
+    step = load_checkpoint(folder, job, optimizer) if resumed and (folder / "last.safetensors").exists() else 0
     precision = autocast(config.precision, device)
-    with _Log(folder, config, step) as log, _stop_signals() as stopped:
+    with Log(folder, config.steps, step) as log, stop_signals() as stopped:
         while step < config.steps and not stopped:
             metrics = _train_step(job, optimizer, config, step, precision)
             step += 1
@@ -119,17 +120,20 @@ def train(job: Trainable, config: TrainingConfig, folder: Path, about: Mapping[s
                 log.write(step, _validate(job, precision, folder, step))
             if step % config.save_every == 0 or step == config.steps or stopped:
                 save_checkpoint(folder, job, optimizer, step)
-            log.advance(metrics)
+            log.advance(f"loss {metrics['loss']:.4f}")
     return step
 
 
 def autocast(precision: str, device: torch.device) -> torch.autocast:
-    """Mixed precision where the hardware has it; ``auto`` asks the hardware."""
+    """Mixed precision where :func:`wants_bfloat16` says so."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=wants_bfloat16(precision, device))
+
+
+def wants_bfloat16(precision: str, device: torch.device) -> bool:
+    """Whether ``precision`` means bfloat16 there; ``auto`` asks the hardware."""
     if precision == "auto":
-        wanted = torch.cuda.is_bf16_supported() if device.type == "cuda" else cpu_has_bfloat16()
-    else:
-        wanted = precision == "bfloat16"
-    return torch.autocast(device.type, torch.bfloat16, enabled=wanted)
+        return torch.cuda.is_bf16_supported() if device.type == "cuda" else cpu_has_bfloat16()
+    return precision == "bfloat16"
 
 
 def cpu_has_bfloat16() -> bool:
@@ -183,29 +187,33 @@ def _parameter_groups(model: nn.Module, weight_decay: float, slow: nn.Module | N
     return [group for group in groups if group["params"]]
 
 
-def _open_folder(
-    job: Trainable,
-    optimizer: torch.optim.Optimizer,
-    config: TrainingConfig,
-    folder: Path,
-    about: Mapping[str, Any],
-    resume: bool,
-) -> int:
-    """Begin or resume the run in ``folder``; the step to go on with."""
-    described = {"training": vars(config), **about}
+def open_run(folder: Path, described: Mapping[str, Any], resume: bool) -> bool:
+    """Begin or resume the run in ``folder``, whose ``config.json`` holds what is ``described``; whether it is resumed.
+
+    Raises:
+        TrainingError: if the folder holds a run that is not to be resumed, another run than the one to be resumed, or
+            none to resume.
+        StorageError: if the folder cannot be written.
+    """
+    check_run(folder, resume)
     path = folder / "config.json"
     if not resume:
-        if path.exists():
-            raise TrainingError(f"{folder} already holds a run; add --resume to continue it, or choose another folder")
         atomic_json(path, described)
-        return 0
-    if not path.exists():
-        raise TrainingError(f"nothing to resume: {path} does not exist")
+        return False
     found, wanted = read_json(path), json.loads(json.dumps(described))
     different = sorted(key for key in {*found, *wanted} if found.get(key) != wanted.get(key))
     if different:
         raise TrainingError(f"{path} describes another run; these settings differ: {', '.join(different)}")
-    return load_checkpoint(folder, job, optimizer) if (folder / "last.safetensors").exists() else 0
+    return True
+
+
+def check_run(folder: Path, resume: bool) -> None:
+    """Raise :class:`TrainingError` unless ``folder`` holds a run exactly if one is to be resumed."""
+    path = folder / "config.json"
+    if path.exists() and not resume:
+        raise TrainingError(f"{folder} already holds a run; add --resume to continue it, or choose another folder")
+    if resume and not path.exists():
+        raise TrainingError(f"nothing to resume: {path} does not exist")
 
 
 def save_checkpoint(folder: Path, job: Trainable, optimizer: torch.optim.Optimizer, step: int) -> None:
@@ -265,10 +273,15 @@ def _opened(folder: Path) -> Iterator[Any]:
         raise CheckpointError(f"{path} is not a checkpoint of a training run: {error}") from error
 
 
-class _Log:
-    """Progress bar, ``metrics.jsonl`` and TensorBoard."""
+class Log:
+    """Progress bar of ``steps`` steps, ``metrics.jsonl`` and TensorBoard, from ``step`` on.
 
-    def __init__(self, folder: Path, config: TrainingConfig, step: int) -> None:
+    Raises:
+        DependencyNotInstalled: without TensorBoard.
+        StorageError: if the disk refuses.
+    """
+
+    def __init__(self, folder: Path, steps: int, step: int) -> None:
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError as error:
@@ -278,10 +291,10 @@ class _Log:
         with self._writing():
             self._board = SummaryWriter(str(folder), purge_step=step)
             self._file = (folder / METRICS).open("a")
-        self._bar = tqdm(total=config.steps, initial=step, desc=folder.name, unit="step")
+        self._bar = tqdm(total=steps, initial=step, desc=folder.name, unit="step")
         self._start = time.monotonic()
 
-    def __enter__(self) -> "_Log":
+    def __enter__(self) -> "Log":
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -291,6 +304,7 @@ class _Log:
             self._board.close()
 
     def write(self, step: int, metrics: Metrics) -> None:
+        """Add the figures of a step."""
         seconds = round(time.monotonic() - self._start, 1)
         with self._writing():
             self._file.write(json.dumps({"step": step, "seconds": seconds, **metrics}) + "\n")
@@ -298,9 +312,10 @@ class _Log:
             for name, value in metrics.items():
                 self._board.add_scalar(name, value, step)
 
-    def advance(self, metrics: Metrics) -> None:
-        self._bar.update()
-        self._bar.set_postfix_str(f"loss {metrics['loss']:.4f}", refresh=False)
+    def advance(self, said: str, steps: int = 1) -> None:
+        """Move the bar on and let it say something."""
+        self._bar.set_postfix_str(said, refresh=False)
+        self._bar.update(steps)
 
     def _writing(self) -> AbstractContextManager[None]:
         return writing(self._folder / METRICS, CHECKPOINT_KEPT)
@@ -327,7 +342,7 @@ def _logged_at(line: str) -> float:
 
 
 @contextmanager
-def _stop_signals() -> Iterator[list[int]]:
+def stop_signals() -> Iterator[list[int]]:
     """A list that fills when the process is asked to stop; a second request stops it at once."""
     received: list[int] = []
 

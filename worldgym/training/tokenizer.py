@@ -28,11 +28,7 @@ class TokenizerTrainingConfig:
 
 
 class TokenizerJob:
-    """Reconstruction and commitment losses with equal weights.
-
-    The paper adds LPIPS to an L1 loss. LPIPS needs weights that cannot be shipped here; without ``perceptual`` its
-    place is taken by ``10 * squared error``, which, like LPIPS, weighs a misplaced object more than a slight tint.
-    """
+    """:func:`tokenizer_loss` on clips drawn from recordings."""
 
     def __init__(
         self,
@@ -50,32 +46,9 @@ class TokenizerJob:
         self.recordings, self.held_out = recordings, held_out
 
     def loss(self, rng: np.random.Generator) -> tuple[Tensor, Metrics]:
-        context = self.model.layout.context_length
         batch = self.recordings.sample(rng, self.batch_size, self.config.segment_length)
-        later = rng.permuted(np.tile(np.arange(context, self.config.segment_length), (self.batch_size, 1)), axis=1)
-        chosen = np.sort(later[:, : self.config.future_frames], axis=1)
-        picks = np.concatenate([np.tile(np.arange(context), (self.batch_size, 1)), chosen], axis=1)
-        frames = batch.frames[torch.arange(self.batch_size)[:, None], torch.from_numpy(picks)]
-        real = to_unit(frames.to(next(self.model.parameters()).device))
-        out = self.model(real)
-        old = self._reconstruction(out.context, real[:, :context])
-        new = self._reconstruction(out.future, real[:, context:])
-        loss = old + new + out.commit_loss + out.dynamics_commit_loss
-        return loss, {
-            "reconstruction/context": old.item(),
-            "reconstruction/future": new.item(),
-            "commitment/context": out.commit_loss.item(),
-            "commitment/dynamics": out.dynamics_commit_loss.item(),
-        }
-
-    def _reconstruction(self, predicted: Tensor, real: Tensor) -> Tensor:
-        predicted = predicted.float()
-        detail: Tensor
-        if self.perceptual is None:
-            detail = SQUARED_WEIGHT * F.mse_loss(predicted, real)
-        else:
-            detail = self.perceptual(predicted.flatten(0, 1), real.flatten(0, 1)).mean()
-        return F.l1_loss(predicted, real) + detail
+        frames = drawn_frames(rng, batch.frames, self.model.layout.context_length, self.config.future_frames)
+        return tokenizer_loss(self.model, frames, self.perceptual)
 
     def finish(self) -> None:
         pass
@@ -112,3 +85,44 @@ class TokenizerJob:
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         load_state_for_resume(self.model, state)
+
+
+def drawn_frames(rng: np.random.Generator, frames: Tensor, context: int, count: int) -> Tensor:
+    """Of each clip ``[B, L, H, W, 3]`` the ``context`` first frames and ``count`` random later ones, in their order."""
+    batch, length = frames.shape[:2]
+    later = rng.permuted(np.tile(np.arange(context, length), (batch, 1)), axis=1)
+    chosen = np.sort(later[:, :count], axis=1)
+    picks = np.concatenate([np.tile(np.arange(context), (batch, 1)), chosen], axis=1)
+    return frames[torch.arange(batch)[:, None], torch.from_numpy(picks)]
+
+
+def tokenizer_loss(
+    model: Tokenizer, frames: Tensor, perceptual: torch.nn.Module | None = None
+) -> tuple[Tensor, Metrics]:
+    """Reconstruction and commitment losses with equal weights, of clips uint8 ``[B, C + T, H, W, 3]``.
+
+    The paper adds LPIPS to an L1 loss. LPIPS needs weights that cannot be shipped here; without ``perceptual`` its
+    place is taken by ``10 * squared error``, which, like LPIPS, weighs a misplaced object more than a slight tint.
+    """
+    context = model.layout.context_length
+    real = to_unit(frames.to(next(model.parameters()).device))
+    out = model(real)
+    old = _reconstruction(out.context, real[:, :context], perceptual)
+    new = _reconstruction(out.future, real[:, context:], perceptual)
+    loss = old + new + out.commit_loss + out.dynamics_commit_loss
+    return loss, {
+        "reconstruction/context": old.item(),
+        "reconstruction/future": new.item(),
+        "commitment/context": out.commit_loss.item(),
+        "commitment/dynamics": out.dynamics_commit_loss.item(),
+    }
+
+
+def _reconstruction(predicted: Tensor, real: Tensor, perceptual: torch.nn.Module | None) -> Tensor:
+    predicted = predicted.float()
+    detail: Tensor
+    if perceptual is None:
+        detail = SQUARED_WEIGHT * F.mse_loss(predicted, real)
+    else:
+        detail = perceptual(predicted.flatten(0, 1), real.flatten(0, 1)).mean()
+    return F.l1_loss(predicted, real) + detail

@@ -1,6 +1,6 @@
 """Training a transformer on the codes of a fixed tokenizer (paper, section 3.2 and appendix A.2)."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -49,7 +49,10 @@ class TransformerTrainingConfig:
 
 
 class Coded(NamedTuple):
-    """One segment in codes: context int16 ``[C, n]``, future int16 ``[T, m]``, actions ``[T, A]``, rewards ``[T]``."""
+    """Segments in codes: context ``[B, C, n]``, future ``[B, T, m]``, actions ``[B, T, A]``, rewards ``[B, T]``.
+
+    Codes are int64 where they are trained on, int16 and without the batch where they are kept.
+    """
 
     context: Tensor
     future: Tensor
@@ -83,42 +86,17 @@ class TransformerJob:
         # One output over hundreds of inputs that all pull the same way: at the full rate it oscillates.
         self.slow = model.reward_linear
         self._coded: dict[tuple[int, int], Coded] = {}
-        codebook = tokenizer.codebooks()[1].cpu()
-        self._targets = code_kernel(codebook, config.label_width)
-        self._confusion = code_kernel(codebook, config.noise_width).cumsum(1)
+        self.kernels = CodeKernels.of(tokenizer.codebooks()[1], config.label_width, config.noise_width)
 
     def loss(self, rng: np.random.Generator) -> tuple[Tensor, Metrics]:
-        layout = self.model.layout
         batch, tokens = self._drawn(rng)
-        out = self.model(tokens, batch.actions, logits_from=layout.prefix_length)
-        predicted = layout.code_logits(out.logits).float().log_softmax(-1)
-        targets = self._targets.to(predicted.device)[batch.future]
-        cross_entropy = -(targets * predicted).sum(-1).mean()
-        surplus = cross_entropy + torch.special.xlogy(targets, targets).sum(-1).mean()
-        metrics = {"cross_entropy": cross_entropy.item(), "divergence": surplus.item()}
-        loss = cross_entropy
-        if out.rewards is not None:
-            reward = F.mse_loss(out.rewards.float(), symlog(batch.rewards))
-            loss = loss + self.config.reward_weight * reward
-            metrics["reward_error"] = reward.item()
-        return loss, metrics
+        return transformer_loss(
+            self.model, batch, tokens, self.kernels, self.config.reward_weight, self.about.reward_transform
+        )
 
-    @torch.no_grad()
     def finish(self) -> None:
-        """Solve for the reward head that fits the finished transformer best, by ridge regression on drawn segments."""
-        if self.model.reward_linear is None:
-            return
-        self.model.eval()
-        features, rewards = [], []
-        for index in range(REWARD_BATCHES):
-            batch, tokens = self._drawn(np.random.default_rng([REWARD_BATCHES, index]))
-            hidden = self.model(tokens, batch.actions, logits_from=tokens.shape[1]).hidden
-            last = self.model.layout.last_positions(batch.future.shape[1]).to(hidden.device)
-            features.append(hidden[:, last].flatten(0, 1).double())
-            rewards.append(symlog(batch.rewards).flatten().double())
-        weight, bias = ridge(torch.cat(features), torch.cat(rewards))
-        self.model.reward_linear.weight.copy_(weight[None])
-        self.model.reward_linear.bias.copy_(bias[None])
+        draws = (self._drawn(np.random.default_rng([REWARD_BATCHES, index])) for index in range(REWARD_BATCHES))
+        solve_rewards(self.model, draws, self.about.reward_transform)
 
     def validate(self, videos: Path) -> Metrics:
         """Closed-loop figures on held-out segments, greedy; a video of real, imagined and difference."""
@@ -142,7 +120,7 @@ class TransformerJob:
     def _drawn(self, rng: np.random.Generator) -> tuple[Coded, Tensor]:
         """A batch, and the tokens fed for it: its codes with noise, int64 ``[B, N]``."""
         batch = self._coded_batch([self._draw(rng) for _ in range(self.batch_size)])
-        return batch, self.model.layout.sequence(batch.context, self._with_noise(batch.future, rng))
+        return batch, self.model.layout.sequence(batch.context, self.kernels.with_noise(batch.future, rng))
 
     def _draw(self, rng: np.random.Generator) -> tuple[int, int]:
         episode = int(rng.integers(len(self.recordings.episodes)))
@@ -158,29 +136,92 @@ class TransformerJob:
         for key in keys:
             if key not in self._coded:
                 segment = self.recordings.segment(*key, self.config.segment_length)
-                self._coded[key] = Coded(*(tensor[0].clone() for tensor in self._encode(to_batch([segment]))))
+                coded = encoded(self.tokenizer, to_batch([segment]))
+                kept = coded._replace(context=coded.context.short(), future=coded.future.short())
+                self._coded[key] = Coded(*(tensor[0].cpu().clone() for tensor in kept))
         device = next(self.model.parameters()).device
         picked = [self._coded[key] for key in keys]
         context, future, actions, rewards = (torch.stack(tensors).to(device) for tensors in zip(*picked, strict=True))
         return Coded(context.long(), future.long(), actions, rewards)
 
-    @torch.no_grad()
-    def _encode(self, batch: Batch) -> Coded:
-        split = self.model.layout.context_length
-        frames = to_unit(batch.frames.to(next(self.tokenizer.parameters()).device))
-        context, features = self.tokenizer.encode_context(frames[:, :split])
-        future = self.tokenizer.encode_future(frames[:, split:], features)
-        return Coded(
-            context.short().cpu(), future.short().cpu(), batch.actions[:, split - 1 :], batch.rewards[:, split - 1 :]
-        )
 
-    def _with_noise(self, codes: Tensor, rng: np.random.Generator) -> Tensor:
+@dataclass(frozen=True)
+class CodeKernels:
+    """How far dynamics codes are spread, as targets and as inputs: float32 ``[K, K]``, a row for each code."""
+
+    targets: Tensor
+    confusion: Tensor | None
+    """Cumulative; None where the real codes are fed."""
+
+    @classmethod
+    def of(cls, codebook: Tensor, label_width: float, noise_width: float) -> "CodeKernels":
+        """Kernels over the codes of ``[K, D]``, on its device; widths as in :class:`TransformerTrainingConfig`."""
+        codebook = codebook.detach()
+        confusion = code_kernel(codebook, noise_width).cumsum(1) if noise_width else None
+        return cls(code_kernel(codebook, label_width), confusion)
+
+    def with_noise(self, codes: Tensor, rng: np.random.Generator) -> Tensor:
         """Codes ``[B, T, n]``, each replaced by one drawn from the noise kernel around it."""
-        if self.config.noise_width == 0:
+        if self.confusion is None:
             return codes
         uniforms = torch.from_numpy(rng.random((*codes.shape, 1), np.float32)).to(codes.device)
-        drawn = torch.searchsorted(self._confusion.to(codes.device)[codes], uniforms).squeeze(-1)
-        return drawn.clamp(max=len(self._confusion) - 1)
+        drawn = torch.searchsorted(self.confusion[codes], uniforms).squeeze(-1)
+        return drawn.clamp(max=len(self.confusion) - 1)
+
+
+def transformer_loss(
+    model: Transformer, batch: Coded, tokens: Tensor, kernels: CodeKernels, reward_weight: float, transform: str
+) -> tuple[Tensor, Metrics]:
+    """Cross-entropy on the future frames' codes, and squared error on transformed rewards where they are predicted.
+
+    tokens: what is fed for ``batch``, int64 ``[B, N]``: its codes, with noise or without.
+    """
+    layout = model.layout
+    out = model(tokens, batch.actions, logits_from=layout.prefix_length)
+    predicted = layout.code_logits(out.logits).float().log_softmax(-1)
+    targets = kernels.targets[batch.future]
+    cross_entropy = -(targets * predicted).sum(-1).mean()
+    surplus = cross_entropy + torch.special.xlogy(targets, targets).sum(-1).mean()
+    metrics = {"cross_entropy": cross_entropy.item(), "divergence": surplus.item()}
+    loss = cross_entropy
+    if out.rewards is not None:
+        reward = F.mse_loss(out.rewards.float(), reward_targets(batch.rewards, transform))
+        loss = loss + reward_weight * reward
+        metrics["reward_error"] = reward.item()
+    return loss, metrics
+
+
+@torch.no_grad()
+def encoded(tokenizer: Tokenizer, batch: Batch) -> Coded:
+    """Segments in codes, on the tokenizer's device; actions and rewards are those that lead to the future frames."""
+    split, device = tokenizer.layout.context_length, next(tokenizer.parameters()).device
+    frames = to_unit(batch.frames.to(device))
+    context, features = tokenizer.encode_context(frames[:, :split])
+    future = tokenizer.encode_future(frames[:, split:], features)
+    actions, rewards = (values[:, split - 1 :].to(device) for values in (batch.actions, batch.rewards))
+    return Coded(context, future, actions, rewards)
+
+
+def reward_targets(rewards: Tensor, transform: str) -> Tensor:
+    """What the reward head is to predict: the inverse is taken where the model is used."""
+    return rewards if transform == "identity" else symlog(rewards)
+
+
+@torch.no_grad()
+def solve_rewards(model: Transformer, draws: Iterable[tuple[Coded, Tensor]], transform: str) -> None:
+    """Solve for the reward head that fits the transformer best, by ridge regression on segments and their tokens."""
+    if model.reward_linear is None:
+        return
+    model.eval()
+    features, rewards = [], []
+    for batch, tokens in draws:
+        hidden = model(tokens, batch.actions, logits_from=tokens.shape[1]).hidden
+        last = model.layout.last_positions(batch.future.shape[1]).to(hidden.device)
+        features.append(hidden[:, last].flatten(0, 1).double())
+        rewards.append(reward_targets(batch.rewards, transform).flatten().double())
+    weight, bias = ridge(torch.cat(features), torch.cat(rewards))
+    model.reward_linear.weight.copy_(weight[None])
+    model.reward_linear.bias.copy_(bias[None])
 
 
 @torch.no_grad()
@@ -201,11 +242,10 @@ def start_from_codebooks(model: Transformer, tokenizer: Tokenizer) -> None:
 
 
 @torch.no_grad()
-def start_from_rewards(model: Transformer, recordings: Recordings) -> None:
+def start_from_rewards(model: Transformer, rewards: Tensor, transform: str) -> None:
     """Let the reward head begin at the mean reward: on the way there its errors would drown those of the codes."""
     if model.reward_linear is not None:
-        rewards = np.concatenate([episode.rewards for episode in recordings.episodes])
-        model.reward_linear.bias.fill_(float(symlog(torch.from_numpy(rewards)).mean()))
+        model.reward_linear.bias.fill_(float(reward_targets(rewards, transform).mean()))
 
 
 def ridge(features: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:

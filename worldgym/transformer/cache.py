@@ -80,6 +80,10 @@ class KeyValueCache:
         return self.keys[0].device
 
     @property
+    def dtype(self) -> torch.dtype:
+        return self.keys[0].dtype
+
+    @property
     def even(self) -> bool:
         """Whether all rows are at the same position."""
         return len(set(self.lengths)) <= 1
@@ -155,7 +159,7 @@ class KeyValueCache:
         q_BKGE = q_BH1E.reshape(q_BH1E.shape[0], keys.shape[1], -1, q_BH1E.shape[3])
         keys, values = keys[:, :, : place.length], values[:, :, : place.length]
         if self.prefix is not None:  # one layer's copy at a time
-            index, longest = self._prefix_index(), max(self.prefix.lengths)
+            index, longest = self._index(self.prefix.rows), max(self.prefix.own())
             keys = torch.cat([self.prefix.keys[layer][index, :, :longest], keys], dim=2)
             values = torch.cat([self.prefix.values[layer][index, :, :longest], values], dim=2)
         mixed = F.scaled_dot_product_attention(q_BKGE, keys, values, attn_mask=place.visible)
@@ -220,20 +224,15 @@ class KeyValueCache:
 
     def _like(self, batch: int, prefix: Prefix | None) -> "KeyValueCache":
         """An empty one of the same kind."""
-        return KeyValueCache(
-            self.config, batch, self.capacity, self.device, self.keys[0].dtype, self.travel.shape[1], prefix
-        )
+        return KeyValueCache(self.config, batch, self.capacity, self.device, self.dtype, self.travel.shape[1], prefix)
 
     def _index(self, rows: Sequence[int]) -> Tensor:
         return torch.tensor(rows, dtype=torch.int64, device=self.device)
-
-    def _prefix_index(self) -> Tensor:
-        assert self.prefix is not None
-        return self._index(self.prefix.rows)
 
     def _shared_visible(self) -> Tensor | None:
         """bool ``[B, 1, 1, longest shared]``: which shared positions each row may look at."""
         if self.prefix is None:
             return None
-        window = torch.arange(max(self.prefix.lengths), device=self.device)
-        return (window < self._index(self.prefix.own())[:, None])[:, None, None]
+        shared = self.prefix.own()
+        window = torch.arange(max(shared), device=self.device)
+        return (window < self._index(shared)[:, None])[:, None, None]

@@ -66,8 +66,8 @@ INLINE vec load(const void *x, int64_t i, int half) {
 
 // exp, held within what float32 can say, without a branch so that loops over it become vector code.
 INLINE float fast_exp(float x) {
-    x = x < -87.0f ? -87.0f : x;
-    x = x > 88.0f ? 88.0f : x;
+    x = x > -87.0f ? x : -87.0f;  // what is no number ends here too: as an integer it would be undefined
+    x = x < 88.0f ? x : 88.0f;
     float scaled = x * 1.44269504f, whole = (scaled + 12582912.0f) - 12582912.0f;
     float r = (x - whole * 0.693359375f) + whole * 2.12194440e-4f;
     float p = 1.9875691500e-4f;
@@ -309,9 +309,10 @@ static void remember(const Frame *f, const Layer *layer, int64_t row, int64_t kv
     store(layer->values, at, v, width, f->half);
 }
 
-static int64_t first_of(const float *x, float value) {
+// Where `value` first stands; the last place where none equals it, as nothing equals what is no number.
+static int64_t first_of(const float *x, int64_t count, float value) {
     int64_t i = 0;
-    while (x[i] != value) i++;
+    while (i + 1 < count && x[i] != value) i++;
     return i;
 }
 
@@ -319,8 +320,9 @@ static int64_t first_of(const float *x, float value) {
 static int64_t pull(float *x, int64_t count, float *tops, float *value) {
     const int64_t runs = (count + LANES - 1) / LANES;
     *value = highest_of(tops, runs);
-    const int64_t run = first_of(tops, *value), start = run * LANES;
-    const int64_t index = start + first_of(x + start, *value), width = count - start < LANES ? count - start : LANES;
+    const int64_t run = first_of(tops, runs, *value), start = run * LANES;
+    const int64_t width = count - start < LANES ? count - start : LANES;
+    const int64_t index = start + first_of(x + start, width, *value);
     x[index] = -INFINITY;
     tops[run] = highest_of(x + start, width);
     return index;
@@ -455,6 +457,7 @@ static void run_frame(const Frame *f, Shared *g, Scratch *s, int64_t me, int64_t
 
 // 0, or 1 where memory ran out and nothing was done.
 int imagine_frame(const Frame *f) {
+    if (f->batch < 1) return 0;
     const int64_t b = f->batch, queries = f->heads * f->head_dim, keys = f->kv_heads * f->head_dim;
     const int64_t widest = f->mlp > f->hidden ? (f->mlp > queries ? f->mlp : queries)
                                               : (f->hidden > queries ? f->hidden : queries);

@@ -9,6 +9,7 @@ import functools
 import hashlib
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import sys
@@ -22,12 +23,14 @@ from worldgym.transformer.cache import KeyValueCache
 from worldgym.transformer.llama import Transformer, rotary_angles
 
 SOURCE = Path(__file__).with_name("frame.c")
-FLAGS = ("-O3", "-march=native", "-fPIC", "-shared", "-Wno-psabi")
+FLAGS = ("-O3", "-fPIC", "-shared", "-Wno-psabi")
+WISHES = (("-march=native", "-fopenmp"), ("-march=native",), ("-fopenmp",), ())  # the first that a compiler knows
 SWITCH = "WORLDGYM_NATIVE"
 
 Pointer = ctypes.c_void_p
 
 
+DTYPES = (torch.float32, torch.bfloat16)
 WEIGHTS = ("input_norm", "q", "k", "v", "o", "output_norm", "gate", "up", "down")
 CACHES = ("keys", "values", "shared_keys", "shared_values")
 
@@ -60,11 +63,16 @@ def imagine_codes(
 
     slots_BD: the slot's embedding with its action. None where this machine, device or dtype has no native path.
     """
-    dtype = cache.keys[0].dtype
-    if cache.device.type != "cpu" or dtype not in (torch.float32, torch.bfloat16) or (built := library()) is None:
+    dtype, weights = cache.dtype, transformer.llm.lm_head.weight
+    if cache.device.type != "cpu" or dtype not in DTYPES or weights.dtype is not dtype:
+        return None
+    if (built := library()) is None:
         return None
     layout, batch = transformer.layout, len(slots_BD)
     codes = torch.empty(batch, layout.tokens_per_frame, dtype=torch.int64)
+    assert len(cache.lengths) == batch, "one slot a row"
+    assert uniforms.shape == codes.shape, "one uniform a code"
+    assert min(cache.room()) >= layout.step_length, "the caller makes room"
     entropy, last = torch.zeros(batch), torch.empty(batch, transformer.config.hidden_size)
     inputs = slots_BD.float().contiguous(), uniforms.float().contiguous()
     frame, kept = _frame(transformer, cache, dtype is torch.bfloat16, temperature, top_k)
@@ -96,7 +104,7 @@ def _frame(
         codes=layout.dynamics_codes,
         tokens=layout.tokens_per_frame,
         capacity=cache.keys[0].shape[2],
-        top_k=top_k,
+        top_k=min(top_k, layout.dynamics_codes),
         half=half,
         threads=torch.get_num_threads(),
         eps=config.norm_eps,
@@ -109,7 +117,7 @@ def _frame(
         sines=_at(sines),
         lengths=_at(lengths),
     )
-    kept: list[object] = [layers, lengths]
+    kept: list[object] = [layers, lengths, cosines, sines]
     if transformer.place_embedding is not None:
         frame.place = _at(transformer.place_embedding.weight[layout.prefix_length :])
     if cache.prefix is not None:
@@ -161,7 +169,7 @@ def library() -> ctypes.CDLL | None:
         return None
     try:
         return ctypes.CDLL(str(_built()))
-    except (OSError, subprocess.SubprocessError) as error:
+    except (OSError, RuntimeError, ValueError, subprocess.SubprocessError) as error:  # also: no home folder, a torn CC
         print(
             f"worldgym: imagining without compiled code, several times slower: {error}; a C compiler (Debian: "
             f"`apt-get install gcc`) or the variable CC that names one helps, {SWITCH}=0 silences this",
@@ -175,7 +183,7 @@ def _built() -> Path:
     compiler = os.environ.get("CC") or shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
     if compiler is None:
         raise FileNotFoundError("found no C compiler")
-    about = [compiler, *FLAGS, platform.machine(), _processor()]
+    about = [compiler, *FLAGS, str(WISHES), platform.machine(), _processor()]
     name = hashlib.sha256(SOURCE.read_bytes() + "\n".join(about).encode()).hexdigest()[:16]
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "worldgym"
     path = folder / f"frame-{name}.so"
@@ -188,9 +196,9 @@ def _built() -> Path:
 
 
 def _compile(compiler: str, target: Path) -> None:
-    """With threads where the compiler has OpenMP, else without."""
-    for threads in (["-fopenmp"], []):
-        command = [compiler, *FLAGS, *threads, str(SOURCE), "-o", str(target), "-lm"]
+    """For this very processor and with threads, where the compiler knows how."""
+    for wishes in WISHES:
+        command = [*shlex.split(compiler), *FLAGS, *wishes, str(SOURCE), "-o", str(target), "-lm"]
         done = subprocess.run(command, capture_output=True, text=True, timeout=120)
         if done.returncode == 0:
             return

@@ -7,7 +7,7 @@ import torch
 
 from worldgym.errors import CheckpointError
 from worldgym.tokenizer.base import codes_perplexity
-from worldgym.tokenizer.quantizer import VectorQuantizer, load_state_for_resume, state_for_resume
+from worldgym.tokenizer.quantizer import VectorQuantizer, load_state_for_resume, restart_codebooks, state_for_resume
 
 
 def clusters(count: int, dim: int = 4, clusters: int = 8, seed: int = 0) -> torch.Tensor:
@@ -111,6 +111,23 @@ def test_revival_can_be_switched_off() -> None:
     assert torch.equal(quantizer.embedding.weight[1:], far[1:])
 
 
+def test_new_codes_go_where_the_codebook_is_worst() -> None:
+    crowd, few = torch.zeros(1000, 4), 5 * torch.eye(4)
+    quantizer = VectorQuantizer(5, 4, decay=1.0)
+    quantizer(torch.cat([crowd + 0.01 * torch.randn(1000, 4, generator=torch.Generator().manual_seed(0)), few]))
+    codebook = quantizer.embedding.weight
+    assert torch.cdist(few, codebook).amin(1).max() == 0
+    assert codebook.norm(dim=1).min() < 0.1
+
+
+def test_a_restarted_codebook_is_placed_anew() -> None:
+    quantizer = loaded(torch.full((8, 4), 0.01) * torch.arange(8)[:, None], decay=1.0)
+    latents = clusters(64)
+    before = quantizer(latents).commit_loss
+    restart_codebooks(torch.nn.Sequential(quantizer))
+    assert quantizer(latents).commit_loss < 0.1 * before
+
+
 def test_perplexity_rises_from_a_collapsed_start() -> None:
     quantizer = loaded(torch.full((8, 4), 1000.0) + torch.arange(8)[:, None], decay=0.9)
     collapsed = codes_perplexity(quantizer.codes(clusters(256)), 8)
@@ -182,7 +199,7 @@ import sys, torch, torch.distributed as dist
 from worldgym.tokenizer.quantizer import VectorQuantizer
 rank = int(sys.argv[1])
 dist.init_process_group("gloo", init_method="file://" + sys.argv[2], rank=rank, world_size=2)
-quantizer = VectorQuantizer(8, 4, decay=0.5)
+quantizer = VectorQuantizer(8, 4, decay=0.5, dead_below=0.0)
 for step in range(5):
     latents = torch.randn(16, 4, generator=torch.Generator().manual_seed(2 * step + rank))
     quantizer(latents)

@@ -76,7 +76,7 @@ def test_noise_draws_codes_from_around_the_real_ones(
 ) -> None:
     noisy_job = make_job(recipe, tokenizer_run, recordings, held_out, noise_width=0.05)
     codes = torch.randint(32, (200, 6, 4), generator=torch.Generator().manual_seed(0))
-    noisy = noisy_job._with_noise(codes, np.random.default_rng(0))
+    noisy = noisy_job.kernels.with_noise(codes, np.random.default_rng(0))
     kernel = code_kernel(noisy_job.tokenizer.codebooks()[1], 0.05)
     assert (kernel[codes, noisy] > 0).all()
     kept, expected = (noisy == codes).float().mean().item(), kernel.diagonal()[codes].mean().item()
@@ -85,7 +85,7 @@ def test_noise_draws_codes_from_around_the_real_ones(
 
 def test_without_width_the_real_codes_are_fed(job: TransformerJob) -> None:
     codes = torch.zeros(2, 3, 4, dtype=torch.int64)
-    assert job._with_noise(codes, np.random.default_rng(0)) is codes
+    assert job.kernels.with_noise(codes, np.random.default_rng(0)) is codes
 
 
 def test_without_width_the_loss_is_the_cross_entropy_of_the_codes(job: TransformerJob) -> None:
@@ -116,7 +116,7 @@ def test_noise_is_fed_but_never_the_target(
     _, metrics = noisy_job.loss(np.random.default_rng(0))
     rng = np.random.default_rng(0)
     batch = noisy_job._coded_batch([noisy_job._draw(rng) for _ in range(noisy_job.batch_size)])
-    fed = noisy_job._with_noise(batch.future, rng)
+    fed = noisy_job.kernels.with_noise(batch.future, rng)
     assert not torch.equal(fed, batch.future)
     layout = noisy_job.model.layout
     out = noisy_job.model(layout.sequence(batch.context, fed), batch.actions, logits_from=layout.prefix_length)

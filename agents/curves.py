@@ -1,0 +1,102 @@
+"""Learning curves: success and return against real steps, of several runs, as a picture and as numbers."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from worldgym.errors import DataError
+from worldgym.files import atomic_json, atomic_write, read_json
+from worldgym.training.run import METRICS
+
+Curve = dict[int, dict[str, float]]
+"""Of one run: the figures of each evaluation by its step."""
+Curves = dict[str, dict[str, dict[str, Any]]]
+"""By task, then by method: ``steps``, ``runs``, and ``success`` and ``return`` as ``mean``, ``min`` and ``max``."""
+
+FIGURES = ("success", "return")
+
+
+def curves(folders: Sequence[Path]) -> Curves:
+    """Evaluations of runs, those of one task and method together, at the steps that all of them have reached.
+
+    Raises:
+        DataError: for a folder that holds no run of an agent, or one without an evaluation.
+    """
+    grouped: dict[str, dict[str, dict[str, Curve]]] = {}
+    for folder in folders:
+        about = _about(folder)
+        runs = grouped.setdefault(str(about["task"]), {}).setdefault(str(about["method"]), {})
+        runs[str(folder)] = read_curve(folder)
+    return {
+        task: {method: _joined(runs) for method, runs in sorted(methods.items())}
+        for task, methods in sorted(grouped.items())
+    }
+
+
+def read_curve(folder: Path) -> Curve:
+    """The evaluations of one run; :class:`DataError` where there are none."""
+    path, found = folder / METRICS, Curve()
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    for line in map(json.loads, lines):
+        figures = {name: line[f"evaluation/{name}"] for name in FIGURES if f"evaluation/{name}" in line}
+        if figures:
+            found[int(line["step"])] = figures
+    if not found:
+        raise DataError(f"{path} holds no evaluation: let the run go on until its first one")
+    return found
+
+
+def _about(folder: Path) -> Mapping[str, Any]:
+    path = folder / "config.json"
+    about = read_json(path) if path.exists() else {}
+    if not {"method", "task"} <= about.keys():
+        raise DataError(
+            f"{folder} holds no run of `worldgym mbpo` or `worldgym drqv2`: {path} names no method and task"
+        )
+    return about
+
+
+def _joined(runs: Mapping[str, Curve]) -> dict[str, Any]:
+    steps = sorted(set.intersection(*(set(curve) for curve in runs.values())))
+    if not steps:
+        raise DataError(f"these runs were never evaluated at the same step: {', '.join(runs)}")
+    joined: dict[str, Any] = {"steps": steps}
+    for figure in FIGURES:
+        values = np.array([[curve[step][figure] for step in steps] for curve in runs.values()])
+        parts = {"mean": values.mean(axis=0), "min": values.min(axis=0), "max": values.max(axis=0)}
+        joined[figure] = {name: part.tolist() for name, part in parts.items()}
+    return joined | {"runs": {name: _columns(curve) for name, curve in runs.items()}}
+
+
+def _columns(curve: Curve) -> dict[str, Any]:
+    steps = sorted(curve)
+    return {"steps": steps} | {figure: [curve[step][figure] for step in steps] for figure in FIGURES}
+
+
+def write_curves(found: Curves, picture: Path) -> list[Path]:
+    """Draw the curves, a column a task, and write their numbers beside the picture; both paths."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(0.5 + 4.5 * len(found), 6), layout="constrained")
+    axes = figure.subplots(2, len(found), squeeze=False, sharex="col")
+    for column, (task, methods) in enumerate(found.items()):
+        for row, name in enumerate(FIGURES):
+            for method, curve in methods.items():
+                label = f"{method} ({len(curve['runs'])})"
+                (line,) = axes[row, column].plot(curve["steps"], curve[name]["mean"], label=label)
+                band = curve[name]["min"], curve[name]["max"]
+                axes[row, column].fill_between(curve["steps"], *band, alpha=0.2, color=line.get_color(), linewidth=0)
+            axes[row, column].grid(alpha=0.3)
+        axes[0, column].set(title=task, ylim=(-0.03, 1.03))
+        axes[0, column].legend(fontsize="small")
+        axes[1, column].set_xlabel("real steps")
+    for row, name in enumerate(FIGURES):
+        axes[row, 0].set_ylabel(f"{name} (mean, min to max)")
+    with atomic_write(picture) as aside:
+        figure.savefig(aside, dpi=120)
+    numbers = picture.with_suffix(".json")
+    atomic_json(numbers, found)
+    return [picture, numbers]

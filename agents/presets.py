@@ -1,0 +1,156 @@
+"""Settings that belong together: the paper's for its six Meta-World tasks, small ones for a CPU, the toy world's."""
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from worldgym.agents.drqv2 import DrQv2Config
+from worldgym.agents.mbpo import MBPOConfig
+from worldgym.config import CompactTokenizerConfig, TransformerConfig, WorldModelConfig, from_dict
+from worldgym.errors import ConfigError, nearest
+from worldgym.training.online import OnlineConfig
+
+TOY_TASK = "toy"
+FRAME_STACK = 3
+
+
+@dataclass(frozen=True)
+class Preset:
+    """All settings of a run.
+
+    Attributes:
+        loop: of :class:`MBPO`, which model-free runs share.
+        agent: of DrQ-v2.
+        demonstrations: episodes of the scripted expert in the replay before the first step.
+        world_model: what a world model from scratch is built like; None is as the shipped checkpoint.
+    """
+
+    loop: MBPOConfig
+    agent: DrQv2Config = field(default_factory=DrQv2Config)
+    demonstrations: int = 0
+    world_model: WorldModelConfig | None = None
+
+
+# The paper counts simulator steps, and an agent's step here is two of them: its intervals are halved.
+PAPER = Preset(
+    MBPOConfig(
+        seed_steps=2000,
+        tokenizer_every=20,
+        transformer_every=5,
+        rollout_every=100,
+        evaluate_every=1000,
+        evaluation_episodes=20,
+        log_every=100,
+        save_every=5000,
+    ),
+    demonstrations=5,
+)
+
+METAWORLD = {
+    "button-press-topdown-wall": PAPER,
+    "plate-slide": PAPER,
+    "hammer": PAPER,
+    "door-lock": dataclasses.replace(PAPER, demonstrations=0),
+    "handle-pull-side": PAPER,
+    "coffee-push": PAPER,
+}
+
+# Some 6 minutes on one core, 9 with the world model. What it changes beside sizes: returns here are some thousands, so
+# rewards are scaled for the critics, and a trained world model is touched little.
+CPU_LOOP = dataclasses.replace(
+    PAPER.loop,
+    steps=3000,
+    seed_steps=500,
+    initial_model_updates=0,
+    tokenizer_every=500,
+    transformer_every=50,
+    initial_rollouts=256,
+    rollout_every=50,
+    evaluate_every=500,
+    evaluation_episodes=8,
+    save_every=1000,
+)
+CPU_AGENT = DrQv2Config(
+    channels=16, hidden=256, batch_size=64, learning_rate=3e-4, reward_scale=0.02, stddev_steps=3000
+)
+
+TOY = Preset(
+    MBPOConfig(
+        steps=2000,
+        seed_steps=200,
+        updates_per_step=1,
+        initial_model_updates=200,
+        tokenizer_every=10,
+        transformer_every=5,
+        model_batch_size=8,
+        initial_rollouts=128,
+        rollout_every=50,
+        keep_rollouts=20,
+        model=OnlineConfig(learning_rate=1e-3),
+        log_every=50,
+        evaluate_every=250,
+        save_every=500,
+    ),
+    DrQv2Config(channels=8, features=32, hidden=128, batch_size=64, learning_rate=1e-3, stddev_steps=1500),
+    world_model=WorldModelConfig(
+        CompactTokenizerConfig(
+            resolution=32,
+            width=16,
+            depth=1,
+            context_grid=4,
+            frame_grid=4,
+            latent_channels=8,
+            context_codes=128,
+            dynamics_codes=128,
+        ),
+        TransformerConfig(
+            layers=2,
+            heads=4,
+            key_value_heads=1,
+            hidden_size=64,
+            mlp_size=128,
+            max_positions=300,
+            cumulative_actions=True,
+            place_embeddings=True,
+        ),
+        action_dim=2,
+        reward=True,
+        reward_transform="identity",
+        tasks=(TOY_TASK,),
+    ),
+)
+
+
+def preset(task: str, name: str | None = None) -> Preset:
+    """The preset ``paper``, ``cpu`` or ``toy`` for a task; without a name ``toy`` for the toy world, ``paper`` else.
+
+    Raises:
+        ConfigError: for another name.
+    """
+    metaworld = METAWORLD.get(task, PAPER)
+    known = {"paper": metaworld, "cpu": dataclasses.replace(metaworld, loop=CPU_LOOP, agent=CPU_AGENT), "toy": TOY}
+    name = name or ("toy" if task == TOY_TASK else "paper")
+    if name not in known:
+        raise ConfigError(f"unknown preset {name!r}; {nearest(name, known)}")
+    return known[name]
+
+
+def changed(found: Preset, settings: Mapping[str, Any]) -> Preset:
+    """The preset with other settings: ``rollouts`` of the loop, ``model.learning_rate``, ``agent.batch_size``.
+
+    Raises:
+        ConfigError: for a setting that there is not, or a value of another type.
+    """
+    values = {"loop": dataclasses.asdict(found.loop), "agent": dataclasses.asdict(found.agent)}
+    for path, value in settings.items():
+        names = path.split(".") if path.startswith("agent.") else ["loop", *path.split(".")]
+        place: Any = values
+        for name in names[:-1]:
+            place = place.get(name) if isinstance(place, dict) else None
+        if not isinstance(place, dict) or names[-1] not in place:
+            known = [*values["loop"], *(f"agent.{name}" for name in values["agent"])]
+            raise ConfigError(f"there is no setting {path!r}; {nearest(path, known)}")
+        place[names[-1]] = value
+    loop, agent = from_dict(MBPOConfig, values["loop"], "settings"), from_dict(DrQv2Config, values["agent"], "agent")
+    return dataclasses.replace(found, loop=loop, agent=agent)
