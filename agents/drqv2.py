@@ -46,6 +46,9 @@ class DrQv2Config:
         channels: of each of the encoder's four convolutions.
         features: that actor and critics each make of what the encoder sees.
         hidden: width of the two layers behind them.
+        learning_rate: of critics and encoder.
+        actor_learning_rate: None is ``learning_rate``, as published. Where that is high, critics that know nothing yet
+            drive the actor to the edges of its range, from where it comes back slowly: a lower one waits for them.
         tau: share of the critics that the target critics take over at an update.
         batch_size, n_step, discount: how whoever keeps the replay is to draw batches.
         stddev_start, stddev_end, stddev_steps: exploration noise falls linearly from the first to the second over so
@@ -62,6 +65,7 @@ class DrQv2Config:
     features: int = 50
     hidden: int = 1024
     learning_rate: float = 1e-4
+    actor_learning_rate: float | None = None
     tau: float = 0.01
     batch_size: int = 256
     n_step: int = 3
@@ -82,6 +86,8 @@ class DrQv2Config:
             raise ConfigError(f"tau must be in (0, 1] and discount in [0, 1], got {self}")
         if not min(self.stddev_start, self.stddev_end, self.stddev_clip, self.pad) >= 0:
             raise ConfigError(f"standard deviations, stddev_clip and pad must not be negative, got {self}")
+        if self.actor_learning_rate is not None and not self.actor_learning_rate > 0:
+            raise ConfigError(f"actor_learning_rate must be above 0, got {self.actor_learning_rate}")
         if self.precision not in ("auto", "float32", "bfloat16"):
             raise ConfigError(f"precision must be 'auto', 'float32' or 'bfloat16', got {self.precision!r}")
 
@@ -256,7 +262,7 @@ class DrQv2:
             module.to(self.device)
         self.target = copy.deepcopy(self.critic).requires_grad_(False)
         self._critic_optimizer = _adam([self.encoder, self.critic], self.config.learning_rate)
-        self._actor_optimizer = _adam([self.actor], self.config.learning_rate)
+        self._actor_optimizer = _adam([self.actor], self.config.actor_learning_rate or self.config.learning_rate)
 
     def act(
         self, frames: NDArray[np.uint8] | Tensor, explore: bool = True, generator: torch.Generator | None = None

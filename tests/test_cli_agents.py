@@ -19,7 +19,7 @@ from worldgym.envs.toy import SimulatorToy
 
 TINY = (
     "steps=24 seed_steps=8 initial_model_updates=2 initial_rollouts=4 rollouts=4 horizon=2 rollout_every=5 "
-    "model_batch_size=2 evaluate_every=12 evaluation_episodes=1 save_every=6 log_every=6 "
+    "model_batch_size=24 evaluate_every=12 evaluation_episodes=1 save_every=6 log_every=6 "
     "agent.channels=4 agent.features=8 agent.hidden=16 agent.batch_size=8"
 )
 SMALL = " ".join(f"--set {setting}" for setting in TINY.split()) + " --device cpu --threads 1"

@@ -343,7 +343,8 @@ class WorldModel:
         if len(context) not in (1, len(tokens)):
             raise InvalidFrames(f"expected 1 or {len(tokens)} contexts, as many as rows of tokens, got {len(context)}")
         _, features = self._encode(context)
-        features = features.fork(torch.zeros(len(tokens), dtype=torch.int64)) if len(context) == 1 else features
+        if len(context) == 1:
+            features = features.fork(torch.zeros(len(tokens), dtype=torch.int64, device=self.device))
         return torch.stack([_to_uint8(self._decode(codes, features)) for codes in tokens.unbind(1)], dim=1)
 
     def _rollout(
@@ -404,6 +405,7 @@ class WorldModel:
     @functools.cached_property
     def _feature_bytes(self) -> float:
         """Numbers that the features of one context take, found by encoding one."""
+        self._evaluate()
         side = self.config.resolution
         blank = torch.zeros(1, self.config.context_length, side, side, 3, dtype=torch.uint8, device=self.device)
         return self._encode(blank)[1].nbytes / self.dtype.itemsize

@@ -11,6 +11,7 @@ call counts, which other jobs on the machine disturb least; ratios are the media
 """
 
 import argparse
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ from typing import Any
 import gymnasium as gym
 import torch
 from measuring import Job, Rounds, peak_growth
-from report import Row, megabytes, provided, rate
+from report import Row, megabytes, page, provided, rate
 from rereading import RereadingLoop
 from roofline import Ceilings, Work, decoder_work, transformer_work
 from torch import Tensor
@@ -27,7 +28,7 @@ from torch import Tensor
 from worldgym import WorldModel
 from worldgym.config import CompressiveTokenizerConfig, TransformerConfig, WorldModelConfig
 from worldgym.devices import checked_device, free_memory
-from worldgym.errors import DependencyNotInstalled, RenderingError
+from worldgym.errors import ConfigError, DependencyNotInstalled, RenderingError
 from worldgym.files import atomic_json, atomic_write
 from worldgym.tokenizer import build_tokenizer
 from worldgym.transformer.imagine import imagine_frame
@@ -38,7 +39,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 GPU_BATCHES = [1, 8, 16, 32, 64, 128, 256]
 BATCHES = {
     ("cpu", "shipped"): [1, 8, 16, 32, 128],
-    ("cpu", "paper"): [1, 8],
+    ("cpu", "paper"): [1, 8, 32],
     ("cuda", "shipped"): GPU_BATCHES,
     ("cuda", "paper"): GPU_BATCHES,
 }
@@ -64,13 +65,18 @@ class Cell:
     reread: float | None
     reread_ratio: float | None
     work: tuple[Work, Work]
+    """Of transformer and decoder."""
+    weights: int
+    """Bytes, like the following."""
     estimate: int
     peak: int | None
+    reread_peak: int | None
     bounds: tuple[float, float] = (0.0, 0.0)
-    """What transformer and decoder take at the least."""
+    """What the two parts take at the least."""
 
     def row(self) -> Row:
         """For the table, in rates and MB."""
+        decoding = self.step - self.codes
         return {
             "model": self.model,
             "dtype": self.dtype,
@@ -80,12 +86,13 @@ class Cell:
             "re-reading": "" if self.reread is None else rate(self.batch / self.reread),
             "times": "" if self.reread_ratio is None else f"{self.reread_ratio:.1f}",
             "roofline": rate(self.batch / sum(self.bounds)),
-            "step ms": f"{1000 * self.step:.1f}",
             "of roofline": f"{self.step / sum(self.bounds):.1f}x",
             "codes ms": f"{1000 * self.codes:.1f} ({self.codes / self.bounds[0]:.1f}x)",
-            "pixels ms": f"{1000 * (self.step - self.codes):.1f} ({(self.step - self.codes) / self.bounds[1]:.1f}x)",
-            "memory() MB": megabytes(self.estimate),
-            "peak MB": megabytes(self.peak),
+            "pixels ms": f"{1000 * decoding:.1f} ({decoding / self.bounds[1]:.1f}x)",
+            "weights MB": megabytes(self.weights),
+            "memory()": megabytes(self.estimate),
+            "peak": megabytes(self.peak),
+            "re-reading peak": megabytes(self.reread_peak),
         }
 
 
@@ -147,8 +154,7 @@ def cells(name: str, dtype: str, ceilings: Ceilings, options: argparse.Namespace
     for batch in options.batches or BATCHES[options.device.type, name]:
         needed, free = model.memory(batch), free_memory(options.device)
         if free is not None and needed > free:
-            fits = model.largest_batch(free)
-            print(f"{name} {dtype} {batch}: needs {needed / 1e9:.1f} GB, {free / 1e9:.1f} are free, which {fits} fit")
+            print(f"{name} {dtype} {batch}: left out, {megabytes(free)} MB fit {model.largest_batch(free)}")
             continue
         cell = _cell(name, dtype, model, loop, batch, options)
         ceilings.measure([DTYPES[dtype]], {part.working_set for part in cell.work})
@@ -162,8 +168,10 @@ def _cell(
 ) -> Cell:
     middle, peak = peak_growth(lambda: Middle(model, batch).stepped(), options.device)
     jobs: dict[str, Job] = {"step": middle.stepped, "codes": middle.codes}
-    if reread := batch in REREAD_BATCHES:
+    reread, reread_peak = batch in REREAD_BATCHES, None
+    if reread:
         jobs["reread"] = middle.rereading(loop)
+        reread_peak = peak_growth(jobs["reread"], options.device)[1]
     rounds = Rounds(jobs, options.seconds, options.device)
     return Cell(
         model=name,
@@ -175,49 +183,57 @@ def _cell(
         reread=rounds.seconds("reread") if reread else None,
         reread_ratio=rounds.ratio("reread", "step") if reread else None,
         work=(transformer_work(model, batch, middle.past), decoder_work(model, batch, middle.state.features)),
+        weights=sum(each.nbytes for part in (model.tokenizer, model.transformer) for each in part.parameters()),
         estimate=model.memory(batch),
         peak=peak,
+        reread_peak=reread_peak,
     )
 
 
 class Steps:
     """Some random steps of an environment in a row, with the resets that fall due."""
 
-    def __init__(self, env: gym.Env[Any, Any] | gym.vector.VectorEnv, count: int) -> None:
-        self.env, self.count = env, count
-        self.rows = getattr(env, "num_envs", 1)
+    def __init__(self, name: str, env: gym.Env[Any, Any] | gym.vector.VectorEnv, count: int) -> None:
+        self.name, self.env, self.count = name, env, count
+        self.slots = getattr(env, "num_envs", 1)
         env.reset(seed=0)
         env.action_space.seed(0)
 
     def __call__(self) -> None:
         for _ in range(self.count):
             ended = self.env.step(self.env.action_space.sample())[3]
-            if self.rows == 1 and ended:
+            if self.slots == 1 and ended:
                 self.env.reset()
 
 
 def environments(options: argparse.Namespace) -> list[dict[str, Any]]:
     """Steps a second of learned environments and of the simulator in both looks, in turn."""
-    jobs: dict[str, Steps] = {}
-    for dtype in options.dtypes:
-        about = {"checkpoint": CHECKPOINT, "device": options.device, "dtype": dtype}
-        single = gym.make("WorldModel-MetaWorld-v0", task="hammer", **about)
-        model = single.unwrapped.world_model
-        window = model.layout.horizon(model.config.transformer.max_positions)  # so that each call starts anew once
-        jobs[f"WorldModel-MetaWorld-v0 {dtype}, 1"] = Steps(single, window)
-        many = gym.make_vec("WorldModel-MetaWorld-v0", num_envs=32, **about)
-        jobs[f"WorldModel-MetaWorld-v0 {dtype}, 32"] = Steps(many, window)
+    jobs = [job for dtype in options.dtypes for job in _learned(dtype, options.device)]
     try:
         for look in ("fast", "reference"):
             simulator = gym.make("Simulator-MetaWorld-v0", task="hammer", look=look)
-            jobs[f"Simulator-MetaWorld-v0 look={look}, 1"] = Steps(simulator, 10)
+            jobs.append(Steps(f"Simulator-MetaWorld-v0 look={look}", simulator, 10))
     except (DependencyNotInstalled, RenderingError) as error:
         print(f"without the simulator: {error}")
-    rounds = Rounds(jobs, options.seconds, options.device)
-    rates = {name: job.rows * job.count / rounds.seconds(name) for name, job in jobs.items()}
-    for job in jobs.values():
+    rounds = Rounds({str(index): job for index, job in enumerate(jobs)}, options.seconds, options.device)
+    rows = []
+    for index, job in enumerate(jobs):
+        speed = job.slots * job.count / rounds.seconds(str(index))
+        rows.append(
+            {"environment": job.name, "slots": job.slots, "steps/s": speed, "spread": rounds.spread(str(index))}
+        )
         job.env.close()
-    return [{"environment": name, "slots": jobs[name].rows, "steps/s": rate} for name, rate in rates.items()]
+    return rows
+
+
+def _learned(dtype: str, device: torch.device) -> list[Steps]:
+    """One environment and 32 slots of the shipped checkpoint; a call starts anew once, as one in a window does."""
+    about = {"checkpoint": CHECKPOINT, "device": device, "dtype": dtype}
+    single = gym.make("WorldModel-MetaWorld-v0", task="hammer", **about)
+    many = gym.make_vec("WorldModel-MetaWorld-v0", num_envs=32, **about)
+    model = single.unwrapped.world_model
+    window = model.layout.horizon(model.config.transformer.max_positions)
+    return [Steps(f"WorldModel-MetaWorld-v0 {dtype}", env, window) for env in (single, many)]
 
 
 def aims(measured: Sequence[Cell], envs: Sequence[Mapping[str, Any]], device: torch.device) -> list[Row]:
@@ -229,19 +245,31 @@ def aims(measured: Sequence[Cell], envs: Sequence[Mapping[str, Any]], device: to
 
     for cell in measured:
         where = f"{cell.model} {cell.dtype}, batch {cell.batch}"
-        rate, bound = cell.batch / cell.step, cell.step / sum(cell.bounds)
+        speed, bound = cell.batch / cell.step, cell.step / sum(cell.bounds)
         if cell.model == "shipped" and cell.reread_ratio is not None:
             asked = REREAD_AIMS[cell.batch]
             add(f"{where}: times the re-reading loop", cell.reread_ratio, asked, cell.reread_ratio >= asked)
         if cell.batch >= ROOFLINE_FROM:
             add(f"{where}: times the roofline's time, at most", bound, ROOFLINE_AIM, bound <= ROOFLINE_AIM)
         if device.type == "cuda" and (cell.model, cell.dtype) == ("paper", "bfloat16") and cell.batch in CUDA_AIMS:
-            add(f"{where}: steps a second", rate, CUDA_AIMS[cell.batch], rate >= CUDA_AIMS[cell.batch])
+            add(f"{where}: steps a second", speed, CUDA_AIMS[cell.batch], speed >= CUDA_AIMS[cell.batch])
     for env in envs:
         if device.type == "cpu" and env["environment"].startswith("WorldModel"):
             asked = CPU_ENV_AIMS[env["slots"]]
-            add(f"{env['environment']}: steps a second", env["steps/s"], asked, env["steps/s"] >= asked)
+            add(
+                f"{env['environment']}, slots {env['slots']}: steps a second",
+                env["steps/s"],
+                asked,
+                env["steps/s"] >= asked,
+            )
     return rows
+
+
+def _device(name: str) -> torch.device:
+    try:
+        return checked_device(name)
+    except ConfigError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def arguments() -> argparse.Namespace:
@@ -251,14 +279,29 @@ def arguments() -> argparse.Namespace:
         epilog="examples:\n"
         "  bench_imagination.py                                  everything, in some minutes\n"
         "  bench_imagination.py --models shipped --seconds 1     a first look, in one\n"
-        "  bench_imagination.py --models paper --batches 1 32    big batches of the big model: minutes each on a CPU\n"
+        "  bench_imagination.py --models paper --batches 128     much of the big model: ten minutes on a CPU\n"
         "  bench_imagination.py --device cuda --dtypes bfloat16  on a GPU",
     )
-    parser.add_argument("--models", nargs="+", choices=("shipped", "paper"), default=["shipped", "paper"])
-    parser.add_argument("--batches", nargs="+", type=int, metavar="B", help="default: by model and device")
-    parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=list(DTYPES))
-    parser.add_argument("--device", type=checked_device, default=torch.device("cpu"))
-    parser.add_argument("--seconds", type=float, default=5, metavar="S", help="to time each job of a cell (default 5)")
+    parser.add_argument(
+        "--models",
+        nargs="+",
+        choices=("shipped", "paper"),
+        default=["shipped", "paper"],
+        help=f"shipped: the checkpoint {CHECKPOINT}; paper: its 114M + 138M architecture, random (default both)",
+    )
+    parser.add_argument(
+        "--batches",
+        nargs="+",
+        type=int,
+        metavar="B",
+        help=f"default 1 to 256 on a GPU, else {BATCHES['cpu', 'shipped']}, paper {BATCHES['cpu', 'paper']}; "
+        f"the re-reading loop runs at {REREAD_BATCHES}",
+    )
+    parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=list(DTYPES), help="default both")
+    parser.add_argument("--device", type=_device, default=torch.device("cpu"), help="such as cuda (default cpu)")
+    parser.add_argument(
+        "--seconds", type=float, default=5, metavar="S", help="to time each job of a cell, at least twice (default 5)"
+    )
     parser.add_argument("--out", type=Path, default=Path("outputs/bench"), help="folder (default outputs/bench)")
     return parser.parse_args()
 
@@ -277,14 +320,15 @@ def main() -> None:
         transformer, decoder = (ceilings.seconds(part, DTYPES[cell.dtype]) for part in cell.work)
         cell.bounds = transformer, decoder
     facts, reached = provided(options.device, load), aims(measured, envs, options.device)
-    env_rows = [{"environment, slots": env["environment"], "steps/s": rate(env["steps/s"])} for env in envs]
-    page = report(facts, ceilings, [[cell.row() for cell in measured], env_rows, reached])
+    env_rows = [
+        {name: rate(value) if isinstance(value, float) else str(value) for name, value in env.items()} for env in envs
+    ]
+    text = page(facts, ceilings, [[cell.row() for cell in measured], env_rows, reached])
     with atomic_write(options.out / "imagination.md") as aside:
-        aside.write_text(page + "\n", encoding="utf-8")
-    rates = {"flops": {str(dtype)[6:]: rate for dtype, rate in ceilings.flops.items()}, "reads": ceilings.reads}
-    values = {**facts, "ceilings": rates, "cells": [asdict(cell) for cell in measured], "environments": envs}
+        aside.write_text(text + "\n", encoding="utf-8")
+    values = {**facts, **ceilings.values(), "cells": [asdict(cell) for cell in measured], "environments": envs}
     atomic_json(options.out / "imagination.json", {**values, "aims": reached})
-    print(f"\n{page}\n\nwritten to {options.out}/imagination.md and .json")
+    print(f"\n{text}\n\nwritten to {options.out}/imagination.md and .json")
 
 
 if __name__ == "__main__":

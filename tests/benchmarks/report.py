@@ -17,6 +17,16 @@ from worldgym.provenance import provenance
 Row = dict[str, str]
 FEATURES = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "asimd", "bf16")
 
+NOTES = """\
+- steps/s, re-reading, roofline: imagined steps a second of all rows together; spread: the median step over the best
+  one, which counts; times: how much longer re-reading takes; of roofline: how much longer a step takes than at the
+  ceilings.
+- codes: the transformer's part; pixels: the rest of the step; in brackets how much longer than at the ceilings.
+- memory(): what WorldModel.memory says of a state and its work; peak: by how much the process (on a GPU: what is
+  allocated there) grew from before the start of the batch until after its first step; re-reading peak: by how much more
+  in that loop. All in MB.
+- Environments: whole steps through Gymnasium, new starts included."""
+
 
 def rate(value: float) -> str:
     return f"{value:.0f}" if value >= 100 else f"{value:.1f}" if value >= 1 else f"{value:.2f}"
@@ -52,16 +62,12 @@ def table(rows: Sequence[Row]) -> str:
     return "\n".join([head, "|" + "|".join("-" * (widths[name] + 2) for name in names) + "|", *lines])
 
 
-def report(facts: Mapping[str, Any], ceilings: Ceilings, parts: Sequence[Sequence[Row]]) -> str:
-    """The whole page: where and when, the tables that are not empty, what the columns mean."""
-    rates = [f"{str(dtype)[6:]} {rate / 1e9:.0f} GFLOP/s" for dtype, rate in ceilings.flops.items()]
-    reads = [f"{size / 1e6:.0f} MB: {ceilings.bandwidth(size) / 1e9:.0f}" for size in sorted(ceilings.reads)]
-    facts = {**facts, "ceilings": ", ".join(rates), "reads in GB/s, buffers of": ", ".join(reads)}
+def page(facts: Mapping[str, Any], ceilings: Ceilings, parts: Sequence[Sequence[Row]]) -> str:
+    """Where and when, the tables that are not empty, what their columns mean."""
+    flops = [f"{str(dtype)[6:]} {value / 1e9:.0f} GFLOP/s" for dtype, value in ceilings.flops.items()]
+    sizes = sorted(ceilings.reads)
+    some = sorted({*sizes[:: max(1, len(sizes) // 5)], sizes[-1]})
+    reads = [f"{size / 1e6:.0f} MB: {ceilings.bandwidth(size) / 1e9:.0f}" for size in some]
+    facts = {**facts, "ceilings": ", ".join(flops), "reads in GB/s, of buffers of": ", ".join(reads)}
     lines = [f"- {name}: {', '.join(value) if isinstance(value, list) else value}" for name, value in facts.items()]
-    notes = (
-        "spread: of the median step over the best one, which counts. times: of re-reading over ours. roofline: steps "
-        "a second where products and reads ran at the ceilings; of roofline: time over that. codes: the transformer, "
-        "pixels: the rest of the step, each with its own ratio. memory(): what WorldModel.memory says of the state "
-        "and its work; peak: by how much the process (on a GPU, what is allocated) grew until after its first step."
-    )
-    return "\n\n".join(["# Imagined steps a second", "\n".join(lines), *(table(rows) for rows in parts if rows), notes])
+    return "\n\n".join(["# Imagined steps a second", "\n".join(lines), *(table(rows) for rows in parts if rows), NOTES])

@@ -98,7 +98,7 @@ class Ceilings:
             for flops, job in _large_jobs(dtype, self.device):
                 self.flops[dtype] = max(flops / self._fastest(job, seconds), self.flops.get(dtype, 0))
         for size in {LARGE, *(min(int(size), LARGE) for size in sizes)}:
-            buffer = torch.zeros(size // 4, device=self.device)
+            buffer = torch.ones(size // 4, device=self.device)  # zeros might be one page, seen many times
             rate = size / self._fastest(buffer.sum, seconds)
             self.reads[size] = max(rate, self.reads.get(size, 0))
 
@@ -109,6 +109,11 @@ class Ceilings:
     def seconds(self, work: Work, dtype: torch.dtype) -> float:
         """The longer of computing and reading: at best they overlap."""
         return max(work.flops / self.flops[dtype], work.bytes / self.bandwidth(work.working_set))
+
+    def values(self) -> dict[str, dict[str, float]]:
+        """For a file: operations a second by dtype, bytes a second by the size of the buffer."""
+        reads = {str(size): self.bandwidth(size) for size in sorted(self.reads)}
+        return {"flops": {str(dtype)[6:]: rate for dtype, rate in self.flops.items()}, "reads": reads}
 
     def _fastest(self, job: Job, seconds: float) -> float:
         """Seconds a call; on a GPU of many in a row, so that starting them counts little."""

@@ -1,4 +1,5 @@
 import math
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -6,12 +7,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor
 
+from worldgym import world_model
 from worldgym.config import Sampling, TransformerConfig
-from worldgym.errors import ConfigError, InvalidAction, InvalidFrames
+from worldgym.errors import ConfigError, InvalidAction, InvalidFrames, OutOfMemory
 from worldgym.symlog import symexp
-from worldgym.world_model import WorldModel, WorldModelState
+from worldgym.world_model import Imagined, WorldModel, WorldModelState
 
 MakeModel = Callable[..., WorldModel]
 BATCH, WINDOW = 2, 4  # the tiny model's window holds four imagined frames
@@ -300,6 +304,259 @@ def test_bfloat16_imagines_the_same_kind_of_thing(model: WorldModel) -> None:
     assert got.rewards.dtype == got.uncertainty.dtype == torch.float32
     assert got.frames.shape == wanted.frames.shape
     torch.testing.assert_close(got.uncertainty[:, 0], wanted.uncertainty[:, 0], atol=0.3, rtol=0.3)
+
+
+def assert_same(got: Imagined, wanted: Imagined) -> None:
+    """Up to what rounding makes of batches of another size."""
+    assert torch.equal(got.tokens, wanted.tokens)
+    assert got.frames.shape == wanted.frames.shape
+    if got.frames.numel():
+        assert (got.frames.int() - wanted.frames.int()).abs().max() <= 1
+    torch.testing.assert_close(got.rewards, wanted.rewards, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(got.uncertainty, wanted.uncertainty, atol=1e-4, rtol=1e-4)
+
+
+def seeded(model: WorldModel, frames: Tensor, actions: Tensor, **options: Any) -> Imagined:
+    return model.rollout(frames, actions, 0.8, 6, torch.Generator().manual_seed(3), **options)
+
+
+@pytest.fixture
+def chunks(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many rows each chunk of a rollout had."""
+    sizes: list[int] = []
+    whole = WorldModel._rollout
+
+    def counted(self: WorldModel, context: Tensor, actions: Any, noise: Tensor, *rest: Any) -> Imagined:
+        sizes.append(len(noise))
+        return whole(self, context, actions, noise, *rest)
+
+    monkeypatch.setattr(WorldModel, "_rollout", counted)
+    return sizes
+
+
+@pytest.mark.parametrize("decode", [True, False])
+@pytest.mark.parametrize("contexts", [1, 7])
+@pytest.mark.parametrize("horizon", [2, WINDOW + 2])
+def test_a_budget_changes_nothing(
+    model: WorldModel, chunks: list[int], horizon: int, contexts: int, decode: bool
+) -> None:
+    frames, actions = frames_for(model, contexts), actions_for(model, horizon, 7)
+    wanted = seeded(model, frames, actions, decode=decode)
+    budget = model.memory(3, horizon)
+    assert_same(seeded(model, frames, actions, decode=decode, budget=budget), wanted)
+    assert_same(seeded(model, frames, actions, decode=decode, budget=2**40), wanted)
+    assert chunks == [7, 3, 3, 1, 7]
+
+
+def test_a_budget_that_not_even_one_row_fits(model: WorldModel) -> None:
+    needed = model.memory(1, 2)
+    model.rollout(frames_for(model), actions_for(model, 2), budget=needed)
+    with pytest.raises(OutOfMemory, match=f"not even one row of 2 frames fits budget={needed - 1} .* takes {needed}"):
+        model.rollout(frames_for(model), actions_for(model, 2), budget=needed - 1)
+
+
+@pytest.mark.parametrize("horizon", [2, 2 * WINDOW + 1])
+def test_one_context_serves_all_actions(model: WorldModel, horizon: int) -> None:
+    frames, actions = frames_for(model, 1), actions_for(model, horizon, 5)
+    assert_same(seeded(model, frames, actions), seeded(model, frames.expand(5, -1, -1, -1, -1), actions))
+
+
+def test_one_context_is_encoded_once(model: WorldModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    encoded, encode = [], model.tokenizer.encode_context
+
+    def counted(frames: Tensor) -> Any:
+        encoded.append(len(frames))
+        return encode(frames)
+
+    monkeypatch.setattr(model.tokenizer, "encode_context", counted)
+    model._feature_bytes  # noqa: B018  # found by encoding a frame, once
+    encoded.clear()
+    model.rollout(frames_for(model, 1), actions_for(model, 2, 5))
+    assert encoded == [1]
+
+
+@pytest.mark.parametrize("rows", [0, 3])
+def test_actions_for_another_batch_are_refused(model: WorldModel, rows: int) -> None:
+    with pytest.raises(InvalidAction, match=rf"got \({rows}, 2, 3\)"):
+        model.rollout(frames_for(model), actions_for(model, 2, rows))
+    if not rows:
+        with pytest.raises(InvalidAction, match=r"shape \(1, 2, 3\), got \(0, 2, 3\)"):
+            model.rollout(frames_for(model, 1), actions_for(model, 2, rows))
+
+
+@pytest.mark.parametrize("contexts", [1, BATCH])
+@pytest.mark.parametrize("horizon", [1, WINDOW])
+def test_tokens_decode_to_the_frames_of_their_rollout(model: WorldModel, horizon: int, contexts: int) -> None:
+    frames, actions = frames_for(model, contexts), actions_for(model, horizon)
+    wanted = seeded(model, frames, actions)
+    bare = seeded(model, frames, actions, decode=False)
+    assert torch.equal(bare.tokens, wanted.tokens)
+    assert torch.equal(model.decode(frames.numpy(), bare.tokens), wanted.frames)
+
+
+def test_what_does_not_decode_is_refused(model: WorldModel) -> None:
+    frames = frames_for(model)
+    for shape in ((BATCH, 0, 4), (BATCH, WINDOW + 1, 4), (BATCH, 2, 3), (BATCH, 4), ()):
+        with pytest.raises(ConfigError, match=rf"horizon from 1 to {WINDOW}, 4\], got"):
+            model.decode(frames, torch.zeros(shape, dtype=torch.int64))
+    with pytest.raises(InvalidFrames, match="expected 1 or 3 contexts"):
+        model.decode(frames, torch.zeros(3, 2, 4, dtype=torch.int64))
+
+
+def moved_on(state: WorldModelState, seed: int) -> tuple[Tensor, ...]:
+    """What one step of noise and actions of its own shows."""
+    generator = torch.Generator().manual_seed(seed)
+    action = torch.rand(len(state), 3, generator=generator) * 2 - 1
+    _, frame, reward = state.model.step(state, action, 0.8, 6, generator)
+    return frame, reward, state.uncertainty, state.reanchored
+
+
+def assert_equal(got: tuple[Tensor, ...], wanted: tuple[Tensor, ...]) -> None:
+    for one, other in zip(got, wanted, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5)
+
+
+def repeated(state: WorldModelState, count: int) -> WorldModelState:
+    return state.select([row for row in range(len(state)) for _ in range(count)])
+
+
+def test_branches_are_copies_whatever_becomes_of_the_others(model: WorldModel) -> None:
+    """Trunk, branches and branches of branches in turn, until every one has started anew."""
+    trunk = model.start(frames_for(model))
+    moved_on(trunk, 0)
+    trunk.put([0], model.start(frames_for(model, 1, seed=7)))
+    apart, branches, copies = repeated(trunk, 1), trunk.fork(3), repeated(trunk, 3)
+    pairs = [(trunk, apart), (branches, copies)]
+    for t in range(2 * WINDOW):
+        if t in (1, 3):
+            pairs.append((branches.fork(2), repeated(copies, 2)))
+        if t == 2:
+            for state, (one, other) in zip((1, 0), pairs, strict=False):
+                fresh = model.start(frames_for(model, 1, seed=8))
+                one.put([state], fresh)
+                other.put([state], fresh)
+        for shared, separate in pairs if t % 2 else pairs[::-1]:
+            assert_equal(moved_on(shared, 10 + t), moved_on(separate, 10 + t))
+            assert torch.equal(shared.frames[:, -1], separate.frames[:, -1])
+
+
+def test_a_fork_costs_what_it_adds() -> None:
+    model = WorldModel.from_pretrained("metaworld-64")
+    state = model.start(torch.zeros(1, 2, 64, 64, 3, dtype=torch.uint8))
+    for _ in range(10):
+        model.step(state, torch.zeros(1, 4))
+    branches = state.fork(64)
+    assert branches.nbytes < 0.35 * 64 * state.nbytes
+    assert state.select([0] * 64).nbytes > 0.99 * 64 * state.nbytes
+
+
+def test_two_hundred_steps_take_no_more_memory_than_one(model: WorldModel) -> None:
+    state = model.start(frames_for(model, 1))
+    branches = state.fork(2)
+    sizes, anew = set(), 0
+    for t in range(205):
+        for one in (state, branches):
+            moved_on(one, t)
+        anew += int(state.reanchored[0])
+        assert max(state.cache.lengths) <= model.config.transformer.max_positions
+        if t > WINDOW:
+            sizes.add((state.nbytes, branches.nbytes))
+    assert anew > 200 // WINDOW - 5
+    assert sizes == {(state.nbytes, 2 * state.nbytes)}
+
+
+def test_a_state_of_another_model_is_refused(make_model: MakeModel) -> None:
+    model, other = make_model(), make_model()
+    state = other.start(frames_for(model))
+    with pytest.raises(ConfigError, match="started by another model"):
+        model.step(state, torch.zeros(BATCH, 3))
+    other.to(dtype=torch.bfloat16)
+    with pytest.raises(ConfigError, match=r"state is torch.float32 on cpu and the model was moved to torch.bfloat16"):
+        other.step(state, torch.zeros(BATCH, 3))
+    assert state.cache.lengths == [model.layout.prefix_length] * BATCH
+    with pytest.raises(ConfigError, match="no rows"):
+        other.step(state.select([]), torch.zeros(0, 3))
+
+
+@pytest.fixture(scope="module")
+def shipped() -> WorldModel:
+    return WorldModel.from_pretrained("metaworld-64")
+
+
+@pytest.mark.parametrize("horizon", [1, None])
+@pytest.mark.parametrize("batch", [1, 33])
+def test_memory_is_about_what_a_state_takes(shipped: WorldModel, batch: int, horizon: int | None) -> None:
+    """The state itself, exactly but for frames that come and go; with the work beside it, not several times that."""
+    positions = shipped._positions(horizon)
+    state = shipped._start(torch.zeros(batch, 2, 64, 64, 3, dtype=torch.uint8), positions)
+    branch, image = shipped._costs(positions, branch=True)
+    row, _ = shipped._costs(positions)
+    assert state.nbytes <= shipped.memory(batch, horizon)
+    kept = branch - 2 * 3 * 3 * 64 * 64  # keys and values
+    assert state.cache.nbytes == batch * kept
+    assert state.nbytes <= batch * row
+    assert shipped.memory(batch, horizon) <= 4 * state.nbytes + min(2 * batch, 64) * image
+
+
+def test_to_ask_for_memory_trains_nothing(model: WorldModel) -> None:
+    model.tokenizer.train()
+    before = {name: value.clone() for name, value in model.tokenizer.state_dict().items()}
+    assert model.memory(2, 1) < model.memory(2) < model.memory(3)
+    assert not model.tokenizer.training
+    for name, value in model.tokenizer.state_dict().items():
+        assert torch.equal(value, before[name])
+
+
+@settings(deadline=None, max_examples=60)
+@given(budget=st.integers(0, 2**36), horizon=st.one_of(st.none(), st.integers(1, 40)))
+def test_the_largest_batch_is_just_that(shipped: WorldModel, budget: int, horizon: int | None) -> None:
+    batch = shipped.largest_batch(budget, horizon)
+    assert batch == 0 or shipped.memory(batch, horizon) <= budget
+    assert shipped.memory(batch + 1, horizon) > budget
+
+
+@pytest.mark.parametrize("free", [2**20, 2**24, 2**28])
+def test_the_batch_that_is_said_to_fit_fits(model: WorldModel, monkeypatch: pytest.MonkeyPatch, free: int) -> None:
+    """Whatever asks for too much: nothing is allocated, and exactly as many rows as are named go through."""
+    monkeypatch.setattr(world_model, "CERTAINLY_FREE", 0)
+    monkeypatch.setattr(world_model, "free_memory", lambda device: free)
+    monkeypatch.setattr(WorldModel, "_start", lambda self, frames, positions: "started")
+    monkeypatch.setattr(WorldModel, "_rollout", lambda self, *_: "rolled out")
+    one, many = np.zeros((1, 2, 32, 32, 3), np.uint8), 10**7
+
+    def contexts(rows: int) -> Any:
+        return np.broadcast_to(one, (rows, 2, 32, 32, 3))
+
+    def actions(rows: int) -> Tensor:
+        return torch.zeros(1, 2, 3).expand(rows, -1, -1)
+
+    asks: list[tuple[Callable[[int], Any], Any]] = [
+        (lambda rows: model.start(contexts(rows)), "started"),
+        (lambda rows: model.rollout(contexts(rows), actions(rows)), "rolled out"),
+        (lambda rows: model.rollout(one, actions(rows)), "rolled out"),
+    ]
+    for ask, wanted in asks:
+        with pytest.raises(OutOfMemory, match=r"a batch of 10000000 needs about .* GiB are free on cpu") as caught:
+            ask(many)
+        largest = int(re.findall(r"at most (\d+) rows fit", str(caught.value))[0])
+        if free > 2**20:
+            assert ask(largest) == wanted
+        with pytest.raises(OutOfMemory, match=f"at most {largest} rows fit"):
+            ask(largest + 1)
+
+
+def test_a_fork_that_does_not_fit_is_refused(model: WorldModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    state = model.start(frames_for(model))
+    with pytest.raises(OutOfMemory, match=r"a batch of 2000000000000"):
+        state.fork(10**12)
+    monkeypatch.setattr(world_model, "CERTAINLY_FREE", 0)
+    monkeypatch.setattr(world_model, "free_memory", lambda device: 2**27)
+    with pytest.raises(OutOfMemory) as caught:
+        state.fork(10**5)
+    largest = int(re.findall(r"at most (\d+) rows fit", str(caught.value))[0])
+    assert len(state.fork(largest // BATCH)) == largest // BATCH * BATCH
+    with pytest.raises(OutOfMemory):
+        state.fork(largest // BATCH + 1)
 
 
 def test_state_is_a_public_type(model: WorldModel) -> None:

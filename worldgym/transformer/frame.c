@@ -238,27 +238,48 @@ static void rotate(float *x, const float *cosines, const float *sines, int64_t h
     }
 }
 
-// out[E] += sum over positions of share[j] * values[j, E]
-INLINE void mix_chunk(const float *share, const void *values, int64_t count, int64_t width, int64_t at, float *out,
-                      int half, const int CHUNK) {
-    vec total[4];
-    for (int c = 0; c < CHUNK; c++) total[c] = load(out, at + c * LANES, 0);
+// out[h, at : at + CHUNK * LANES] += sum over positions of share[h, j] * values[j, the same], for HEADS rows of both
+INLINE void mix_chunk(const float *share, int64_t stride, const void *values, int64_t count, int64_t width, int64_t at,
+                      float *out, int half, const int HEADS, const int CHUNK) {
+    vec total[16];
+    for (int h = 0; h < HEADS; h++)
+        for (int c = 0; c < CHUNK; c++) total[h * CHUNK + c] = load(out, h * width + at + c * LANES, 0);
     for (int64_t j = 0; j < count; j++)
-        for (int c = 0; c < CHUNK; c++) total[c] += share[j] * load(values, j * width + at + c * LANES, half);
-    for (int c = 0; c < CHUNK; c++) *(vec *)(out + at + c * LANES) = total[c];
+        for (int c = 0; c < CHUNK; c++) {
+            vec value = load(values, j * width + at + c * LANES, half);
+            for (int h = 0; h < HEADS; h++) total[h * CHUNK + c] += share[h * stride + j] * value;
+        }
+    for (int h = 0; h < HEADS; h++)
+        for (int c = 0; c < CHUNK; c++) *(vec *)(out + h * width + at + c * LANES) = total[h * CHUNK + c];
 }
 
-INLINE void mix_of(const float *share, const void *values, int64_t count, int64_t width, float *out, int half) {
-    int64_t at = 0;
-    for (; at + 4 * LANES <= width; at += 4 * LANES) mix_chunk(share, values, count, width, at, out, half, 4);
-    for (; at + LANES <= width; at += LANES) mix_chunk(share, values, count, width, at, out, half, 1);
-    for (; at < width; at++)
-        for (int64_t j = 0; j < count; j++) out[at] += share[j] * to_float(values, j * width + at, half);
+// out[h, E] += sum over positions of share[h, j] * values[j, E]: the values are read once for every four heads
+INLINE void mix_of(const float *share, int64_t stride, int64_t heads, const void *values, int64_t count, int64_t width,
+                   float *out, int half) {
+    int64_t h = 0;
+    for (; h < heads; h += heads - h >= 4 ? 4 : 1) {
+        const float *rows = share + h * stride;
+        float *to = out + h * width;
+        int64_t at = 0;
+        for (; at + 4 * LANES <= width; at += 4 * LANES) {
+            if (heads - h >= 4) mix_chunk(rows, stride, values, count, width, at, to, half, 4, 4);
+            else mix_chunk(rows, stride, values, count, width, at, to, half, 1, 4);
+        }
+        for (; at + LANES <= width; at += LANES) {
+            if (heads - h >= 4) mix_chunk(rows, stride, values, count, width, at, to, half, 4, 1);
+            else mix_chunk(rows, stride, values, count, width, at, to, half, 1, 1);
+        }
+        for (; at < width; at++)
+            for (int64_t i = 0; i < (heads - h >= 4 ? 4 : 1); i++)
+                for (int64_t j = 0; j < count; j++)
+                    to[i * width + at] += rows[i * stride + j] * to_float(values, j * width + at, half);
+    }
 }
 
-static void mix(const float *share, const void *values, int64_t count, int64_t width, float *out, int half) {
-    if (half) mix_of(share, values, count, width, out, 1);
-    else mix_of(share, values, count, width, out, 0);
+static void mix(const float *share, int64_t stride, int64_t heads, const void *values, int64_t count, int64_t width,
+                float *out, int half) {
+    if (half) mix_of(share, stride, heads, values, count, width, out, 1);
+    else mix_of(share, stride, heads, values, count, width, out, 0);
 }
 
 typedef struct {
@@ -277,15 +298,17 @@ static void attend(const Frame *f, const Layer *layer, int64_t row, int64_t kv, 
     if (shared)
         product(queries, heads, offset(layer->shared_keys, before, half), shared, width, s->scores, count, 0, half);
     product(queries, heads, offset(layer->keys, at, half), own, width, s->scores + shared, count, 0, half);
+    float scale[heads];
     for (int64_t h = 0; h < heads; h++) {
-        float *score = s->scores + h * count, *to = out + h * width, highest = highest_of(score, count);
+        float *score = s->scores + h * count, highest = highest_of(score, count);
         for (int64_t j = 0; j < count; j++) score[j] = fast_exp(score[j] - highest);
-        float scale = 1.0f / total_of(score, count);
-        memset(to, 0, width * sizeof(float));
-        if (shared) mix(score, offset(layer->shared_values, before, half), shared, width, to, half);
-        mix(score + shared, offset(layer->values, at, half), own, width, to, half);
-        for (int64_t i = 0; i < width; i++) to[i] *= scale;
+        scale[h] = 1.0f / total_of(score, count);
     }
+    memset(out, 0, heads * width * sizeof(float));
+    if (shared) mix(s->scores, count, heads, offset(layer->shared_values, before, half), shared, width, out, half);
+    mix(s->scores + shared, count, heads, offset(layer->values, at, half), own, width, out, half);
+    for (int64_t h = 0; h < heads; h++)
+        for (int64_t i = 0; i < width; i++) out[h * width + i] *= scale[h];
 }
 
 static void store(void *to, int64_t at, const float *x, int64_t count, int half) {
