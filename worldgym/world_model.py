@@ -134,6 +134,7 @@ class WorldModel:
         Raises ConfigError where the parts do not fit ``config``.
         """
         self.config, self.tokenizer, self.transformer = config, tokenizer, transformer
+        tokenizer.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # as convolutions take weights
         described = config.layout, config.transformer, config.action_dim, config.reward
         built = (
             transformer.layout,
@@ -391,7 +392,7 @@ class WorldModel:
         row += 2 * (self.config.context_length + 1) * 3 * self.config.resolution**2
         if not branch:
             row += int(self._feature_bytes * size)
-            row += self.layout.prefix_length * (4 * config.hidden_size + 2 * config.mlp_size) * size
+            row += self.layout.prefix_length * 4 * (config.hidden_size + config.mlp_size) * size  # while it is read
         return row, self.tokenizer.peak_floats * size
 
     def _needed(self, batch: int, row: int, image: int) -> int:

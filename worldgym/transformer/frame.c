@@ -18,6 +18,8 @@
 #endif
 
 #define LANES 16
+#define OWN_ROWS 8    // from so many rows a thread on, each thread keeps to its own
+#define NEAR_ROWS 16  // of which it takes so many at a time: what it works on then stays in its cache
 #define INLINE static inline __attribute__((always_inline))
 
 typedef float vec __attribute__((vector_size(4 * LANES), aligned(4)));
@@ -371,7 +373,7 @@ static int64_t draw(const Frame *f, float *logits, float uniform, float *entropy
 }
 
 #ifdef _OPENMP
-#define BARRIER _Pragma("omp barrier")
+#define BARRIER if (all > 1) { _Pragma("omp barrier") }
 #else
 #define BARRIER
 #endif
@@ -478,18 +480,24 @@ static void run_frame(const Frame *f, Shared *g, Scratch *s, int64_t me, int64_t
     }
 }
 
-// 0, or 1 where memory ran out and nothing was done.
-int imagine_frame(const Frame *f) {
-    if (f->batch < 1) return 0;
+// Some rows of a frame, as a frame of its own; `layers` is filled.
+static Frame rows_of(const Frame *f, Span rows, Layer *layers) {
+    const int64_t cached = rows.from * f->kv_heads * f->capacity * f->head_dim;
+    Frame part = *f;
+    for (int64_t l = 0; l < f->layers; l++) {
+        layers[l] = f->layer[l];
+        layers[l].keys = (void *)offset(layers[l].keys, cached, f->half);
+        layers[l].values = (void *)offset(layers[l].values, cached, f->half);
+    }
+    part.layer = layers, part.batch = rows.to - rows.from;
+    part.lengths += rows.from, part.slots += rows.from * f->hidden, part.uniforms += rows.from * f->tokens;
+    if (f->shared_lengths) part.shared_lengths += rows.from, part.shared_rows += rows.from;
+    part.drawn += rows.from * f->tokens, part.entropy += rows.from, part.last += rows.from * f->hidden;
+    return part;
+}
+
+static Shared workspace(const Frame *f, float *memory) {
     const int64_t b = f->batch, queries = f->heads * f->head_dim, keys = f->kv_heads * f->head_dim;
-    const int64_t widest = f->mlp > f->hidden ? (f->mlp > queries ? f->mlp : queries)
-                                              : (f->hidden > queries ? f->hidden : queries);
-    const int64_t scores = (f->capacity + f->shared_capacity) * (f->heads / f->kv_heads) + f->codes + LANES;
-    const int64_t shared = b * (f->hidden + 2 * queries + 2 * keys + 2 * f->mlp + f->codes);
-    const int64_t each = b * f->hidden + scores + (b * widest + queries + 1) / 2 + LANES;
-    const int64_t threads = f->threads > 0 ? f->threads : 1;
-    float *memory = malloc((shared + threads * each) * sizeof(float));
-    if (!memory) return 1;
     Shared g = {.x = memory};
     g.qkv = g.x + b * f->hidden;
     g.mixed = g.qkv + b * (queries + 2 * keys);
@@ -498,6 +506,27 @@ int imagine_frame(const Frame *f) {
     g.logits = g.up + b * f->mlp;
     for (int64_t i = 0; i < b * f->hidden; i++)
         g.x[i] = f->slots[i] + (f->place ? to_float(f->place, i % f->hidden, f->half) : 0.0f);
+    return g;
+}
+
+// 0, or 1 where memory ran out and nothing was done.
+//
+// Few rows are gone through by all threads together, each with its part of the weights; of many every thread takes some
+// for itself, because then none ever waits for another.
+int imagine_frame(const Frame *f) {
+    if (f->batch < 1) return 0;
+    const int64_t b = f->batch, queries = f->heads * f->head_dim, keys = f->kv_heads * f->head_dim;
+    const int64_t widest = f->mlp > f->hidden ? (f->mlp > queries ? f->mlp : queries)
+                                              : (f->hidden > queries ? f->hidden : queries);
+    const int64_t scores = (f->capacity + f->shared_capacity) * (f->heads / f->kv_heads) + f->codes + LANES;
+    const int64_t row = f->hidden + 2 * queries + 2 * keys + 2 * f->mlp + f->codes;
+    const int64_t each = b * f->hidden + scores + (b * widest + queries + 1) / 2 + LANES;
+    const int64_t threads = f->threads > 0 ? f->threads : 1;
+    float *memory = malloc((b * row + threads * each) * sizeof(float));
+    if (!memory) return 1;
+    const int apart = b >= OWN_ROWS * threads;
+    Shared together = {0};
+    if (!apart) together = workspace(f, memory);
 #ifdef _OPENMP
 #pragma omp parallel num_threads(threads)
 #endif
@@ -506,10 +535,21 @@ int imagine_frame(const Frame *f) {
 #ifdef _OPENMP
         me = omp_get_thread_num(), all = omp_get_num_threads();
 #endif
-        float *mine = memory + shared + me * each;
+        float *mine = memory + b * row + me * each;
         Scratch s = {.norm = mine, .scores = mine + b * f->hidden};
         s.space = (bf16 *)(s.scores + scores);
-        run_frame(f, &g, &s, me, all);
+        if (apart) {
+            Layer layers[f->layers];
+            const Span own = even_span(b, me, all);
+            for (Span rows = {own.from, own.from}; rows.to < own.to; rows.from = rows.to) {
+                rows.to = rows.from + NEAR_ROWS < own.to ? rows.from + NEAR_ROWS : own.to;
+                Frame part = rows_of(f, rows, layers);
+                Shared g = workspace(&part, memory + rows.from * row);
+                run_frame(&part, &g, &s, 0, 1);
+            }
+        } else {
+            run_frame(f, &together, &s, me, all);
+        }
     }
     free(memory);
     return 0;

@@ -89,6 +89,7 @@ def test_without_width_the_real_codes_are_fed(job: TransformerJob) -> None:
 
 
 def test_without_width_the_loss_is_the_cross_entropy_of_the_codes(job: TransformerJob) -> None:
+    job.model.eval()  # no dropout
     _, metrics = job.loss(np.random.default_rng(0))
     batch = job._coded_batch([job._draw(rng) for rng in [np.random.default_rng(0)] for _ in range(job.batch_size)])
     layout = job.model.layout

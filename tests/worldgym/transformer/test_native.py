@@ -281,7 +281,7 @@ def test_codes_are_drawn_from_the_softmax(dtype: torch.dtype, apart: float) -> N
 def test_the_shipped_checkpoint_shows_the_same_in_bfloat16() -> None:
     """First frames under the same noise: a code that comes out differently costs some decibels, not the scene."""
     bank = StartStates(locate("metaworld-64") / START_STATES)
-    starts = [bank.get(task, 0, 2) for task in bank.tasks]
+    starts = [bank.get(task, 0, 2) for task in bank.tasks[::2]]
     context, action = (torch.stack(parts) for parts in zip(*map(_context_and_action, starts), strict=True))
     real = torch.stack([torch.from_numpy(start.future_frames[0]) for start in starts])
     noise = torch.rand(len(starts), 16, generator=torch.Generator().manual_seed(0))
@@ -479,16 +479,16 @@ def test_a_machine_without_a_compiler_imagines_all_the_same(unbuilt: Path, tiny_
 def test_processes_may_build_at_once(unbuilt: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("CC", compiler(tmp_path, "-fopenmp"))
     context = multiprocessing.get_context("fork")
-    start, built = context.Barrier(3), context.Queue()
+    start, built = context.Barrier(2), context.Queue()
 
     def build() -> None:
         start.wait()
         built.put(native.library() is not None)
 
-    processes = [context.Process(target=build) for _ in range(3)]
+    processes = [context.Process(target=build) for _ in range(2)]
     for process in processes:
         process.start()
-    assert [built.get(timeout=60) for _ in processes] == [True] * 3
+    assert [built.get(timeout=60) for _ in processes] == [True] * 2
     for process in processes:
         process.join()
     assert len(list(unbuilt.iterdir())) == 1
