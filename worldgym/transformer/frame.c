@@ -18,8 +18,10 @@
 #endif
 
 #define LANES 16
-#define OWN_ROWS 8    // from so many rows a thread on, each thread keeps to its own
-#define NEAR_ROWS 16  // of which it takes so many at a time: what it works on then stays in its cache
+// From OWN_ROWS rows a thread on, each thread keeps to its own; in half precision it takes NEAR_ROWS of them at a time,
+// which then stay in its cache. In float32 it takes all, because the weights take longer to read again.
+#define OWN_ROWS(half) ((half) ? 4 : 8)
+#define NEAR_ROWS 16
 #define INLINE static inline __attribute__((always_inline))
 
 typedef float vec __attribute__((vector_size(4 * LANES), aligned(4)));
@@ -524,7 +526,7 @@ int imagine_frame(const Frame *f) {
     const int64_t threads = f->threads > 0 ? f->threads : 1;
     float *memory = malloc((b * row + threads * each) * sizeof(float));
     if (!memory) return 1;
-    const int apart = b >= OWN_ROWS * threads;
+    const int apart = b >= OWN_ROWS(f->half) * threads;
     Shared together = {0};
     if (!apart) together = workspace(f, memory);
 #ifdef _OPENMP
@@ -541,8 +543,9 @@ int imagine_frame(const Frame *f) {
         if (apart) {
             Layer layers[f->layers];
             const Span own = even_span(b, me, all);
+            const int64_t near = f->half ? NEAR_ROWS : b;
             for (Span rows = {own.from, own.from}; rows.to < own.to; rows.from = rows.to) {
-                rows.to = rows.from + NEAR_ROWS < own.to ? rows.from + NEAR_ROWS : own.to;
+                rows.to = rows.from + near < own.to ? rows.from + near : own.to;
                 Frame part = rows_of(f, rows, layers);
                 Shared g = workspace(&part, memory + rows.from * row);
                 run_frame(&part, &g, &s, 0, 1);
