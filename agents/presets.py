@@ -75,24 +75,35 @@ CPU_AGENT = DrQv2Config(
     channels=16, hidden=256, batch_size=64, learning_rate=3e-4, reward_scale=0.02, stddev_steps=3000
 )
 
+# Model-free it solves most episodes after 1,500 steps, in half a minute. With one rate for all, as published, the actor
+# runs into a corner before the critics know better.
 TOY = Preset(
     MBPOConfig(
-        steps=2000,
-        seed_steps=200,
+        steps=1500,
+        seed_steps=250,
         updates_per_step=1,
-        initial_model_updates=200,
+        initial_model_updates=300,
         tokenizer_every=10,
         transformer_every=5,
-        model_batch_size=8,
         initial_rollouts=128,
         rollout_every=50,
         keep_rollouts=20,
-        model=OnlineConfig(learning_rate=1e-3),
+        model=OnlineConfig(learning_rate=3e-3, reward_weight=5.0),
         log_every=50,
         evaluate_every=250,
+        evaluation_episodes=20,
         save_every=500,
     ),
-    DrQv2Config(channels=8, features=32, hidden=128, batch_size=64, learning_rate=1e-3, stddev_steps=1500),
+    DrQv2Config(
+        channels=16,
+        hidden=128,
+        batch_size=64,
+        learning_rate=1e-3,
+        actor_learning_rate=1e-4,
+        discount=0.97,
+        pad=2,
+        stddev_steps=1500,
+    ),
     world_model=WorldModelConfig(
         CompactTokenizerConfig(
             resolution=32,
