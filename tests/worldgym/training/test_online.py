@@ -1,0 +1,165 @@
+"""A world model that learns from segments as they come."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from worldgym.config import WorldModelConfig
+from worldgym.data.episode import Episode
+from worldgym.data.recordings import Batch, Recordings
+from worldgym.errors import CheckpointError, ConfigError, DataError, TrainingError
+from worldgym.training.online import OnlineConfig, OnlineTrainer, fresh_world_model
+from worldgym.world_model import WorldModel
+
+LENGTH = 6  # of the tiny model's window: 2 context frames and 4 more
+SETTINGS = OnlineConfig(learning_rate=3e-3, warmup_updates=5, future_frames=2, precision="float32")
+
+
+@pytest.fixture(scope="module")
+def recordings(synthetic_recordings: Path) -> Recordings:
+    return Recordings(synthetic_recordings)
+
+
+def drawn(recordings: Recordings, index: int) -> Batch:
+    return recordings.sample(np.random.default_rng(index), 4, LENGTH)
+
+
+def learn(trainer: OnlineTrainer, recordings: Recordings, updates: range) -> None:
+    for index in updates:
+        trainer.fit_tokenizer(drawn(recordings, index))
+        if trainer.untrained:
+            trainer.start_transformer(drawn(recordings, index))
+        trainer.fit_transformer(drawn(recordings, index))
+
+
+def test_both_parts_learn(tiny_config: WorldModelConfig, recordings: Recordings) -> None:
+    trainer = OnlineTrainer(fresh_world_model(tiny_config), SETTINGS)
+    tokenizer = [trainer.fit_tokenizer(drawn(recordings, index))["loss"] for index in range(30)]
+    trainer.start_transformer(drawn(recordings, 0))
+    transformer = [trainer.fit_transformer(drawn(recordings, index))["cross_entropy"] for index in range(30)]
+    for losses in (tokenizer, transformer):
+        assert np.mean(losses[-5:]) < 0.8 * np.mean(losses[:5])
+    assert (trainer.updates, trainer.version) == ({"tokenizer": 30, "transformer": 30}, 60)
+
+
+def test_what_is_imagined_follows_the_newest_weights(tiny_checkpoint: Path, recordings: Recordings) -> None:
+    model = WorldModel.from_pretrained(tiny_checkpoint)
+    trainer = OnlineTrainer(model, SETTINGS)
+    batch = drawn(recordings, 0)
+
+    def imagined() -> torch.Tensor:
+        return model.rollout(batch.frames[:, :2], batch.actions[:, 1:3], top_k=1).rewards
+
+    before = imagined()
+    trainer.fit_transformer(batch)
+    assert not torch.equal(imagined(), before)
+    assert not model.tokenizer.training
+    assert not model.transformer.training
+    copy = WorldModel(model.config, model.tokenizer, model.transformer)
+    assert torch.equal(
+        copy.rollout(batch.frames[:, :2], batch.actions[:, 1:3], top_k=1).rewards, imagined()
+    )  # nothing of before is kept
+
+
+def test_a_run_resumes_bit_for_bit(tiny_config: WorldModelConfig, recordings: Recordings) -> None:
+    unbroken = OnlineTrainer(fresh_world_model(tiny_config), SETTINGS)
+    learn(unbroken, recordings, range(6))
+    first = OnlineTrainer(fresh_world_model(tiny_config), SETTINGS)
+    learn(first, recordings, range(3))
+    saved = first.state()
+    learn(first, recordings, range(3, 4))  # what was saved does not follow
+    second = OnlineTrainer(fresh_world_model(tiny_config, seed=5), SETTINGS)
+    second.load_state(saved)
+    learn(second, recordings, range(3, 6))
+    states = unbroken.state(), second.state()
+    assert states[0].keys() == states[1].keys()
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+
+
+def test_the_random_numbers_of_others_are_left_alone(tiny_checkpoint: Path, recordings: Recordings) -> None:
+    trainer = OnlineTrainer(WorldModel.from_pretrained(tiny_checkpoint), SETTINGS)
+    torch.manual_seed(3)
+    expected = torch.rand(2)
+    torch.manual_seed(3)
+    trainer.fit_tokenizer(drawn(recordings, 0))
+    trainer.fit_transformer(drawn(recordings, 0))
+    assert torch.equal(torch.rand(2), expected)
+
+
+def test_rewards_are_solved_for(tiny_checkpoint: Path, recordings: Recordings) -> None:
+    model = WorldModel.from_pretrained(tiny_checkpoint)
+    trainer = OnlineTrainer(model, SETTINGS)
+    batches = [drawn(recordings, index) for index in range(20)]
+
+    weights = {name: value.clone() for name, value in model.transformer.state_dict().items()}
+    before = trainer.fit_transformer(batches[0])["reward_error"]
+    model.transformer.load_state_dict(weights)
+    trainer.refit_rewards(batches)
+    assert trainer.fit_transformer(batches[0])["reward_error"] < 0.7 * before
+
+
+def test_a_fresh_model_is_told_from_a_trained_one(tiny_config: WorldModelConfig, recordings: Recordings) -> None:
+    trainer = OnlineTrainer(fresh_world_model(tiny_config), SETTINGS)
+    assert trainer.untrained
+    trainer.fit_transformer(drawn(recordings, 0))
+    assert not trainer.untrained
+    one, two = fresh_world_model(tiny_config, 4), fresh_world_model(tiny_config, 4)
+    assert one.fingerprint() == two.fingerprint() != fresh_world_model(tiny_config, 5).fingerprint()
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        (lambda batch: batch._replace(frames=batch.frames[:, :, :32]), "64, 64, 3"),
+        (lambda batch: batch._replace(frames=batch.frames.float()), "float32"),
+        (lambda batch: batch._replace(actions=batch.actions[..., :2]), "actions"),
+        (lambda batch: batch._replace(rewards=batch.rewards[:, :-1]), "rewards"),
+        (lambda batch: batch._replace(rewards=batch.rewards * float("nan")), "finite"),
+        (lambda batch: Batch(batch.frames[:, :2], batch.actions[:, :1], batch.rewards[:, :1]), "frames"),
+    ],
+)
+def test_segments_that_do_not_fit_are_named(
+    tiny_checkpoint: Path, recordings: Recordings, change: Callable[[Batch], Batch], complaint: str
+) -> None:
+    trainer = OnlineTrainer(WorldModel.from_pretrained(tiny_checkpoint), SETTINGS)
+    with pytest.raises(DataError, match=complaint):
+        trainer.fit_transformer(change(drawn(recordings, 0)))
+    assert trainer.version == 0
+
+
+def test_models_that_replay_cannot_teach_are_named(tiny_checkpoint: Path) -> None:
+    with pytest.raises(ConfigError, match="float32"):
+        OnlineTrainer(WorldModel.from_pretrained(tiny_checkpoint, dtype="bfloat16"))
+    with pytest.raises(ConfigError, match="learning_rate"):
+        OnlineConfig(learning_rate=0.0)
+
+
+def test_states_of_others_are_refused(tiny_config: WorldModelConfig, recordings: Recordings) -> None:
+    trainer = OnlineTrainer(fresh_world_model(tiny_config), SETTINGS)
+    state = trainer.state()
+    with pytest.raises(CheckpointError, match="state"):
+        trainer.load_state({name: value for name, value in state.items() if "weights" not in name})
+
+
+def test_a_loss_that_is_not_finite_stops_before_the_weights_change(
+    tiny_checkpoint: Path, recordings: Recordings
+) -> None:
+    model = WorldModel.from_pretrained(tiny_checkpoint)
+    trainer = OnlineTrainer(model, SETTINGS)
+    with torch.no_grad():
+        model.transformer.llm.lm_head.weight.fill_(float("inf"))
+    others = {name: value.clone() for name, value in model.transformer.state_dict().items() if "lm_head" not in name}
+    with pytest.raises(TrainingError, match="learning rate"):
+        trainer.fit_transformer(drawn(recordings, 0))
+    assert all(torch.equal(model.transformer.state_dict()[name], value) for name, value in others.items())
+
+
+def test_short_episodes_are_no_trouble(tiny_checkpoint: Path, make_episode: Callable[..., Episode]) -> None:
+    episode = make_episode("hammer", "random", 0, steps=LENGTH - 1)
+    parts = (episode.frames, episode.actions, episode.rewards)
+    batch = Batch(*(torch.from_numpy(part)[None] for part in parts))
+    trainer = OnlineTrainer(WorldModel.from_pretrained(tiny_checkpoint), SETTINGS)
+    assert np.isfinite(trainer.fit_tokenizer(batch)["loss"])
