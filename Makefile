@@ -9,7 +9,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --co
 help:
 	@echo "make demo    imagine held-out episodes of the six Meta-World tasks; writes outputs/demo (no simulator needed)"
 	@echo "make test    all tests, with the simulators that are installed"
-	@echo "make bench   imagined steps a second beside the re-reading loop, the simulator and the roofline; outputs/bench"
+	@echo "make bench   imagined steps a second beside a re-reading loop, the simulator and the roofline; replay"
 	@echo "make lint    ruff and mypy alone"
 	@echo "make clean   remove .venv and outputs"
 
@@ -22,6 +22,7 @@ test: $(VENV)/.dev
 bench: $(VENV)/.dev
 	$(BIN)/python tests/benchmarks/bench_transformer.py
 	$(BIN)/python tests/benchmarks/bench_imagination.py
+	$(BIN)/python tests/benchmarks/bench_replay.py
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
