@@ -7,11 +7,22 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from worldgym.config import TransformerConfig
 from worldgym.errors import CheckpointError, StorageError
 from worldgym.world_model import WorldModel, WorldModelState
 
 MakeModel = Callable[..., WorldModel]
 WINDOW = 4  # the tiny model's window holds four imagined frames
+SUMMING = TransformerConfig(
+    layers=2,
+    heads=4,
+    key_value_heads=2,
+    hidden_size=32,
+    mlp_size=48,
+    max_positions=129 + 5 * WINDOW + 3,
+    cumulative_actions=True,
+    place_embeddings=True,
+)
 
 
 def started(model: WorldModel, batch: int = 3) -> WorldModelState:
@@ -53,9 +64,9 @@ def branched(model: WorldModel) -> WorldModelState:
         ({}, torch.float32),
         ({}, torch.bfloat16),
         ({"action_dim": 0, "reward": False}, torch.float32),
-        ({"goal_conditioned": True}, torch.float32),
+        ({"goal_conditioned": True, "transformer": SUMMING}, torch.float32),
     ],
-    ids=["float32", "bfloat16", "action-free", "goal"],
+    ids=["float32", "bfloat16", "action-free", "summing towards a goal"],
 )
 def test_imagination_goes_on_to_the_bit(
     make_model: MakeModel,

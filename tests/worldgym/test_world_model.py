@@ -547,8 +547,6 @@ def test_the_batch_that_is_said_to_fit_fits(model: WorldModel, monkeypatch: pyte
 
 def test_a_fork_that_does_not_fit_is_refused(model: WorldModel, monkeypatch: pytest.MonkeyPatch) -> None:
     state = model.start(frames_for(model))
-    with pytest.raises(OutOfMemory, match=r"a batch of 2000000000000"):
-        state.fork(10**12)
     monkeypatch.setattr(world_model, "CERTAINLY_FREE", 0)
     monkeypatch.setattr(world_model, "free_memory", lambda device: 2**27)
     with pytest.raises(OutOfMemory) as caught:

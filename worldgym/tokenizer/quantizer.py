@@ -142,15 +142,6 @@ def scattered(points: Tensor, codes: Tensor, count: int, generator: torch.Genera
     return torch.cat(chosen)
 
 
-def restart_codebooks(module: nn.Module) -> None:
-    """Let the next training batch place all codes of ``module`` anew.
-
-    Codes placed while the latents were still forming stay where they crowd, alive and of little use.
-    """
-    for quantizer in _quantizers(module).values():
-        quantizer.usage.zero_()
-
-
 def state_for_resume(module: nn.Module) -> dict[str, Tensor]:
     """What the weights of ``module`` leave out: usage and generator of each of its quantizers, by name."""
     return {

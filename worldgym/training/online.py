@@ -194,11 +194,13 @@ class OnlineTrainer:
         part, optimizer, count = self._parts[name], self._optimizers[name], self.updates[name]
         with _drawing(self.seed * 1_000_003 + count, self.world_model.device):
             part.train()
-            with self._precision:
-                value, metrics = loss(np.random.default_rng([self.seed, PARTS.index(name), count]))
-            optimizer.zero_grad(set_to_none=True)
-            value.backward()
-            part.eval()
+            try:
+                with self._precision:
+                    value, metrics = loss(np.random.default_rng([self.seed, PARTS.index(name), count]))
+                optimizer.zero_grad(set_to_none=True)
+                value.backward()
+            finally:
+                part.eval()
         norm = nn.utils.clip_grad_norm_(part.parameters(), self.config.clip_norm)
         if not math.isfinite(value.item()) or not math.isfinite(norm.item()):
             raise TrainingError(
@@ -250,10 +252,17 @@ class OnlineTrainer:
 
 
 def fresh_world_model(config: WorldModelConfig, seed: int = 0) -> WorldModel:
-    """A world model on the CPU that has learned nothing; equal seeds give equal weights."""
+    """A world model on the CPU that has learned nothing; equal seeds give equal weights.
+
+    The blocks of its transformer pass signals on at full size, whatever their width: from the published start (0.02 for
+    a width of 768) narrow ones hardly see each other's outputs for their first hundreds of updates.
+    """
     with _drawing(seed, torch.device("cpu")):
         tokenizer = build_tokenizer(config.tokenizer).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         transformer = Transformer(config.transformer, config.layout, config.action_dim, config.reward)
+        for layer in transformer.llm.model.layers.modules():
+            if isinstance(layer, nn.Linear):
+                nn.init.normal_(layer.weight, std=layer.in_features**-0.5)
     return WorldModel(config, tokenizer, transformer)
 
 

@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from worldgym.config import WorldModelConfig
+from worldgym.config import CompactTokenizerConfig, TransformerConfig, WorldModelConfig
 from worldgym.data.episode import Episode
-from worldgym.data.recordings import Batch, Recordings
+from worldgym.data.recordings import Batch, Recordings, Segment, to_batch, to_unit
 from worldgym.errors import CheckpointError, ConfigError, DataError, TrainingError
+from worldgym.metrics.pixels import psnr, r_squared, squared_error
 from worldgym.training.online import OnlineConfig, OnlineTrainer, fresh_world_model
 from worldgym.world_model import WorldModel
 
@@ -43,6 +44,55 @@ def test_both_parts_learn(tiny_config: WorldModelConfig, recordings: Recordings)
     for losses in (tokenizer, transformer):
         assert np.mean(losses[-5:]) < 0.8 * np.mean(losses[:5])
     assert (trainer.updates, trainer.version) == ({"tokenizer": 30, "transformer": 30}, 60)
+
+
+def pushed_square(seed: int) -> Segment:
+    """32 x 32 pixels; both actions are -1 or 1 and push an 8 x 8 square by 4 pixels each."""
+    rng = np.random.default_rng(seed)
+    actions = rng.choice([-1.0, 1.0], (24, 2)).astype(np.float32)
+    places = [np.array([12, 12])]
+    for action in actions:
+        places.append(np.clip(places[-1] + 4 * action.astype(int), 0, 24))
+    frames = np.full((25, 32, 32, 3), 40, np.uint8)
+    for frame, (row, column) in zip(frames, places, strict=True):
+        frame[row : row + 8, column : column + 8] = (250, 220, 30)
+    return Segment(frames, actions, np.array(places[1:], np.float32)[:, 0] / 8)
+
+
+def steps_of(clips: list[Segment], rng: np.random.Generator, count: int) -> Batch:
+    """Random pairs of neighbouring frames."""
+    picks = [(clips[int(rng.integers(len(clips)))], int(rng.integers(24))) for _ in range(count)]
+    return to_batch(
+        [Segment(clip.frames[at : at + 2], clip.actions[at : at + 1], clip.rewards[at : at + 1]) for clip, at in picks]
+    )
+
+
+def test_a_model_from_scratch_foresees_more_than_that_nothing_moves() -> None:
+    tokenizer = CompactTokenizerConfig(32, 1, 8, 1, 4, 4, latent_channels=8, context_codes=64, dynamics_codes=64)
+    size = {"layers": 3, "heads": 4, "key_value_heads": 1, "hidden_size": 64, "mlp_size": 128}
+    flags = {"cumulative_actions": True, "place_embeddings": True}
+    transformer = TransformerConfig(max_positions=tokenizer.layout.length(1), **size, **flags)
+    model = fresh_world_model(WorldModelConfig(tokenizer, transformer, action_dim=2, reward=True))
+    settings = OnlineConfig(5e-3, future_frames=1, label_width=0, noise_width=0, reward_weight=1, precision="float32")
+    trainer, rng = OnlineTrainer(model, settings), np.random.default_rng(0)
+    clips = [pushed_square(seed) for seed in range(40)]
+    for _ in range(100):
+        trainer.fit_tokenizer(steps_of(clips, rng, 16))
+    trainer.start_transformer(steps_of(clips, rng, 64))
+    for update in range(200):
+        trainer.fit_transformer(steps_of(clips, rng, 16))
+        if update % 4 == 3:
+            trainer.fit_tokenizer(steps_of(clips, rng, 16))
+
+    unseen = steps_of([pushed_square(seed) for seed in range(100, 116)], rng, 64)
+    imagined = model.rollout(unseen.frames[:, :1], unseen.actions, top_k=1)
+    last, real = to_unit(unseen.frames).unbind(1)
+    error, still = (
+        float(squared_error(to_unit(imagined.frames[:, 0]), real).mean()),
+        float(squared_error(last, real).mean()),
+    )
+    assert psnr(error) > psnr(still) + 1.5
+    assert r_squared(imagined.rewards[:, 0], unseen.rewards[:, 0]) > 0.3
 
 
 def test_what_is_imagined_follows_the_newest_weights(tiny_checkpoint: Path, recordings: Recordings) -> None:

@@ -29,7 +29,8 @@ from worldgym.world_model import WorldModel
 FRAMES = 3
 SAID = "worldgym: imagining without compiled code"
 
-needs_native = pytest.mark.skipif(native.library() is None, reason="needs a C compiler")
+REQUIRED = os.environ.get("WORLDGYM_REQUIRE_SIMULATORS") == "1"  # nothing may be left out there
+needs_native = pytest.mark.skipif(native.library() is None and not REQUIRED, reason="needs a C compiler")
 
 
 @pytest.fixture(autouse=True)
@@ -263,11 +264,11 @@ def first_code_shares(transformer: Transformer, context: Tensor, count: int) -> 
 
 @needs_native
 @pytest.mark.parametrize(
-    ("dtype", "apart"), [(torch.float32, 0.005), (torch.bfloat16, 0.05)], ids=["float32", "bfloat16"]
+    ("dtype", "apart"), [(torch.float32, 0.002), (torch.bfloat16, 0.02)], ids=["float32", "bfloat16"]
 )
 def test_codes_are_drawn_from_the_softmax(dtype: torch.dtype, apart: float) -> None:
     """Total variation between the shares drawn and the probabilities that the float32 model gives when it trains."""
-    transformer, count = Shape(tokens=1, heads=4, head_dim=16, mlp=48).transformer(), 8192
+    transformer, count = Shape(tokens=1, heads=4, head_dim=16, mlp=48).transformer(seed=1), 8192
     layout, context = transformer.layout, torch.randint(11, (1, 2, 5))
     sequence = layout.sequence(context, torch.zeros(1, 1, 1, dtype=torch.int64))
     logits = layout.code_logits(transformer(sequence, torch.zeros(1, 1, 3), layout.prefix_length).logits)
