@@ -1,5 +1,6 @@
 """A world model that learns from segments as they come."""
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
@@ -36,16 +37,6 @@ def learn(trainer: OnlineTrainer, recordings: Recordings, updates: range) -> Non
         trainer.fit_transformer(drawn(recordings, index))
 
 
-def test_both_parts_learn(tiny_config: WorldModelConfig, recordings: Recordings) -> None:
-    trainer = OnlineTrainer(fresh_world_model(tiny_config), SETTINGS)
-    tokenizer = [trainer.fit_tokenizer(drawn(recordings, index))["loss"] for index in range(30)]
-    trainer.start_transformer(drawn(recordings, 0))
-    transformer = [trainer.fit_transformer(drawn(recordings, index))["cross_entropy"] for index in range(30)]
-    for losses in (tokenizer, transformer):
-        assert np.mean(losses[-5:]) < 0.8 * np.mean(losses[:5])
-    assert (trainer.updates, trainer.version) == ({"tokenizer": 30, "transformer": 30}, 60)
-
-
 def pushed_square(seed: int) -> Segment:
     """32 x 32 pixels; both actions are -1 or 1 and push an 8 x 8 square by 4 pixels each."""
     rng = np.random.default_rng(seed)
@@ -69,9 +60,8 @@ def steps_of(clips: list[Segment], rng: np.random.Generator, count: int) -> Batc
 
 def test_a_model_from_scratch_foresees_more_than_that_nothing_moves() -> None:
     tokenizer = CompactTokenizerConfig(32, 1, 8, 1, 4, 4, latent_channels=8, context_codes=64, dynamics_codes=64)
-    size = {"layers": 3, "heads": 4, "key_value_heads": 1, "hidden_size": 64, "mlp_size": 128}
-    flags = {"cumulative_actions": True, "place_embeddings": True}
-    transformer = TransformerConfig(max_positions=tokenizer.layout.length(1), **size, **flags)
+    positions = tokenizer.layout.length(1)
+    transformer = TransformerConfig(3, 4, 1, 64, 128, positions, cumulative_actions=True, place_embeddings=True)
     model = fresh_world_model(WorldModelConfig(tokenizer, transformer, action_dim=2, reward=True))
     settings = OnlineConfig(5e-3, future_frames=1, label_width=0, noise_width=0, reward_weight=1, precision="float32")
     trainer, rng = OnlineTrainer(model, settings), np.random.default_rng(0)
@@ -83,15 +73,13 @@ def test_a_model_from_scratch_foresees_more_than_that_nothing_moves() -> None:
         trainer.fit_transformer(steps_of(clips, rng, 16))
         if update % 4 == 3:
             trainer.fit_tokenizer(steps_of(clips, rng, 16))
+    assert (trainer.updates, trainer.version) == ({"tokenizer": 150, "transformer": 200}, 350)
 
     unseen = steps_of([pushed_square(seed) for seed in range(100, 116)], rng, 64)
     imagined = model.rollout(unseen.frames[:, :1], unseen.actions, top_k=1)
     last, real = to_unit(unseen.frames).unbind(1)
-    error, still = (
-        float(squared_error(to_unit(imagined.frames[:, 0]), real).mean()),
-        float(squared_error(last, real).mean()),
-    )
-    assert psnr(error) > psnr(still) + 1.5
+    foreseen, still = (float(squared_error(made, real).mean()) for made in (to_unit(imagined.frames[:, 0]), last))
+    assert psnr(foreseen) > psnr(still) + 1.5
     assert r_squared(imagined.rewards[:, 0], unseen.rewards[:, 0]) > 0.3
 
 
@@ -168,7 +156,8 @@ def test_a_fresh_model_is_told_from_a_trained_one(tiny_config: WorldModelConfig,
         (lambda batch: batch._replace(actions=batch.actions[..., :2]), "actions"),
         (lambda batch: batch._replace(rewards=batch.rewards[:, :-1]), "rewards"),
         (lambda batch: batch._replace(rewards=batch.rewards * float("nan")), "finite"),
-        (lambda batch: Batch(batch.frames[:, :2], batch.actions[:, :1], batch.rewards[:, :1]), "frames"),
+        (lambda batch: Batch(batch.frames[:, :2], batch.actions[:, :1], batch.rewards[:, :1]), "3 to 6 frames, got 2"),
+        (lambda batch: Batch(*(torch.cat([part, part], dim=1) for part in batch)), "3 to 6 frames, got 12"),
     ],
 )
 def test_segments_that_do_not_fit_are_named(
@@ -180,7 +169,10 @@ def test_segments_that_do_not_fit_are_named(
     assert trainer.version == 0
 
 
-def test_models_that_replay_cannot_teach_are_named(tiny_checkpoint: Path) -> None:
+def test_models_that_replay_cannot_teach_are_named(tiny_checkpoint: Path, tiny_config: WorldModelConfig) -> None:
+    for change in ({"action_dim": 0}, {"goal_conditioned": True}):
+        with pytest.raises(ConfigError, match="takes actions and no goal frame"):
+            OnlineTrainer(fresh_world_model(dataclasses.replace(tiny_config, **change)))
     with pytest.raises(ConfigError, match="float32"):
         OnlineTrainer(WorldModel.from_pretrained(tiny_checkpoint, dtype="bfloat16"))
     with pytest.raises(ConfigError, match="learning_rate"):
