@@ -22,12 +22,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from worldgym.agents.schedule import Linear
 from worldgym.config import from_dict
 from worldgym.devices import checked_device
 from worldgym.errors import CheckpointError, ConfigError, InvalidFrames, TrainingError
 from worldgym.files import atomic_write, parse_json
 from worldgym.pretrained import DIGEST, differences, digest
-from worldgym.training.run import Metrics, autocast
+from worldgym.training.run import Metrics, autocast, check_precision
 
 if TYPE_CHECKING:
     from worldgym.agents.replay import Transitions
@@ -88,13 +89,11 @@ class DrQv2Config:
             raise ConfigError(f"standard deviations, stddev_clip and pad must not be negative, got {self}")
         if self.actor_learning_rate is not None and not self.actor_learning_rate > 0:
             raise ConfigError(f"actor_learning_rate must be above 0, got {self.actor_learning_rate}")
-        if self.precision not in ("auto", "float32", "bfloat16"):
-            raise ConfigError(f"precision must be 'auto', 'float32' or 'bfloat16', got {self.precision!r}")
+        check_precision(self.precision)
 
     def stddev(self, step: int) -> float:
         """Standard deviation of the exploration noise at an environment step."""
-        done = min(step / self.stddev_steps, 1.0)
-        return self.stddev_start + done * (self.stddev_end - self.stddev_start)
+        return Linear(self.stddev_start, self.stddev_end, self.stddev_steps)(step)
 
 
 def random_shift(frames: Tensor, pad: int, generator: torch.Generator) -> Tensor:

@@ -31,7 +31,7 @@ from worldgym.data.episode import Episode
 from worldgym.data.recordings import Batch
 from worldgym.errors import ConfigError, TrainingError
 from worldgym.training.online import OnlineConfig, OnlineTrainer
-from worldgym.training.run import Metrics, wants_bfloat16
+from worldgym.training.run import Metrics, check_precision, wants_bfloat16
 from worldgym.world_model import WorldModel
 
 Env = gym.Env[NDArray[np.uint8], NDArray[np.float32]]
@@ -98,10 +98,9 @@ class MBPOConfig:
     def __post_init__(self) -> None:
         free = ("seed", "seed_steps", "initial_model_updates", "initial_rollouts")  # may be 0
         for name, value in vars(self).items():
-            if name == "precision" and value not in ("auto", "float32", "bfloat16"):
-                raise ConfigError(f"precision must be 'auto', 'float32' or 'bfloat16', got {value!r}")
             if isinstance(value, (int, float)) and not (value >= 0 if name in free else value > 0):
                 raise ConfigError(f"{name} must be {'at least' if name in free else 'above'} 0, got {value!r}")
+        check_precision(self.precision)
         if not all(0 <= share <= 1 for share in (self.real_ratio.start, self.real_ratio.end)):
             raise ConfigError(f"real_ratio must lie in [0, 1], got {self.real_ratio}")
 

@@ -5,7 +5,7 @@
     metrics.jsonl         figures, a line every so many steps; evaluations are lines of their own
     events.out.*          the same for TensorBoard
     videos/               the first episode of each evaluation
-    agent.safetensors     when it is done: the agent, for ``DrQv2.load``
+    agent.safetensors     when it is done: the agent, for ``DrQv2.from_file``
     world_model/          and the world model, for ``WorldModel.from_pretrained``
     summary.json          and what came out of it, and where the time went
 

@@ -472,13 +472,10 @@ class ImaginationCallback(BaseCallback):
 
     def _refresh(self, trainer: "OnlineTrainer") -> None:
         """One round of world-model updates."""
-        device = self.world_model.device
-        # Training draws from torch's default generators, which the policies of SB3 explore by: theirs go on untouched.
-        with torch.random.fork_rng([device] if device.type == "cuda" else []):
-            for update in range(self.updates):
-                if update % TRANSFORMER_UPDATES_A_TOKENIZER_UPDATE == 0:
-                    self._log("tokenizer", trainer.fit_tokenizer(self._segments()))
-                self._log("transformer", trainer.fit_transformer(self._segments()))
+        for update in range(self.updates):
+            if update % TRANSFORMER_UPDATES_A_TOKENIZER_UPDATE == 0:
+                self._log("tokenizer", trainer.fit_tokenizer(self._segments()))
+            self._log("transformer", trainer.fit_transformer(self._segments()))
 
     def _imagine(self) -> None:
         """One batch of rollouts."""

@@ -20,7 +20,7 @@ from worldgym.data.recordings import Batch
 from worldgym.errors import CheckpointError, ConfigError, DataError, TrainingError
 from worldgym.tokenizer import build_tokenizer
 from worldgym.tokenizer.quantizer import load_state_for_resume, state_for_resume
-from worldgym.training.run import SLOW_FACTOR, Metrics, autocast
+from worldgym.training.run import SLOW_FACTOR, Metrics, autocast, check_precision
 from worldgym.training.tokenizer import drawn_frames, tokenizer_loss
 from worldgym.training.transformer import (
     Coded,
@@ -73,8 +73,7 @@ class OnlineConfig:
             )
         if not 0 <= self.dropout < 1:
             raise ConfigError(f"dropout must lie in [0, 1), got {self.dropout}")
-        if self.precision not in ("auto", "float32", "bfloat16"):
-            raise ConfigError(f"precision must be 'auto', 'float32' or 'bfloat16', got {self.precision!r}")
+        check_precision(self.precision)
 
 
 class OnlineTrainer:

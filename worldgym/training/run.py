@@ -57,8 +57,7 @@ class TrainingConfig:
             raise ConfigError(f"steps, batch_size and learning_rate must be positive, got {self}")
         if min(self.log_every, self.validate_every, self.save_every) < 1:
             raise ConfigError(f"log_every, validate_every and save_every must be positive, got {self}")
-        if self.precision not in ("auto", "float32", "bfloat16"):
-            raise ConfigError(f"precision must be 'auto', 'float32' or 'bfloat16', got {self.precision!r}")
+        check_precision(self.precision)
 
     def rate(self, step: int) -> float:
         """The learning rate of a step."""
@@ -127,6 +126,12 @@ def train(job: Trainable, config: TrainingConfig, folder: Path, about: Mapping[s
 def autocast(precision: str, device: torch.device) -> torch.autocast:
     """Mixed precision where :func:`wants_bfloat16` says so."""
     return torch.autocast(device.type, torch.bfloat16, enabled=wants_bfloat16(precision, device))
+
+
+def check_precision(precision: str) -> None:
+    """Raise :class:`ConfigError` for what :func:`autocast` does not know."""
+    if precision not in ("auto", "float32", "bfloat16"):
+        raise ConfigError(f"precision must be 'auto', 'float32' or 'bfloat16', got {precision!r}")
 
 
 def wants_bfloat16(precision: str, device: torch.device) -> bool:
