@@ -20,6 +20,7 @@ from gymnasium.envs.registration import EnvSpec
 from gymnasium.vector import AutoresetMode
 from numpy.typing import NDArray
 
+from worldgym.agents.rollouts import check_imaginable
 from worldgym.data.recordings import Batch
 from worldgym.errors import ConfigError, DataError, DependencyNotInstalled, InvalidAction, InvalidOption
 from worldgym.world_model import WorldModel
@@ -545,8 +546,7 @@ class ImaginationCallback(BaseCallback):
         expected = (config.resolution, config.resolution, 3)
         if frame_shape != expected:
             raise ConfigError(f"the world model imagines frames {expected}, the environment shows {frame_shape}")
-        if not config.reward or config.goal_conditioned:
-            raise ConfigError("expected a world model that predicts rewards and is not goal-conditioned")
+        check_imaginable(self.world_model, config.context_length)  # the replay gives as many frames as it starts from
 
     def _checked_actions(self, space: gym.spaces.Space[Any]) -> NDArray[np.float32] | None:
         """The table of a discrete space's actions; None for continuous ones."""
