@@ -17,11 +17,36 @@
 #include <immintrin.h>
 #endif
 
+// Vectors are as wide as the registers: wider ones a compiler takes apart by way of memory. TILE vectors of sums stay in
+// registers at a time, beside what is multiplied.
+#if defined(__AVX512F__)
 #define LANES 16
+#define TILE 16
+#elif defined(__AVX__)
+#define LANES 8
+#define TILE 8
+#else
+#define LANES 4
+#define TILE 16
+#endif
+// GCC reads an operand anew for every product, unless it must think that the register has changed since.
+#if defined(__AVX512F__)
+#define HOLD(x) __asm__("" : "+v"(x))
+#elif defined(__SSE__)
+#define HOLD(x) __asm__("" : "+x"(x))
+#elif defined(__aarch64__)
+#define HOLD(x) __asm__("" : "+w"(x))
+#else
+#define HOLD(x)
+#endif
 // From OWN_ROWS rows a thread on, each thread keeps to its own; in half precision it takes NEAR_ROWS of them at a time,
 // which then stay in its cache. In float32 it takes all, because the weights take longer to read again.
 #define OWN_ROWS(half) ((half) ? 4 : 8)
 #define NEAR_ROWS 16
+// How far ahead memory is asked for what comes next: strips of weights or keys, which are as wide as a tile, and
+// positions of values.
+#define STRIPS_AHEAD 2
+#define VALUES_AHEAD 32
 #define INLINE static inline __attribute__((always_inline))
 
 typedef float vec __attribute__((vector_size(4 * LANES), aligned(4)));
@@ -87,39 +112,47 @@ INLINE float fast_exp(float x) {
     return p * power;
 }
 
-// [x's groups of 2w lanes folded to w lanes, then y's]: four rounds turn 16 vectors into the vector of their sums.
-#define PICK(i, w, high) (((i) % 8 / (w)) * 2 * (w) + (i) % (w) + ((high) ? (w) : 0) + ((i) / 8) * 16)
-#define MASK(w, h)                                                                                                \
-    {PICK(0, w, h), PICK(1, w, h), PICK(2, w, h),  PICK(3, w, h),  PICK(4, w, h),  PICK(5, w, h),  PICK(6, w, h),  \
-     PICK(7, w, h), PICK(8, w, h), PICK(9, w, h), PICK(10, w, h), PICK(11, w, h), PICK(12, w, h), PICK(13, w, h), \
-     PICK(14, w, h), PICK(15, w, h)}
-#ifdef __clang__
-#define SHUFFLE2(x, y, w, h)                                                                                       \
-    __builtin_shufflevector(x, y, PICK(0, w, h), PICK(1, w, h), PICK(2, w, h), PICK(3, w, h), PICK(4, w, h),       \
-                            PICK(5, w, h), PICK(6, w, h), PICK(7, w, h), PICK(8, w, h), PICK(9, w, h),             \
-                            PICK(10, w, h), PICK(11, w, h), PICK(12, w, h), PICK(13, w, h), PICK(14, w, h),        \
-                            PICK(15, w, h))
+// Of x and y, one behind the other, each second group of w lanes: the first, third, ... or, if `high`, the others.
+#define PICK(i, w, high) ((i) / (w) * 2 * (w) + (i) % (w) + ((high) ? (w) : 0))
+#define PICKS4(i, w, h) PICK(i, w, h), PICK(i + 1, w, h), PICK(i + 2, w, h), PICK(i + 3, w, h)
+#define PICKS8(i, w, h) PICKS4(i, w, h), PICKS4(i + 4, w, h)
+#if LANES == 16
+#define PICKS(w, h) PICKS8(0, w, h), PICKS8(8, w, h)
+#elif LANES == 8
+#define PICKS(w, h) PICKS8(0, w, h)
 #else
-#define SHUFFLE2(x, y, w, h) __builtin_shuffle(x, y, (lanes)MASK(w, h))
+#define PICKS(w, h) PICKS4(0, w, h)
 #endif
-#define FOLD(x, y, w) (SHUFFLE2(x, y, w, 0) + SHUFFLE2(x, y, w, 1))
+#ifdef __clang__
+#define SHUFFLE2(x, y, w, h) __builtin_shufflevector(x, y, PICKS(w, h))
+#else
+#define SHUFFLE2(x, y, w, h) __builtin_shuffle(x, y, (lanes){PICKS(w, h)})
+#endif
+#define FOLD(w)                                  \
+    for (int i = 0; i < TILE * (w) / LANES; i++) \
+        a[i] = SHUFFLE2(a[2 * i], a[2 * i + 1], w, 0) + SHUFFLE2(a[2 * i], a[2 * i + 1], w, 1);
 
-INLINE vec sums(vec *a) {
-    for (int i = 0; i < 8; i++) a[i] = FOLD(a[2 * i], a[2 * i + 1], 8);
-    for (int i = 0; i < 4; i++) a[i] = FOLD(a[2 * i], a[2 * i + 1], 4);
-    for (int i = 0; i < 2; i++) a[i] = FOLD(a[2 * i], a[2 * i + 1], 2);
-    return FOLD(a[0], a[1], 1);
+// TILE vectors become their TILE sums: each round adds the halves of each and puts what comes of two into one.
+INLINE void sums(vec *a) {
+#if LANES > 8
+    FOLD(8)
+#endif
+#if LANES > 4
+    FOLD(4)
+#endif
+    FOLD(2)
+    FOLD(1)
 }
 
-// ROWS x COLUMNS = 16 dot products of rows of x with rows of w; rows beyond the end are read from the last one.
+// ROWS x COLUMNS = TILE dot products of rows of x with rows of w; rows beyond the end are read from the last one.
 INLINE void tile(const void *x, int64_t rows, const void *w, int64_t columns, int64_t depth, float *y, int64_t stride,
                  int add, int half, const int ROWS, const int COLUMNS) {
-    const char *xs[4], *ws[16];
+    const char *xs[4], *ws[TILE];
     const int64_t bytes = half ? 2 : 4;
     for (int i = 0; i < ROWS; i++) xs[i] = (const char *)x + (i < rows ? i : rows - 1) * depth * bytes;
     for (int j = 0; j < COLUMNS; j++) ws[j] = (const char *)w + (j < columns ? j : columns - 1) * depth * bytes;
-    vec total[16];
-    for (int i = 0; i < 16; i++) total[i] = (vec){0};
+    vec total[TILE];
+    for (int i = 0; i < TILE; i++) total[i] = (vec){0};
     int64_t d = 0;
 #ifdef __AVX512BF16__
     if (half)
@@ -135,16 +168,21 @@ INLINE void tile(const void *x, int64_t rows, const void *w, int64_t columns, in
 #endif
     for (; d + LANES <= depth; d += LANES) {
         vec a[4];
-        for (int i = 0; i < ROWS; i++) a[i] = load(xs[i], d, half);
+        for (int i = 0; i < ROWS; i++) {
+            a[i] = load(xs[i], d, half);
+            HOLD(a[i]);
+        }
         for (int j = 0; j < COLUMNS; j++) {
             vec b = load(ws[j], d, half);
+            HOLD(b);
             for (int i = 0; i < ROWS; i++) total[i * COLUMNS + j] += a[i] * b;
         }
     }
-    float done[16];
-    *(vec *)done = sums(total);
+    float done[TILE];
+    sums(total);
+    for (int i = 0; i < TILE / LANES; i++) *(vec *)(done + i * LANES) = total[i];
     if (d < depth)
-        for (int i = 0; i < 16; i++)
+        for (int i = 0; i < TILE; i++)
             for (int64_t rest = d; rest < depth; rest++)
                 done[i] += to_float(xs[i / COLUMNS], rest, half) * to_float(ws[i % COLUMNS], rest, half);
     if (rows >= ROWS && columns >= COLUMNS) {
@@ -161,19 +199,22 @@ INLINE void tile(const void *x, int64_t rows, const void *w, int64_t columns, in
 INLINE void product_of(const void *x, int64_t rows, const void *w, int64_t columns, int64_t depth, float *y,
                        int64_t stride, int add, int half) {
     const int64_t bytes = half ? 2 : 4;
-    const int wide = rows == 1 ? 16 : rows == 2 ? 8 : 4;
-    const int64_t strip = wide * depth * bytes, tiles = (rows + 3) / 4, fetched = (strip / tiles + 63) / 64 * 64;
+    const int wide = rows == 1 ? TILE : rows == 2 ? TILE / 2 : TILE / 4;
+    const int64_t strip = wide * depth * bytes, tiles = (rows + 3) / 4;
+    const int64_t fetched = (strip / tiles + 63) / 64 * 64;  // with each tile, in lines of the cache
     for (int64_t j = 0; j < columns; j += wide) {  // the weights are read once, the rows stay in a near cache
         const char *wj = (const char *)w + j * depth * bytes;
         for (int64_t i = 0; i < rows; i += 4) {
             const char *xi = (const char *)x + i * depth * bytes;
             float *out = y + i * stride + j;
-            if (tiles > 1)  // ask for the next strip meanwhile; beyond the end a prefetch does nothing
+            // Ask for a later strip meanwhile; beyond the end a prefetch does nothing. With fewer products there is no
+            // time for it: the processor's own guesses do as well.
+            if (tiles > 1 || (!half && wide == TILE / 4))
                 for (int64_t ahead = i / 4 * fetched; ahead < (i / 4 + 1) * fetched && ahead < strip; ahead += 64)
-                    __builtin_prefetch(wj + strip + ahead);
-            if (wide == 16) tile(xi, 1, wj, columns - j, depth, out, stride, add, half, 1, 16);
-            else if (wide == 8) tile(xi, 2, wj, columns - j, depth, out, stride, add, half, 2, 8);
-            else tile(xi, rows - i, wj, columns - j, depth, out, stride, add, half, 4, 4);
+                    __builtin_prefetch(wj + STRIPS_AHEAD * strip + ahead);
+            if (wide == TILE) tile(xi, 1, wj, columns - j, depth, out, stride, add, half, 1, TILE);
+            else if (wide == TILE / 2) tile(xi, 2, wj, columns - j, depth, out, stride, add, half, 2, TILE / 2);
+            else tile(xi, rows - i, wj, columns - j, depth, out, stride, add, half, 4, TILE / 4);
         }
     }
 }
@@ -245,14 +286,22 @@ static void rotate(float *x, const float *cosines, const float *sines, int64_t h
 // out[h, at : at + CHUNK * LANES] += sum over positions of share[h, j] * values[j, the same], for HEADS rows of both
 INLINE void mix_chunk(const float *share, int64_t stride, const void *values, int64_t count, int64_t width, int64_t at,
                       float *out, int half, const int HEADS, const int CHUNK) {
-    vec total[16];
+    vec total[TILE];
     for (int h = 0; h < HEADS; h++)
         for (int c = 0; c < CHUNK; c++) total[h * CHUNK + c] = load(out, h * width + at + c * LANES, 0);
-    for (int64_t j = 0; j < count; j++)
-        for (int c = 0; c < CHUNK; c++) {
-            vec value = load(values, j * width + at + c * LANES, half);
-            for (int h = 0; h < HEADS; h++) total[h * CHUNK + c] += share[h * stride + j] * value;
+    for (int64_t j = 0; j < count; j++) {
+        vec shares[4];
+        for (int h = 0; h < HEADS; h++) {
+            shares[h] = share[h * stride + j] - (vec){0};  // in every lane
+            HOLD(shares[h]);
         }
+        for (int c = 0; c < CHUNK; c++) {
+            __builtin_prefetch(offset(values, (j + VALUES_AHEAD) * width + at + c * LANES, half));
+            vec value = load(values, j * width + at + c * LANES, half);
+            HOLD(value);
+            for (int h = 0; h < HEADS; h++) total[h * CHUNK + c] += shares[h] * value;
+        }
+    }
     for (int h = 0; h < HEADS; h++)
         for (int c = 0; c < CHUNK; c++) *(vec *)(out + h * width + at + c * LANES) = total[h * CHUNK + c];
 }
@@ -265,9 +314,9 @@ INLINE void mix_of(const float *share, int64_t stride, int64_t heads, const void
         const float *rows = share + h * stride;
         float *to = out + h * width;
         int64_t at = 0;
-        for (; at + 4 * LANES <= width; at += 4 * LANES) {
-            if (heads - h >= 4) mix_chunk(rows, stride, values, count, width, at, to, half, 4, 4);
-            else mix_chunk(rows, stride, values, count, width, at, to, half, 1, 4);
+        for (; at + TILE / 4 * LANES <= width; at += TILE / 4 * LANES) {
+            if (heads - h >= 4) mix_chunk(rows, stride, values, count, width, at, to, half, 4, TILE / 4);
+            else mix_chunk(rows, stride, values, count, width, at, to, half, 1, TILE / 4);
         }
         for (; at + LANES <= width; at += LANES) {
             if (heads - h >= 4) mix_chunk(rows, stride, values, count, width, at, to, half, 4, 1);

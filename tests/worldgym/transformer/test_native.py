@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import platform
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -218,13 +219,15 @@ def test_compiled_and_plain_frames_are_the_same(
 
 
 @needs_native
-@settings(deadline=None, max_examples=15, derandomize=True)
+@settings(deadline=None, max_examples=25, derandomize=True)
 @given(
     st.builds(
         # One layer: threads wait for each other often, which takes its time where others work.
         lambda sizes, batch: Shape(*sizes, batch=batch),
-        st.sampled_from([(4, 4, 8, 100, 1, 2, 16), (4, 1, 24, 16, 1, 1, 130), (8, 2, 8, 33, 1, 1, 37)]),
-        st.sampled_from([1, 2, 5, 17]),
+        st.sampled_from(
+            [(4, 4, 8, 100, 1, 2, 16), (4, 1, 24, 16, 1, 1, 130), (8, 2, 8, 33, 1, 1, 37), (3, 1, 10, 47, 1, 2, 50)]
+        ),
+        st.sampled_from([1, 2, 3, 5, 8, 17, 33]),
     ),
     st.sampled_from(PASTS),
     st.sampled_from([torch.float32, torch.bfloat16]),
@@ -384,12 +387,12 @@ def unbuilt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     native.library.cache_clear()
 
 
-def compiler(folder: Path, refuses: str) -> str:
+def compiler(folder: Path, refuses: str, flags: str = "-O0") -> str:
     """A compiler that knows no flag that matches ``refuses``, a pattern of the shell; fast, as it optimises nothing."""
     script = folder / "my cc"
     script.write_text(
         f'for flag; do case "$flag" in {refuses}) echo "error: unknown $flag" >&2; exit 1;; esac; done\n'
-        'exec cc "$@" -O0\n'
+        f'exec cc "$@" {flags}\n'
     )
     return f"sh '{script}'"
 
@@ -410,6 +413,30 @@ def test_any_c_compiler_will_do(
     with plainly():
         assert_same(compiled, imagine_all(shape, transformer, past, uniforms))
     assert capfd.readouterr().err == ""
+
+
+@needs_native
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="narrows the registers of this processor only")
+@pytest.mark.parametrize("flags", ["-mno-avx512f", "-mno-avx"])
+def test_narrower_registers_do_as_well(
+    unbuilt: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, flags: str
+) -> None:
+    monkeypatch.setenv("CC", compiler(tmp_path, "-fnone", flags))
+    shape = Shape(batch=5, heads=3, key_value_heads=1, head_dim=10, mlp=47, top_k=1)
+    transformer, uniforms = shape.transformer(), torch.rand(5, FRAMES, 4)
+    past = uneven(transformer, 5)
+    compiled = imagine_all(shape, transformer, past, uniforms)
+    with plainly():
+        assert_same(compiled, imagine_all(shape, transformer, past, uniforms))
+    slots = torch.randn(5, 30)
+    together = native.imagine_codes(transformer, past.select(range(5)), slots, uniforms[:, 0], 1.0, 9)
+    for row in range(5):
+        one = slice(row, row + 1)
+        alone = native.imagine_codes(transformer, past.select([row]), slots[one], uniforms[one, 0], 1.0, 9)
+        assert together is not None
+        assert alone is not None
+        for tensor, other in zip(alone, together, strict=True):
+            assert torch.equal(tensor, other[one])
 
 
 @pytest.mark.parametrize(
