@@ -1,7 +1,7 @@
 """The cached path through the transformer: read the context once, then imagine one frame after the other.
 
 It computes what :meth:`Transformer.forward` computes, without dropout, one position at a time; on a CPU in compiled
-code (``native.py``) where there is a compiler.
+code (``native.py``) where there is a compiler, on a GPU as a captured graph (``graphs.py``).
 """
 
 from typing import NamedTuple
@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from worldgym.transformer import native
+from worldgym.transformer import graphs, native
 from worldgym.transformer.cache import KeyValueCache
 from worldgym.transformer.llama import Transformer, causal_attention, rotary_tables
 from worldgym.transformer.sampling import entropy, sample_top_k
@@ -62,10 +62,10 @@ def imagine_frame(
     if action is not None:
         cache.travel = cache.travel + action
     x_B1D = transformer.slot(action, cache.travel)
-    drawn = native.imagine_codes(transformer, cache, x_B1D.squeeze(1), uniforms, temperature, top_k)
-    if drawn is None:
-        drawn = _position_by_position(transformer, cache, x_B1D, uniforms, temperature, top_k)
-    codes, uncertainty, hidden_BD = drawn
+    given = transformer, cache, x_B1D.squeeze(1), uniforms, temperature, top_k
+    codes, uncertainty, hidden_BD = (
+        native.imagine_codes(*given) or graphs.imagine_codes(*given) or _position_by_position(*given)
+    )
     reward = None
     if transformer.reward_linear is not None:
         reward = transformer.reward_linear(hidden_BD.to(x_B1D.dtype)).squeeze(-1)
@@ -73,13 +73,13 @@ def imagine_frame(
 
 
 def _position_by_position(
-    transformer: Transformer, cache: KeyValueCache, x_B1D: Tensor, uniforms: Tensor, temperature: float, top_k: int
+    transformer: Transformer, cache: KeyValueCache, slots_BD: Tensor, uniforms: Tensor, temperature: float, top_k: int
 ) -> tuple[Tensor, Tensor, Tensor]:
     """What :func:`worldgym.transformer.native.imagine_codes` computes, on any device and in any precision."""
     layout, model = transformer.layout, transformer.llm.model
     cosines, sines = rotary_tables(cache.positions(layout.step_length), transformer.config, cache.keys[0].dtype)
     candidates_VD = transformer.llm.lm_head.weight[layout.dynamics_ids]
-    codes, entropies = [], []
+    x_B1D, codes, entropies = slots_BD[:, None], [], []
     for step, place in enumerate(cache.places(layout.step_length)):
         x_B1D = transformer.placed_in_frame(x_B1D, step)
         rotary = cosines[:, None, step : step + 1], sines[:, None, step : step + 1]
