@@ -30,6 +30,7 @@ from worldgym.agents.schedule import Linear
 from worldgym.data.episode import Episode
 from worldgym.data.recordings import Batch
 from worldgym.errors import ConfigError, TrainingError
+from worldgym.metrics.pixels import psnr, squared_error
 from worldgym.training.online import OnlineConfig, OnlineTrainer
 from worldgym.training.run import Metrics, check_precision, wants_bfloat16
 from worldgym.world_model import WorldModel
@@ -113,7 +114,7 @@ class MBPOConfig:
 class Purpose(IntEnum):
     """What something is drawn for: each has a random stream of its own at every step."""
 
-    RESET, COLLECT, TOKENIZER, TRANSFORMER, IMAGINE, UPDATE, REWARDS = range(7)
+    RESET, COLLECT, TOKENIZER, TRANSFORMER, IMAGINE, UPDATE, REWARDS, FORESIGHT = range(8)
 
 
 class MBPO:
@@ -205,9 +206,16 @@ class MBPO:
     def collect(self) -> Metrics:
         """One step of the real environment; a step that fails is not counted, and nothing of it is kept.
 
+        Behind an episode's last step the world model is measured by it: what it would have foreseen of frames and
+        rewards, ``horizon`` steps ahead, under the actions taken. Only what came of the episode's first steps can it
+        have learned from before.
+
         Raises whatever the environment does, and the replay's errors for rewards and frames that are not valid.
         """
-        return self._timed("collect", self._collect)
+        metrics = self._timed("collect", self._collect)
+        if metrics and self.trainer is not None and not self.trainer.untrained:
+            metrics |= self._timed("imagine", self._foresight)
+        return metrics
 
     def fit(self) -> Metrics:
         """Let the world model learn from segments of the real replay, when it is time."""
@@ -318,6 +326,23 @@ class MBPO:
             "imagination/length": float(made.lengths.mean()),
             "imagination/reward": float(made.rewards.sum()) / steps,
             "imagination/uncertainty": float(made.uncertainty.sum()) / steps,
+        }
+
+    def _foresight(self) -> Metrics:
+        model = self._imagining()
+        context, sampling = model.layout.context_length, model.config.sampling
+        real = self.replay.newest(context + self.config.horizon)
+        if not len(real.frames):
+            return {}
+        frames, rewards = real.frames[:, context:], real.rewards[:, context - 1 :]
+        given = real.frames[:, :context], real.actions[:, context - 1 :]
+        foreseen = model.rollout(*given, sampling.temperature, sampling.top_k, self._generator(Purpose.FORESIGHT))
+        errors = foreseen.rewards.cpu() - rewards
+        return {
+            "foresight/psnr": psnr(float(squared_error(foreseen.frames.cpu() / 255, frames / 255).mean())),
+            "foresight/reward": float(foreseen.rewards.mean()),
+            "foresight/real_reward": float(rewards.mean()),
+            "foresight/reward_error": float(errors.square().mean().sqrt()),
         }
 
     def _imagining(self) -> WorldModel:

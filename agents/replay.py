@@ -333,7 +333,16 @@ class ReplayBuffer:
         """
         if length < 1:
             raise ConfigError(f"a segment has at least 1 frame, got a length of {length}")
-        _, begins = self._draw(rng, batch_size, length)
+        return self._segments(self._draw(rng, batch_size, length)[1], length)
+
+    def newest(self, length: int) -> Batch:
+        """The newest episode from its first frame on, in segments of ``length`` frames, each from the last one of the
+        segment before it; none where the episode is shorter.
+        """
+        begin, end = (self._episodes[name][-1] for name in ("begin", "end")) if len(self._episodes) else (0, -1)
+        return self._segments(np.arange(begin, end - length + 2, max(1, length - 1)), length)
+
+    def _segments(self, begins: _Rows, length: int) -> Batch:
         places = (begins[:, None] + np.arange(length)) % self._places
         frames = _empty_frames((*places.shape, *self.settings.frame_shape))
         self._gather(places, frames)

@@ -80,21 +80,30 @@ class SimulatorToy(gym.Env[Frame, NDArray[np.float32]]):
         self._frame: Frame | None = None
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Frame, dict[str, Any]]:
-        """Start an episode at random places; equal seeds give equal episodes. ``options`` takes nothing.
+        """Start an episode at random places; equal seeds give equal episodes.
+
+        ``options={"state": ...}`` starts it where ``info["state"]`` of another one stood.
 
         Returns:
             The frame, uint8 ``[32, 32, 3]``, and ``info`` with ``success``, ``task`` and ``state`` (x and y of agent
             and goal in pixels, float64 ``[4]``).
+
+        Raises:
+            InvalidOption: for another option, or a state that no episode can be in.
         """
         super().reset(seed=seed)
-        if options:
-            raise InvalidOption(f"Simulator-Toy-v0 takes no reset options, got {sorted(options)}")
-        self._goal = self.np_random.uniform(*_room(GOAL_SIZE), 2)
-        self._agent = self.np_random.uniform(*_room(AGENT_SIZE), 2)
-        while self._distance() < START_DISTANCE:
-            self._agent = self.np_random.uniform(*_room(AGENT_SIZE), 2)
+        if set(options or {}) - {"state"}:
+            raise InvalidOption(f"Simulator-Toy-v0 takes the reset option 'state' only, got {sorted(options or {})}")
+        self._agent, self._goal = _places(options["state"]) if options else self._draw_places()
         self._ground = _painted(_EMPTY_ROOM, self._goal, GOAL_SIZE, GOAL_COLOUR)
         return self._observe(), self._info()
+
+    def _draw_places(self) -> tuple[Point, Point]:
+        goal = self.np_random.uniform(*_room(GOAL_SIZE), 2)
+        agent = self.np_random.uniform(*_room(AGENT_SIZE), 2)
+        while math.dist(agent, goal) < START_DISTANCE:
+            agent = self.np_random.uniform(*_room(AGENT_SIZE), 2)
+        return agent, goal
 
     def step(self, action: NDArray[np.float32]) -> tuple[Frame, float, bool, bool, dict[str, Any]]:
         """Move the agent.
@@ -145,6 +154,21 @@ class SimulatorToy(gym.Env[Frame, NDArray[np.float32]]):
 
 
 _TITLE = "Toy"
+
+
+def _places(state: Any) -> tuple[Point, Point]:
+    """Where agent and goal stand in a state; raises :class:`InvalidOption` unless both are inside the walls."""
+    rooms = np.array([_room(AGENT_SIZE), _room(GOAL_SIZE)]).repeat(2, axis=0)
+    try:
+        values = np.array(state, np.float64)
+    except (TypeError, ValueError):
+        values = np.empty(0)
+    if values.shape != (4,) or not np.all((values >= rooms[:, 0]) & (values <= rooms[:, 1])):
+        raise InvalidOption(
+            f"the reset option 'state' takes x and y of agent and goal, inside the walls, as info['state'] gives them: "
+            f"got {state!r}"
+        )
+    return values[:2], values[2:]
 
 
 def _room(size: float) -> tuple[float, float]:

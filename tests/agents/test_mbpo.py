@@ -341,6 +341,10 @@ def test_figures_are_logged(model_based: bool, unbroken: Path) -> None:
         "imagination/length",
         "imagination/reward",
         "imagination/uncertainty",
+        "foresight/psnr",
+        "foresight/reward",
+        "foresight/real_reward",
+        "foresight/reward_error",
     }
     assert names & modelled == (modelled if model_based else set())
 
@@ -518,6 +522,27 @@ def policy(seen: torch.Tensor) -> NDArray[np.float32]:
     """Any function of all that is seen."""
     means = seen.float().mean(dim=(1, 2, 3, 4)) / 255
     return torch.stack([means, 1 - means], dim=1).numpy()
+
+
+def test_the_world_model_is_measured_by_every_episode() -> None:
+    learner = make_learner(seed_steps=STEPS)
+    learner.world_model = learner.trainer.world_model = lively_world_model()  # type: ignore[union-attr]
+    found = [learner.collect() for _ in range(EPISODE)]
+    assert not any(found[:-1])
+    frames, actions, rewards = learner.replay.newest(5)
+    made = learner.world_model.rollout(frames[:, :2], actions[:, 1:], top_k=1)
+    mse = (made.frames.float() - frames[:, 2:].float()).square().mean() / 255**2
+    assert len(frames) == 6
+    assert found[-1]["foresight/psnr"] == pytest.approx(-10 * float(mse.log10()), abs=1e-3)
+    assert found[-1]["foresight/reward"] == pytest.approx(float(made.rewards.mean()), rel=1e-4)
+    assert found[-1]["foresight/real_reward"] == pytest.approx(float(rewards[:, 1:].mean()))
+    error = (made.rewards - rewards[:, 1:]).square().mean().sqrt()
+    assert found[-1]["foresight/reward_error"] == pytest.approx(float(error), rel=1e-4)
+
+
+def test_a_model_that_has_learned_nothing_is_not_measured() -> None:
+    learner = make_learner(seed_steps=STEPS)
+    assert "foresight/psnr" not in [learner.collect() for _ in range(EPISODE)][-1]
 
 
 def test_rollouts_are_what_the_world_model_imagines(stacks: torch.Tensor) -> None:

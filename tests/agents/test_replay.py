@@ -365,6 +365,17 @@ def test_every_segment_and_every_start_is_equally_likely() -> None:
     assert_even(counts, draws)
 
 
+@pytest.mark.parametrize(("length", "begins"), [(4, [8, 11, 14]), (9, [8]), (11, []), (1, list(range(8, 18)))])
+def test_the_newest_episode_comes_whole(length: int, begins: list[int]) -> None:
+    frames, actions, rewards = filled().newest(length)
+    assert numbers(frames) == [list(range(begin, begin + length)) for begin in begins]
+    assert actions.shape[:2] == rewards.shape == (len(begins), length - 1)
+
+
+def test_an_empty_replay_has_no_newest_episode() -> None:
+    assert ReplayBuffer((64, 64, 3), 4, 10).newest(2).frames.shape == (0, 2, 64, 64, 3)
+
+
 def assert_even(counts: NDArray[np.int64], draws: int) -> None:
     """Each count lies within five standard deviations of an equal share."""
     share = 1 / len(counts)

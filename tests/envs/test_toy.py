@@ -162,6 +162,26 @@ def test_actions_beyond_the_space_are_clipped(env: SimulatorToy) -> None:
     assert data_equivalence(one, env.step(np.array([1, -1], np.float32)), exact=True)
 
 
+def test_an_episode_goes_on_from_the_state_of_another(env: SimulatorToy) -> None:
+    env.reset(seed=3)
+    for action in actions(7):
+        frame, *_, info = env.step(action)
+    other = SimulatorToy()
+    again, told = other.reset(options={"state": info["state"]})
+    assert data_equivalence((again, told), (frame, info), exact=True)
+    for action in actions(5, seed=1):
+        assert data_equivalence(other.step(action), env.step(action), exact=True)
+
+
+@pytest.mark.parametrize("state", [[16, 16, 16], [1, 16, 16, 16], [16, 16, 16, 31], [np.nan, 16, 16, 16], None, "here"])
+def test_a_state_that_no_episode_can_be_in_is_refused(env: SimulatorToy, state: Any) -> None:
+    before = env.reset(seed=0)[0]
+    with pytest.raises(InvalidOption, match="inside the walls"):
+        env.reset(options={"state": state})
+    env.render_mode = "rgb_array"
+    assert np.array_equal(env.render(), before)
+
+
 def test_calls_out_of_order_and_bad_options(env: SimulatorToy) -> None:
     calls = (lambda: env.step(np.zeros(2, np.float32)), env.expert_action)
     for call in calls:
