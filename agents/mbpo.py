@@ -36,7 +36,7 @@ from worldgym.training.run import Metrics, check_precision, wants_bfloat16
 from worldgym.world_model import WorldModel
 
 Env = gym.Env[NDArray[np.uint8], NDArray[np.float32]]
-REWARD_FRAMES = 3000
+REWARD_FRAMES = 1500
 PHASES = ("collect", "fit", "imagine", "update")
 
 
@@ -53,6 +53,8 @@ class MBPOConfig:
         initial_model_updates: of the tokenizer, then as many of the transformer, right behind the ``seed_steps``.
         tokenizer_every: real steps between two updates of the tokenizer from then on.
         transformer_every: the same for the transformer.
+        rewards_every: real steps until the reward head is solved for anew, by ridge regression on the replay; None
+            leaves it to the transformer's updates, in which it follows an agent to new places slowly.
         model_batch_size: segments in such an update.
         segment_length: frames of a segment.
         initial_rollouts: imagined behind the ``initial_model_updates``, in batches of ``rollouts``.
@@ -79,6 +81,7 @@ class MBPOConfig:
     initial_model_updates: int = 1000
     tokenizer_every: int = 40
     transformer_every: int = 10
+    rewards_every: int | None = None
     model_batch_size: int = 16
     segment_length: int = 12
     initial_rollouts: int = 640
@@ -224,6 +227,9 @@ class MBPO:
             metrics |= self._timed("fit", self._fit_tokenizer)
         if self.trainer is not None and self.step % self.config.transformer_every == 0:
             metrics |= self._timed("fit", self._fit_transformer)
+        every = self.config.rewards_every
+        if self.trainer is not None and every is not None and self.step % every == 0:
+            self._timed("fit", self._refit_rewards)
         return metrics
 
     def imagine(self) -> Metrics:
@@ -289,10 +295,7 @@ class MBPO:
 
     def _fit_transformer(self) -> Metrics:
         assert self.trainer is not None
-        batch = self._segments(Purpose.TRANSFORMER)
-        if self.trainer.untrained:
-            self.trainer.start_transformer(batch)
-        return _named("transformer", self.trainer.fit_transformer(batch))
+        return _named("transformer", self.trainer.fit_transformer(self._segments(Purpose.TRANSFORMER)))
 
     def _refit_rewards(self) -> Metrics:
         """On several times as many frames as the transformer is wide."""

@@ -79,7 +79,8 @@ class OnlineConfig:
 class OnlineTrainer:
     """Keeps a world model learning, in place. Between updates it is as ready to imagine as any other.
 
-    A model from scratch wants its tokenizer trained first, then :meth:`start_transformer`, then both in turn.
+    A model from scratch wants its tokenizer trained first, then both in turn: its transformer begins with the codes that
+    there are when it is first trained.
 
     Attributes:
         updates: of each part so far.
@@ -133,6 +134,8 @@ class OnlineTrainer:
     def fit_transformer(self, batch: Batch) -> Metrics:
         """One update of the transformer on segments in the codes of the tokenizer as it is now; raises likewise."""
         self._check(batch, 1)
+        if self.untrained:
+            self._start_transformer(batch)
         model, transform = self.world_model.transformer, self.world_model.config.reward_transform
 
         def loss(rng: np.random.Generator) -> tuple[Tensor, Metrics]:
@@ -141,9 +144,8 @@ class OnlineTrainer:
 
         return self._update(TRANSFORMER, loss)
 
-    def start_transformer(self, batch: Batch) -> None:
+    def _start_transformer(self, batch: Batch) -> None:
         """Let a fresh transformer begin where tokenizer and rewards already point, before its first update."""
-        self._check(batch, 1)
         with _drawing(self.seed, self.world_model.device):
             start_from_codebooks(self.world_model.transformer, self.world_model.tokenizer)
         start_from_rewards(self.world_model.transformer, batch.rewards, self.world_model.config.reward_transform)

@@ -32,8 +32,6 @@ def drawn(recordings: Recordings, index: int) -> Batch:
 def learn(trainer: OnlineTrainer, recordings: Recordings, updates: range) -> None:
     for index in updates:
         trainer.fit_tokenizer(drawn(recordings, index))
-        if trainer.untrained:
-            trainer.start_transformer(drawn(recordings, index))
         trainer.fit_transformer(drawn(recordings, index))
 
 
@@ -68,7 +66,6 @@ def test_a_model_from_scratch_foresees_more_than_that_nothing_moves() -> None:
     clips = [pushed_square(seed) for seed in range(40)]
     for _ in range(100):
         trainer.fit_tokenizer(steps_of(clips, rng, 16))
-    trainer.start_transformer(steps_of(clips, rng, 64))
     for update in range(200):
         trainer.fit_transformer(steps_of(clips, rng, 16))
         if update % 4 == 3:
