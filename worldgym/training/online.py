@@ -79,8 +79,8 @@ class OnlineConfig:
 class OnlineTrainer:
     """Keeps a world model learning, in place. Between updates it is as ready to imagine as any other.
 
-    A model from scratch wants its tokenizer trained first, then both in turn: its transformer begins with the codes that
-    there are when it is first trained.
+    A model from scratch wants its tokenizer trained first, then both in turn: its transformer begins with the codes
+    that there are when it is first trained.
 
     Attributes:
         updates: of each part so far.
