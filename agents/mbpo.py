@@ -233,8 +233,9 @@ class MBPO:
         return metrics
 
     def imagine(self) -> Metrics:
-        """Imagine a batch of rollouts of the exploring agent from real frames on, when it is time."""
-        if self.trainer is None or self.step % self.config.rollout_every:
+        """Imagine a batch of rollouts of the exploring agent from real frames on, when it is time and it is for use."""
+        config = self.config
+        if self.trainer is None or self.step % config.rollout_every or config.real_ratio(self.step) == 1:
             return {}
         return self._timed("imagine", self._imagine)
 

@@ -449,6 +449,27 @@ def test_work_is_done_at_its_time() -> None:
     assert len(learner.replay) == STEPS
 
 
+def test_nothing_is_imagined_that_no_batch_would_hold() -> None:
+    learner = make_learner(real_ratio=Linear(0.5, 1.0, 25), initial_model_updates=0)
+    while learner.step < STEPS:
+        learner.prepare() if learner.preparing else learner.advance()
+    assert learner.refreshes == 2 + 2  # at 14 and 21, not at 28 and 35
+
+
+def test_the_reward_head_is_solved_for_at_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    learner, solved = make_learner(rewards_every=10, initial_model_updates=0), []
+    trainer = learner.trainer
+    assert trainer is not None
+    solve = trainer.refit_rewards
+    monkeypatch.setattr(trainer, "refit_rewards", lambda batches: (solved.append(learner.step), solve(batches)))
+    while learner.step < STEPS:
+        before = trainer.world_model.transformer.reward_linear.bias.clone()
+        learner.prepare() if learner.preparing else learner.advance()
+        after = trainer.world_model.transformer.reward_linear.bias
+        assert learner.step not in solved or not torch.equal(before, after)
+    assert solved == [20, 30, 40]
+
+
 def test_the_first_actions_are_uniform_and_the_later_ones_the_agents() -> None:
     """Two agents, of which one has learned to go to a corner: they differ from the end of the ``seed_steps`` on."""
     taken = []
