@@ -7,6 +7,7 @@ from typing import Any
 
 from worldgym.agents.drqv2 import DrQv2Config
 from worldgym.agents.mbpo import MBPOConfig
+from worldgym.agents.schedule import Linear
 from worldgym.config import CompactTokenizerConfig, TransformerConfig, WorldModelConfig, from_dict
 from worldgym.errors import ConfigError, nearest
 from worldgym.training.online import OnlineConfig
@@ -58,8 +59,8 @@ METAWORLD = {
 
 # Some 6 minutes on one core, 11 with the world model. What it changes beside sizes: returns here are some thousands, so
 # rewards are scaled for the critics. A trained world model is touched little, but it promises rewards in places that it
-# does not know and an agent finds them: its reward head is solved for anew with every episode, rollouts are short, and
-# those of an older head are forgotten.
+# does not know and an agent finds them: its reward head is solved for anew with every episode, rollouts are short, those
+# of an older head are forgotten, and the more there is of the real world the more of it a batch holds.
 CPU_LOOP = dataclasses.replace(
     PAPER.loop,
     steps=2000,
@@ -74,6 +75,7 @@ CPU_LOOP = dataclasses.replace(
     rollouts=64,
     horizon=5,
     keep_rollouts=20,
+    real_ratio=Linear(0.5, 1.0, 1500),
     evaluate_every=250,
     evaluation_episodes=8,
     save_every=500,
