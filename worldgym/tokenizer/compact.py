@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from worldgym.config import CompactTokenizerConfig
 from worldgym.tokenizer.base import ContextFeatures, Tokenizer, TokenizerOutput
+from worldgym.tokenizer.norm import norm_silu
 from worldgym.tokenizer.quantizer import VectorQuantizer
 
 NORM_GROUPS = 8
@@ -147,8 +148,8 @@ class Residual(nn.Module):
         nn.init.zeros_(self.conv2.weight)
 
     def forward(self, x: Tensor) -> Tensor:
-        hidden = self.conv1(F.silu(self.norm1(x)))
-        return x + cast(Tensor, self.conv2(F.silu(self.norm2(hidden))))
+        hidden = self.conv1(norm_silu(self.norm1, x))
+        return x + cast(Tensor, self.conv2(norm_silu(self.norm2, hidden)))
 
 
 def _stack(channels: int, depth: int) -> nn.Sequential:

@@ -606,3 +606,81 @@ int imagine_frame(const Frame *f) {
     free(memory);
     return 0;
 }
+
+// The decoder's norms. A row is gone through in strips of whole pixels, number by number, so that loops are long enough
+// for vector code however few channels there are, and no number's sum depends on who else is summed.
+#define STRIP 256
+#define STRIPS 64  // so many are summed in float32
+
+typedef struct {
+    int64_t rows, pixels, channels, groups, half, threads;
+    float eps;
+    const void *x, *weight, *bias;  // [rows, pixels, channels], [channels], [channels]
+    void *y;                        // as x
+} Norm;
+
+// Add the sums of a strip's numbers to those of their groups, and begin anew.
+static void gather(const Norm *n, float *sums, int64_t width, double *total) {
+    const int64_t size = n->channels / n->groups;
+    for (int64_t pixel = 0; pixel < width; pixel += n->channels)
+        for (int64_t g = 0; g < n->groups; g++)
+            for (int64_t c = 0; c < size; c++) total[g] += sums[pixel + g * size + c];
+    memset(sums, 0, width * sizeof(float));
+}
+
+INLINE void norm_row(const Norm *n, int64_t row, int half) {
+    const int64_t channels = n->channels, length = n->pixels * channels, size = channels / n->groups;
+    const int64_t width = channels < STRIP ? STRIP / channels * channels : channels;
+    const double count = (double)(n->pixels * size);
+    const void *x = offset(n->x, row * length, half);
+    void *y = (void *)offset(n->y, row * length, half);
+    float sum[width], square[width], center[width], scale[width], shift[width], value[width], power[width];
+    double total[n->groups], squares[n->groups];
+    memset(sum, 0, sizeof sum), memset(square, 0, sizeof square);
+    memset(total, 0, sizeof total), memset(squares, 0, sizeof squares);
+    for (int64_t at = 0; at < length; at += width)
+        for (int64_t i = 0; i < (length - at < width ? length - at : width); i++) sum[i] += to_float(x, at + i, half);
+    gather(n, sum, width, total);
+    for (int64_t i = 0; i < width; i++) center[i] = i < channels ? (float)(total[i / size] / count) : center[i - channels];
+    // Roughly in the middle of its group a number is as exact as it came, however far from zero that lies.
+    memset(total, 0, sizeof total);
+    for (int64_t at = 0, strips = 1; at < length; at += width, strips++) {
+        for (int64_t i = 0; i < (length - at < width ? length - at : width); i++) {
+            float apart = to_float(x, at + i, half) - center[i];
+            sum[i] += apart;
+            square[i] += apart * apart;
+        }
+        if (strips % STRIPS == 0 || at + width >= length)
+            gather(n, sum, width, total), gather(n, square, width, squares);
+    }
+    for (int64_t g = 0; g < n->groups; g++) {
+        const double mean = total[g] / count, variance = squares[g] / count - mean * mean;
+        const float factor = (float)(1.0 / sqrt((variance > 0 ? variance : 0) + n->eps));
+        for (int64_t c = g * size; c < (g + 1) * size; c++) {
+            scale[c] = factor * to_float(n->weight, c, half);
+            shift[c] = to_float(n->bias, c, half) - (float)mean * scale[c];
+        }
+    }
+    for (int64_t i = channels; i < width; i++) scale[i] = scale[i - channels], shift[i] = shift[i - channels];
+    for (int64_t at = 0; at < length; at += width) {
+        const int64_t some = length - at < width ? length - at : width;
+        for (int64_t i = 0; i < some; i++) {
+            value[i] = (to_float(x, at + i, half) - center[i]) * scale[i] + shift[i];
+            power[i] = fast_exp(-value[i]);
+        }
+        for (int64_t i = 0; i < some; i++)  // apart from it, as GCC divides once for each way through fast_exp
+            if (half) ((bf16 *)y)[at + i] = to_bf16(value[i] / (1.0f + power[i]));
+            else ((float *)y)[at + i] = value[i] / (1.0f + power[i]);
+    }
+}
+
+// GroupNorm, then SiLU, of maps in channels-last order. A row is one thread's, in whose cache it stays meanwhile.
+void norm_silu(const Norm *n) {
+#ifdef _OPENMP
+#pragma omp parallel for num_threads(n->threads)
+#endif
+    for (int64_t row = 0; row < n->rows; row++) {
+        if (n->half) norm_row(n, row, 1);
+        else norm_row(n, row, 0);
+    }
+}

@@ -1,5 +1,7 @@
 """``frame.c`` compiled for this machine: a frame's positions in one call instead of some thousand small operators.
 
+The norms of the frame's decoder are in it as well, for ``tokenizer/norm.py``.
+
 The library is built once with the system's C compiler into the user's cache. Without a compiler, or with
 ``WORLDGYM_NATIVE=0`` in the environment, :func:`library` is None and the plain path runs.
 """
