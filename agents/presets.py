@@ -57,10 +57,10 @@ METAWORLD = {
     "coffee-push": PAPER,
 }
 
-# Some 6 minutes on one core, 11 with the world model. What it changes beside sizes: returns here are some thousands, so
-# rewards are scaled for the critics. A trained world model is touched little, but it promises rewards in places that it
-# does not know and an agent finds them: its reward head is solved for anew with every episode, rollouts are short,
-# those of an older head are forgotten, and the more there is of the real world the more of it a batch holds.
+# Some 10 minutes on one core, 13 and more with the world model. What it changes beside sizes: returns here are some
+# thousands, so rewards are scaled for the critics. A trained world model is touched little, but it promises rewards in
+# places that it does not know and an agent finds them: its reward head is solved for anew with every episode, rollouts
+# are short, those of an older head are forgotten, and the more there is of the real world the more of it a batch holds.
 CPU_LOOP = dataclasses.replace(
     PAPER.loop,
     steps=2000,

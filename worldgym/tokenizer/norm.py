@@ -26,9 +26,9 @@ def norm_silu(norm: nn.GroupNorm, x: Tensor) -> Tensor:
     PyTorch's norm is slow in bfloat16, and of such maps it loses the digits of groups that lie far from zero.
     """
     fits = x.device.type == "cpu" and x.dtype in native.DTYPES and norm.weight.dtype is x.dtype and x.ndim == 4
-    if torch.is_grad_enabled() or not fits or not x.is_contiguous(memory_format=torch.channels_last):
-        return F.silu(norm(x))
-    if (built := native.library()) is None:
+    fits = fits and not torch.is_grad_enabled() and x.is_contiguous(memory_format=torch.channels_last)
+    built = native.library() if fits else None
+    if built is None:
         return F.silu(norm(x))
     weight, bias = norm.weight.contiguous(), norm.bias.contiguous()
     y = torch.empty_like(x, memory_format=torch.channels_last)

@@ -11,7 +11,7 @@ import os
 import sys
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
@@ -21,18 +21,10 @@ from torch import Tensor, nn
 from worldgym.transformer.cache import KeyValueCache, Prefix
 from worldgym.transformer.llama import Transformer, rotary_tables
 from worldgym.transformer.native import SWITCH
-from worldgym.transformer.sampling import entropy, sample_top_k
+from worldgym.transformer.positions import Drawn, draw_codes
 
 WINDOW = 128  # positions in which windows grow: a narrower step means more captures, a wider one more masked reads
 LIMIT = 32  # graphs of one transformer; the one that was not used for longest goes first
-
-
-class Drawn(NamedTuple):
-    """Codes int64 ``[B, n]``, mean entropy float32 ``[B]``, last hidden state ``[B, D]``."""
-
-    codes: Tensor
-    uncertainty: Tensor
-    hidden: Tensor
 
 
 class Branches:
@@ -95,29 +87,20 @@ class Frame:
         self.starts.copy_(torch.tensor(starts, pin_memory=pinned), non_blocking=True)
 
     def compute(self, transformer: Transformer, cache: KeyValueCache) -> Drawn:
-        """The frame, in operations that a graph can hold: none waits for the device or depends on what is in it."""
-        layout, model, device = transformer.layout, transformer.llm.model, self.starts.device
-        columns_BN = self.starts[:, None] + torch.arange(layout.step_length, device=device)
+        """The frame, in operations that a graph can hold."""
+        device = self.starts.device
+        columns_BN = self.starts[:, None] + torch.arange(transformer.layout.step_length, device=device)
         positions_BN = columns_BN if self.branches is None else columns_BN + self.branches.lengths[:, None]
         cosines, sines = (table[positions_BN] for table in self.rotary)
         biases, rows = self._biases(columns_BN), torch.arange(len(self.slots), device=device)
-        candidates_VD = transformer.llm.lm_head.weight[layout.dynamics_ids]
-        x_B1D, codes, entropies = self.slots[:, None], [], []
-        for step in range(layout.step_length):
-            x_B1D = transformer.placed_in_frame(x_B1D, step)
-            rotary = cosines[:, None, step : step + 1], sines[:, None, step : step + 1]
-            for index, block in enumerate(model.blocks):
-                q_BH1E, k_BK1E, v_BK1E = block.project(x_B1D, rotary)
-                cache.keys[index][rows, :, columns_BN[:, step]] = k_BK1E.squeeze(2)
-                cache.values[index][rows, :, columns_BN[:, step]] = v_BK1E.squeeze(2)
-                x_B1D = block.finish(x_B1D, self._attend(cache, index, q_BH1E, biases[:, None, step : step + 1]))
-            hidden_BD = model.norm(x_B1D.squeeze(1))
-            if step < layout.tokens_per_frame:
-                logits_BV = F.linear(hidden_BD, candidates_VD)
-                codes.append(sample_top_k(logits_BV, self.uniforms[:, step], self.temperature, self.top_k))
-                entropies.append(entropy(logits_BV))
-                x_B1D = model.embed_tokens(layout.dynamics_id(codes[-1]))[:, None]
-        return Drawn(torch.stack(codes, dim=1), torch.stack(entropies, dim=1).mean(dim=1), hidden_BD)
+
+        def attend(layer: int, step: int, q_BH1E: Tensor, k_BK1E: Tensor, v_BK1E: Tensor) -> Tensor:
+            cache.keys[layer][rows, :, columns_BN[:, step]] = k_BK1E.squeeze(2)
+            cache.values[layer][rows, :, columns_BN[:, step]] = v_BK1E.squeeze(2)
+            return self._attend(cache, layer, q_BH1E, biases[:, None, step : step + 1])
+
+        how = self.temperature, self.top_k
+        return draw_codes(transformer, self.slots, self.uniforms, (cosines, sines), attend, *how)
 
     def _biases(self, columns_BN: Tensor) -> Tensor:
         """What is added to the attention's logits, ``[B, N, shared + window]``: -inf where a row must not look."""

@@ -6,14 +6,12 @@ code (``native.py``) where there is a compiler, on a GPU as a captured graph (``
 
 from typing import NamedTuple
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from worldgym.transformer import graphs, native
 from worldgym.transformer.cache import KeyValueCache
 from worldgym.transformer.llama import Transformer, causal_attention, rotary_tables
-from worldgym.transformer.sampling import entropy, sample_top_k
+from worldgym.transformer.positions import Drawn, draw_codes
 
 
 class ImaginedFrame(NamedTuple):
@@ -74,21 +72,13 @@ def imagine_frame(
 
 def _position_by_position(
     transformer: Transformer, cache: KeyValueCache, slots_BD: Tensor, uniforms: Tensor, temperature: float, top_k: int
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> Drawn:
     """What :func:`worldgym.transformer.native.imagine_codes` computes, on any device and in any precision."""
-    layout, model = transformer.layout, transformer.llm.model
-    cosines, sines = rotary_tables(cache.positions(layout.step_length), transformer.config, cache.keys[0].dtype)
-    candidates_VD = transformer.llm.lm_head.weight[layout.dynamics_ids]
-    x_B1D, codes, entropies = slots_BD[:, None], [], []
-    for step, place in enumerate(cache.places(layout.step_length)):
-        x_B1D = transformer.placed_in_frame(x_B1D, step)
-        rotary = cosines[:, None, step : step + 1], sines[:, None, step : step + 1]
-        for index, block in enumerate(model.blocks):
-            x_B1D = block.finish(x_B1D, cache.attend(index, place, *block.project(x_B1D, rotary)))
-        hidden_BD = model.norm(x_B1D.squeeze(1))
-        if step < layout.tokens_per_frame:
-            logits_BV = F.linear(hidden_BD, candidates_VD)
-            codes.append(sample_top_k(logits_BV, uniforms[:, step], temperature, top_k))
-            entropies.append(entropy(logits_BV))
-            x_B1D = model.embed_tokens(layout.dynamics_id(codes[-1]))[:, None]
-    return torch.stack(codes, dim=1), torch.stack(entropies, dim=1).mean(dim=1), hidden_BD
+    count = transformer.layout.step_length
+    rotary = rotary_tables(cache.positions(count), transformer.config, cache.dtype)
+    places = cache.places(count)
+
+    def attend(layer: int, step: int, q_BH1E: Tensor, k_BK1E: Tensor, v_BK1E: Tensor) -> Tensor:
+        return cache.attend(layer, places[step], q_BH1E, k_BK1E, v_BK1E)
+
+    return draw_codes(transformer, slots_BD, uniforms, rotary, attend, temperature, top_k)

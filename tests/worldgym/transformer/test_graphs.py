@@ -23,9 +23,10 @@ from worldgym.config import TransformerConfig
 from worldgym.tokens import TokenLayout
 from worldgym.transformer import graphs, native
 from worldgym.transformer.cache import KeyValueCache
-from worldgym.transformer.graphs import Drawn, Frame, Graphs
+from worldgym.transformer.graphs import Frame, Graphs
 from worldgym.transformer.imagine import _position_by_position, read_context
 from worldgym.transformer.llama import Transformer
+from worldgym.transformer.positions import Drawn
 
 FRAMES, TOKENS, CODES = 6, 4, 37
 SAID = "worldgym: imagining without CUDA graphs"
@@ -128,7 +129,7 @@ def asked(transformer: Transformer, cache: KeyValueCache, seed: int) -> tuple[Te
 def plainly(
     transformer: Transformer, cache: KeyValueCache, seed: int, temperature: float = 0.8, top_k: int = 9
 ) -> Drawn:
-    return Drawn(*_position_by_position(transformer, cache, *asked(transformer, cache, seed), temperature, top_k))
+    return _position_by_position(transformer, cache, *asked(transformer, cache, seed), temperature, top_k)
 
 
 def statically(
@@ -148,7 +149,7 @@ def as_captured(
 ) -> Drawn:
     """Whatever :func:`graphs.imagine_codes` makes of it, else the plain path."""
     given = transformer, cache, *asked(transformer, cache, seed), temperature, top_k
-    return Drawn(*(graphs.imagine_codes(*given) or _position_by_position(*given)))
+    return graphs.imagine_codes(*given) or _position_by_position(*given)
 
 
 def copied(cache: KeyValueCache) -> KeyValueCache:

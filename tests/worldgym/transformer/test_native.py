@@ -21,7 +21,7 @@ from worldgym.envs.start_states import StartState, StartStates
 from worldgym.metrics.pixels import psnr, squared_error
 from worldgym.pretrained import START_STATES, locate
 from worldgym.tokens import TokenLayout
-from worldgym.transformer import imagine, native
+from worldgym.transformer import native, positions
 from worldgym.transformer.cache import KeyValueCache
 from worldgym.transformer.imagine import ImaginedFrame, imagine_frame, read_context
 from worldgym.transformer.llama import Transformer
@@ -190,7 +190,7 @@ def clear_draws() -> Iterator[list[Tensor]]:
         return indices.gather(1, drawn).squeeze(1)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(imagine, "sample_top_k", draw)
+        patch.setattr(positions, "sample_top_k", draw)
         yield middles
 
 
