@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from worldgym import native
 from worldgym.config import CompactTokenizerConfig, TransformerConfig, WorldModelConfig
 from worldgym.data.episode import Episode, EpisodeInfo
 from worldgym.envs.contract import Frame
@@ -28,13 +29,15 @@ WINDOW = 4  # frames that the tiny model imagines before it re-anchors
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "simulator: needs Meta-World and an OpenGL library to draw with")
+    config.addinivalue_line("markers", "native: needs a C compiler")
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    if item.get_closest_marker("simulator") and (missing := _why_no_simulator()):
-        if os.environ.get("WORLDGYM_REQUIRE_SIMULATORS") == "1":
-            pytest.fail(missing)
-        pytest.skip(missing)
+    for marker, why_not in (("simulator", _why_no_simulator), ("native", _why_no_library)):
+        if item.get_closest_marker(marker) and (missing := why_not()):
+            if os.environ.get("WORLDGYM_REQUIRE_SIMULATORS") == "1":  # nothing may be left out there
+                pytest.fail(missing)
+            pytest.skip(missing)
 
 
 @functools.cache
@@ -44,6 +47,10 @@ def _why_no_simulator() -> str | None:
     except (DependencyNotInstalled, RenderingError) as error:
         return str(error)
     return None
+
+
+def _why_no_library() -> str | None:
+    return None if native.library() else "needs a C compiler"
 
 
 def synthetic_episode(task: str, behaviour: str, seed: int, steps: int = STEPS) -> Episode:

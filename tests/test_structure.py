@@ -109,7 +109,7 @@ def test_a_wheel_holds_every_module_and_the_files_of_checkpoints(tmp_path: Path)
         held = {name for name in file.namelist() if ".dist-info/" not in name}
         (points,) = (name for name in file.namelist() if name.endswith("entry_points.txt"))
         assert "worldgym = worldgym.cli:main" in file.read(points).decode()
-    expected = {f"{pretended}/{name}" for name in data} | {"worldgym/py.typed", "worldgym/transformer/frame.c"}
+    expected = {f"{pretended}/{name}" for name in data} | {"worldgym/py.typed", "worldgym/native.c"}
     for folder in FOLDERS:
         names = [path.relative_to(ROOT).as_posix() for path in sources(folder)]
         expected |= {name if folder == "worldgym" else f"worldgym/{name}" for name in names}

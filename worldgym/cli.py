@@ -188,7 +188,8 @@ def _add_collect(commands: Subparsers) -> None:
         "--episodes",
         type=_counts,
         default=EPISODES,
-        help="episodes a task by behaviour: expert, noisy (the expert with noise), smooth (a random walk), random",
+        help="episodes a task by behaviour: expert, noisy (the expert with noise), straying (the expert, held actions "
+        f"and a random walk by turns), smooth (a random walk), random (default: {EPISODES})",
     )
     parser.add_argument("--seed", type=_natural, default=0, help="of each behaviour's first episode")
     parser.add_argument("--workers", type=_positive, help="processes (default: one a core)")
@@ -438,9 +439,10 @@ def _measure(options: argparse.Namespace) -> "Figures":
     device = checked_device(options.device)
     model = WorldModel.from_pretrained(options.checkpoint, device=device)
     recordings, config = Recordings(options.data), model.config
-    if "trained_on" in config.training_data:
-        check_held_out(config.training_data["trained_on"], recordings)
-    elif options.write_card:
+    for trained_on in ("trained_on", "tokenizer_trained_on"):
+        if trained_on in config.training_data:
+            check_held_out(config.training_data[trained_on], recordings)
+    if "trained_on" not in config.training_data and options.write_card:
         raise CheckpointError(
             f"{options.checkpoint} does not say what it was trained on, as one by `worldgym export` does"
         )

@@ -1,4 +1,5 @@
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -6,6 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from worldgym import native
 from worldgym.config import CompressiveTokenizerConfig, TransformerConfig, WorldModelConfig
 from worldgym.tokenizer.compressive import CompressiveTokenizer
 from worldgym.transformer.llama import Transformer
@@ -64,3 +66,49 @@ def parity() -> Path:
 @pytest.fixture(scope="session")
 def expected(parity: Path) -> dict[str, torch.Tensor]:
     return load_file(parity / "expected.safetensors")
+
+
+@pytest.fixture
+def unbuilt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The cache folder of a user who has not built the library yet."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    for name in ("CC", native.SWITCH):
+        monkeypatch.delenv(name, raising=False)
+    native.library.cache_clear()
+    yield tmp_path / "cache" / "worldgym"
+    native.library.cache_clear()
+
+
+@pytest.fixture
+def make_compiler(tmp_path: Path) -> Callable[[str, str], str]:
+    """CC for a compiler that knows no flag like ``refuses``, a pattern of the shell, and adds ``flags`` of its own."""
+
+    def make(refuses: str, flags: str) -> str:
+        script = tmp_path / "my cc"
+        script.write_text(
+            f'for flag; do case "$flag" in {refuses}) echo "error: unknown $flag" >&2; exit 1;; esac; done\n'
+            f'exec cc "$@" {flags}\n'
+        )
+        return f"sh '{script}'"
+
+    return make
+
+
+@pytest.fixture
+def without_gradients() -> Iterator[None]:
+    with torch.inference_mode():
+        yield
+
+
+@pytest.fixture(scope="session")
+def threads_of() -> Callable[[int], AbstractContextManager[None]]:
+    """As many threads of PyTorch as are asked for, for as long as the context lasts."""
+
+    @contextmanager
+    def threads(count: int) -> Iterator[None]:
+        before = torch.get_num_threads()
+        torch.set_num_threads(count)
+        yield
+        torch.set_num_threads(before)
+
+    return threads

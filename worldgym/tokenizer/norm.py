@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from worldgym.transformer import native
+from worldgym import native
 
 THREAD = 2**16  # numbers that are worth a thread of their own
 

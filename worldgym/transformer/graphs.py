@@ -7,7 +7,6 @@ tensor says. What it computes is what the plain path in ``imagine.py`` computes,
 """
 
 import functools
-import os
 import sys
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator, Sequence
@@ -18,9 +17,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from worldgym.native import SWITCH, switched_off
 from worldgym.transformer.cache import KeyValueCache, Prefix
 from worldgym.transformer.llama import Transformer, rotary_tables
-from worldgym.transformer.native import SWITCH
 from worldgym.transformer.positions import Drawn, draw_codes
 
 WINDOW = 128  # positions in which windows grow: a narrower step means more captures, a wider one more masked reads
@@ -199,7 +198,7 @@ def imagine_codes(
 
 
 def _usable(transformer: Transformer, cache: KeyValueCache) -> bool:
-    if cache.device.type != "cuda" or os.environ.get(SWITCH) == "0":
+    if cache.device.type != "cuda" or switched_off():
         return False
     weight = transformer.llm.lm_head.weight
     return (cache.device, cache.dtype) == (weight.device, weight.dtype) and not torch.is_autocast_enabled("cuda")

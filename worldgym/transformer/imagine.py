@@ -1,14 +1,14 @@
 """The cached path through the transformer: read the context once, then imagine one frame after the other.
 
 It computes what :meth:`Transformer.forward` computes, without dropout, one position at a time; on a CPU in compiled
-code (``native.py``) where there is a compiler, on a GPU as a captured graph (``graphs.py``).
+code (``frame.py``) where there is a compiler, on a GPU as a captured graph (``graphs.py``).
 """
 
 from typing import NamedTuple
 
 from torch import Tensor
 
-from worldgym.transformer import graphs, native
+from worldgym.transformer import frame, graphs
 from worldgym.transformer.cache import KeyValueCache
 from worldgym.transformer.llama import Transformer, causal_attention, rotary_tables
 from worldgym.transformer.positions import Drawn, draw_codes
@@ -62,7 +62,7 @@ def imagine_frame(
     x_B1D = transformer.slot(action, cache.travel)
     given = transformer, cache, x_B1D.squeeze(1), uniforms, temperature, top_k
     codes, uncertainty, hidden_BD = (
-        native.imagine_codes(*given) or graphs.imagine_codes(*given) or _position_by_position(*given)
+        frame.imagine_codes(*given) or graphs.imagine_codes(*given) or _position_by_position(*given)
     )
     reward = None
     if transformer.reward_linear is not None:
@@ -73,7 +73,7 @@ def imagine_frame(
 def _position_by_position(
     transformer: Transformer, cache: KeyValueCache, slots_BD: Tensor, uniforms: Tensor, temperature: float, top_k: int
 ) -> Drawn:
-    """What :func:`worldgym.transformer.native.imagine_codes` computes, on any device and in any precision."""
+    """What :func:`worldgym.transformer.frame.imagine_codes` computes, on any device and in any precision."""
     count = transformer.layout.step_length
     rotary = rotary_tables(cache.positions(count), transformer.config, cache.dtype)
     places = cache.places(count)

@@ -1,8 +1,7 @@
 """GroupNorm and SiLU in one: what PyTorch says with more digits, and PyTorch's own where the library has no part."""
 
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 
 import pytest
 import torch
@@ -11,13 +10,11 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from worldgym import native
 from worldgym.tokenizer import norm as module
 from worldgym.tokenizer.norm import norm_silu
-from worldgym.transformer import native
 
 DTYPES = [torch.float32, torch.bfloat16]
-REQUIRED = os.environ.get("WORLDGYM_REQUIRE_SIMULATORS") == "1"  # nothing may be left out there
-needs_native = pytest.mark.skipif(native.library() is None and not REQUIRED, reason="needs a C compiler")
 
 SHAPES = st.tuples(
     st.integers(1, 5),  # batch
@@ -49,15 +46,7 @@ def never(*_: object) -> None:
     raise AssertionError("the other path was taken")
 
 
-@contextmanager
-def threads_of(count: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    yield
-    torch.set_num_threads(before)
-
-
-@needs_native
+@pytest.mark.native
 @settings(deadline=None, max_examples=40, derandomize=True)
 @given(SHAPES, st.sampled_from(DTYPES), st.sampled_from([(0.0, 1.0), (1000.0, 1.0), (-3.0, 1e-4), (0.0, 1e5)]))
 @example((2, 8, 6, 64, 64), torch.float32, (1000.0, 1.0))
@@ -79,7 +68,7 @@ def test_it_is_group_norm_then_silu(
     torch.testing.assert_close(y.double(), reference(norm, x), rtol=rounding, atol=1e-5)
 
 
-@needs_native
+@pytest.mark.native
 @torch.no_grad()
 def test_one_pixel_far_from_the_others_costs_no_digits() -> None:
     norm, x = build(2, 6), maps(1, 6, 64, 64)
@@ -87,11 +76,15 @@ def test_one_pixel_far_from_the_others_costs_no_digits() -> None:
     torch.testing.assert_close(norm_silu(norm, x).double(), reference(norm, x), rtol=1e-5, atol=1e-5)
 
 
-@needs_native
+@pytest.mark.native
 @settings(deadline=None, max_examples=25, derandomize=True)
 @given(SHAPES, st.sampled_from(DTYPES))
 @torch.no_grad()
-def test_neither_batch_nor_threads_change_a_bit(shape: tuple[int, int, int, int, int], dtype: torch.dtype) -> None:
+def test_neither_batch_nor_threads_change_a_bit(
+    threads_of: Callable[[int], AbstractContextManager[None]],
+    shape: tuple[int, int, int, int, int],
+    dtype: torch.dtype,
+) -> None:
     torch.manual_seed(0)
     batch, groups, size, height, width = shape
     norm, x = build(groups, groups * size, dtype), maps(batch, groups * size, height, width, dtype=dtype)
@@ -103,7 +96,7 @@ def test_neither_batch_nor_threads_change_a_bit(shape: tuple[int, int, int, int,
     assert torch.equal(torch.cat([norm_silu(norm, row) for row in x.split(1)]), wanted)
 
 
-@needs_native
+@pytest.mark.native
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 @torch.no_grad()
 def test_what_is_no_number_stays_in_its_group(value: float) -> None:
@@ -115,7 +108,7 @@ def test_what_is_no_number_stays_in_its_group(value: float) -> None:
     assert y.isfinite().all()
 
 
-@needs_native
+@pytest.mark.native
 @torch.no_grad()
 def test_no_rows() -> None:
     assert norm_silu(build(2, 6), maps(0, 6, 5, 5)).shape == (0, 6, 5, 5)

@@ -6,9 +6,9 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from worldgym import native
 from worldgym.config import TransformerConfig
 from worldgym.tokens import TokenLayout
-from worldgym.transformer import native
 from worldgym.transformer.cache import KeyValueCache
 from worldgym.transformer.imagine import ImaginedFrame, imagine_frame, read_context
 from worldgym.transformer.llama import Transformer

@@ -8,7 +8,7 @@ import functools
 import gc
 import weakref
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import pytest
@@ -19,9 +19,10 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from worldgym import native
 from worldgym.config import TransformerConfig
 from worldgym.tokens import TokenLayout
-from worldgym.transformer import graphs, native
+from worldgym.transformer import graphs
 from worldgym.transformer.cache import KeyValueCache
 from worldgym.transformer.graphs import Frame, Graphs
 from worldgym.transformer.imagine import _position_by_position, read_context
@@ -32,10 +33,7 @@ FRAMES, TOKENS, CODES = 6, 4, 37
 SAID = "worldgym: imagining without CUDA graphs"
 
 
-@pytest.fixture(autouse=True)
-def _without_gradients() -> Iterator[None]:
-    with torch.inference_mode():
-        yield
+pytestmark = pytest.mark.usefixtures("without_gradients")
 
 
 class Shape(NamedTuple):

@@ -1,4 +1,5 @@
-// One imagined frame of all rows in one call: what imagine.py does position by position, without a dispatch in between.
+// One imagined frame of all rows in one call: what transformer/imagine.py does position by position, without a dispatch in
+// between; at the end of the file the norms of the frame's decoder, for tokenizer/norm.py.
 //
 // At batch 1 a position is little more than one pass over the weights, and calling some 40 small operators a layer costs
 // several times that. Here all of a frame's positions, drawing included, run in one parallel region.

@@ -1,38 +1,17 @@
-"""``frame.c`` compiled for this machine: a frame's positions in one call instead of some thousand small operators.
-
-The norms of the frame's decoder are in it as well, for ``tokenizer/norm.py``.
-
-The library is built once with the system's C compiler into the user's cache. Without a compiler, or with
-``WORLDGYM_NATIVE=0`` in the environment, :func:`library` is None and the plain path runs.
-"""
+"""A whole frame in compiled code: its positions in one call instead of some thousand small operators."""
 
 import ctypes
 import functools
-import hashlib
-import os
-import platform
-import shlex
-import shutil
-import subprocess
-import sys
-import tempfile
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from worldgym import native
+from worldgym.native import Pointer
 from worldgym.transformer.cache import KeyValueCache
 from worldgym.transformer.llama import Transformer, rotary_angles
+from worldgym.transformer.positions import Drawn
 
-SOURCE = Path(__file__).with_name("frame.c")
-FLAGS = ("-O3", "-fPIC", "-shared", "-Wno-psabi")
-WISHES = (("-march=native", "-fopenmp"), ("-march=native",), ("-fopenmp",), ())  # the first that a compiler knows
-SWITCH = "WORLDGYM_NATIVE"
-
-Pointer = ctypes.c_void_p
-
-
-DTYPES = (torch.float32, torch.bfloat16)
 WEIGHTS = ("input_norm", "q", "k", "v", "o", "output_norm", "gate", "up", "down")
 CACHES = ("keys", "values", "shared_keys", "shared_values")
 
@@ -60,15 +39,15 @@ def imagine_codes(
     uniforms: Tensor,
     temperature: float,
     top_k: int,
-) -> tuple[Tensor, Tensor, Tensor] | None:
-    """All positions of one frame: codes int64 ``[B, n]``, mean entropy float32 ``[B]``, last hidden float32 ``[B, D]``.
+) -> Drawn | None:
+    """All positions of one frame from the slots' embeddings; None where machine, device or dtype has no compiled path.
 
-    slots_BD: the slot's embedding with its action. None where this machine, device or dtype has no native path.
+    The last hidden state is float32 in either dtype.
     """
     dtype, weights = cache.dtype, transformer.llm.lm_head.weight
-    if cache.device.type != "cpu" or dtype not in DTYPES or weights.dtype is not dtype:
+    if cache.device.type != "cpu" or dtype not in native.DTYPES or weights.dtype is not dtype:
         return None
-    if (built := library()) is None:
+    if (built := native.library()) is None:
         return None
     layout, batch = transformer.layout, len(slots_BD)
     codes = torch.empty(batch, layout.tokens_per_frame, dtype=torch.int64)
@@ -84,7 +63,7 @@ def imagine_codes(
         raise MemoryError(f"no memory for the work space of {batch} rows; use a smaller batch")
     del kept  # alive until here: the library reads from it
     cache.filled_more(layout.step_length)
-    return codes, entropy, last
+    return Drawn(codes, entropy, last)
 
 
 def _frame(
@@ -162,56 +141,3 @@ def _tables(theta: float, head_dim: int, positions: int) -> tuple[Tensor, Tensor
     """Cosines and sines, float32 ``[positions, E / 2]``."""
     angles = rotary_angles(torch.arange(positions), head_dim, theta)
     return angles.cos(), angles.sin()
-
-
-@functools.cache
-def library() -> ctypes.CDLL | None:
-    """The compiled library; None without one, which is said once on stderr."""
-    if os.environ.get(SWITCH) == "0":
-        return None
-    try:
-        return ctypes.CDLL(str(_built()))
-    except (OSError, RuntimeError, ValueError, subprocess.SubprocessError) as error:  # also: no home folder, a torn CC
-        print(
-            f"worldgym: imagining without compiled code, several times slower: {error}; a C compiler (Debian: "
-            f"`apt-get install gcc`) or the variable CC that names one helps, {SWITCH}=0 silences this",
-            file=sys.stderr,
-        )
-        return None
-
-
-def _built() -> Path:
-    """The library for this source, compiler and processor, built if it is not there yet."""
-    compiler = os.environ.get("CC") or shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
-    if compiler is None:
-        raise FileNotFoundError("found no C compiler")
-    about = [compiler, *FLAGS, str(WISHES), platform.machine(), _processor()]
-    name = hashlib.sha256(SOURCE.read_bytes() + "\n".join(about).encode()).hexdigest()[:16]
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "worldgym"
-    path = folder / f"frame-{name}.so"
-    if not path.exists():
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with tempfile.TemporaryDirectory(dir=folder) as aside:
-            _compile(compiler, Path(aside) / "frame.so")
-            (Path(aside) / "frame.so").replace(path)  # whole or not at all, whoever else builds it now
-    return path
-
-
-def _compile(compiler: str, target: Path) -> None:
-    """For this very processor and with threads, where the compiler knows how."""
-    for wishes in WISHES:
-        command = [*shlex.split(compiler), *FLAGS, *wishes, str(SOURCE), "-o", str(target), "-lm"]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=120)
-        if done.returncode == 0:
-            return
-    said = [line for line in done.stderr.splitlines() if "error" in line] or ["no reason given"]
-    raise OSError(f"{compiler} cannot compile {SOURCE.name} ({said[0]})")
-
-
-def _processor() -> str:
-    """What tells processors apart: code for one of them may not run on another that shares its home folder."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return "".join(sorted({line for line in lines if line.startswith(("model name", "flags", "Features"))}))
-    except OSError:
-        return platform.processor()

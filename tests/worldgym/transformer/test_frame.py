@@ -1,12 +1,8 @@
 """The compiled frame against the plain one: they must draw the same codes and say the same of them."""
 
-import multiprocessing
-import os
 import platform
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,28 +12,23 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from worldgym import native
 from worldgym.config import TransformerConfig
 from worldgym.envs.start_states import StartState, StartStates
 from worldgym.metrics.pixels import psnr, squared_error
 from worldgym.pretrained import START_STATES, locate
 from worldgym.tokens import TokenLayout
-from worldgym.transformer import native, positions
+from worldgym.transformer import positions
 from worldgym.transformer.cache import KeyValueCache
+from worldgym.transformer.frame import imagine_codes
 from worldgym.transformer.imagine import ImaginedFrame, imagine_frame, read_context
 from worldgym.transformer.llama import Transformer
 from worldgym.world_model import WorldModel
 
 FRAMES = 3
-SAID = "worldgym: imagining without compiled code"
-
-REQUIRED = os.environ.get("WORLDGYM_REQUIRE_SIMULATORS") == "1"  # nothing may be left out there
-needs_native = pytest.mark.skipif(native.library() is None and not REQUIRED, reason="needs a C compiler")
 
 
-@pytest.fixture(autouse=True)
-def _without_gradients() -> Iterator[None]:
-    with torch.inference_mode():
-        yield
+pytestmark = pytest.mark.usefixtures("without_gradients")
 
 
 class Shape(NamedTuple):
@@ -155,14 +146,6 @@ def imagine_all(shape: Shape, transformer: Transformer, past: KeyValueCache, uni
 
 
 @contextmanager
-def threads_of(count: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    yield
-    torch.set_num_threads(before)
-
-
-@contextmanager
 def plainly() -> Iterator[None]:
     """Without the compiled library."""
     with pytest.MonkeyPatch.context() as patch:
@@ -201,7 +184,7 @@ def assert_same(got: list[ImaginedFrame], wanted: list[ImaginedFrame]) -> None:
         torch.testing.assert_close(one.uncertainty, other.uncertainty, atol=1e-5, rtol=1e-5)
 
 
-@needs_native
+@pytest.mark.native
 @settings(deadline=None, max_examples=30, derandomize=True)
 @given(SHAPES, st.sampled_from(PASTS))
 def test_compiled_and_plain_frames_are_the_same(
@@ -218,7 +201,7 @@ def test_compiled_and_plain_frames_are_the_same(
     assert_same(imagine_all(shape, transformer, past, uniforms), plain)
 
 
-@needs_native
+@pytest.mark.native
 @settings(deadline=None, max_examples=25, derandomize=True)
 @given(
     st.builds(
@@ -233,14 +216,17 @@ def test_compiled_and_plain_frames_are_the_same(
     st.sampled_from([torch.float32, torch.bfloat16]),
 )
 def test_neither_batch_nor_threads_nor_sharing_change_a_bit(
-    shape: Shape, make: Callable[[Transformer, int], KeyValueCache], dtype: torch.dtype
+    threads_of: Callable[[int], AbstractContextManager[None]],
+    shape: Shape,
+    make: Callable[[Transformer, int], KeyValueCache],
+    dtype: torch.dtype,
 ) -> None:
     transformer = shape.transformer().to(dtype)
     past = make(transformer, shape.batch)
     slots, uniforms = torch.randn(shape.batch, shape.heads * shape.head_dim), torch.rand(shape.batch, shape.tokens)
 
     def drawn(cache: KeyValueCache, rows: list[int]) -> tuple[Tensor, ...]:
-        made = native.imagine_codes(transformer, cache, slots[rows], uniforms[rows], 1.0, 9)
+        made = imagine_codes(transformer, cache, slots[rows], uniforms[rows], 1.0, 9)
         assert made is not None
         return made
 
@@ -265,7 +251,7 @@ def first_code_shares(transformer: Transformer, context: Tensor, count: int) -> 
     return torch.bincount(codes, minlength=transformer.layout.dynamics_codes) / count
 
 
-@needs_native
+@pytest.mark.native
 @pytest.mark.parametrize(
     ("dtype", "apart"), [(torch.float32, 0.002), (torch.bfloat16, 0.02)], ids=["float32", "bfloat16"]
 )
@@ -281,7 +267,7 @@ def test_codes_are_drawn_from_the_softmax(dtype: torch.dtype, apart: float) -> N
     assert (shares - wanted).abs().sum() / 2 < apart
 
 
-@needs_native
+@pytest.mark.native
 def test_the_shipped_checkpoint_shows_the_same_in_bfloat16() -> None:
     """First frames under the same noise: a code that comes out differently costs some decibels, not the scene."""
     bank = StartStates(locate("metaworld-64") / START_STATES)
@@ -302,7 +288,7 @@ def _context_and_action(start: StartState) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(start.frames), torch.from_numpy(start.actions[0])
 
 
-@needs_native
+@pytest.mark.native
 @pytest.mark.parametrize("what", ["norm.weight", "lm_head.weight", "layers.0.mlp.gate_proj.weight"])
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_a_diverged_model_draws_codes_that_exist(what: str, value: float) -> None:
@@ -315,7 +301,7 @@ def test_a_diverged_model_draws_codes_that_exist(what: str, value: float) -> Non
         assert frame.uncertainty.isnan().all()
 
 
-@needs_native
+@pytest.mark.native
 @pytest.mark.parametrize("size", [1e6, 3e38])
 def test_actions_beyond_all_measure_draw_codes_that_exist(size: float) -> None:
     transformer = Shape().transformer()
@@ -323,7 +309,7 @@ def test_actions_beyond_all_measure_draw_codes_that_exist(size: float) -> None:
     assert 0 <= frame.codes.min() <= frame.codes.max() < 37
 
 
-@needs_native
+@pytest.mark.native
 def test_extreme_sampling() -> None:
     transformer, uniforms = Shape().transformer(), torch.rand(3, 4)
     past = even(transformer, 3)
@@ -338,7 +324,7 @@ def test_extreme_sampling() -> None:
     assert not torch.equal(unlikely, codes(1.0, 1))
 
 
-@needs_native
+@pytest.mark.native
 def test_a_cache_that_is_full_is_not_overrun() -> None:
     transformer = Shape().transformer()
     layout = transformer.layout
@@ -348,61 +334,44 @@ def test_a_cache_that_is_full_is_not_overrun() -> None:
         advance(transformer, cache, torch.rand(1, 4))
 
 
-@needs_native
+@pytest.mark.native
 @pytest.mark.parametrize(("rows", "uniforms"), [(2, (3, 4)), (3, (2, 4)), (3, (3, 3))])
 def test_what_does_not_fit_the_cache_is_not_read(rows: int, uniforms: tuple[int, int]) -> None:
     transformer = Shape().transformer()
     with pytest.raises(AssertionError):
-        native.imagine_codes(
+        imagine_codes(
             transformer, even(transformer, 3), torch.zeros(rows, 32), torch.zeros(uniforms), temperature=1.0, top_k=1
         )
 
 
-@needs_native
+@pytest.mark.native
 @pytest.mark.parametrize("dtypes", [(torch.float32, torch.bfloat16), (torch.bfloat16, torch.float32)])
 def test_a_cache_of_another_precision_is_not_read(dtypes: tuple[torch.dtype, torch.dtype]) -> None:
     transformer = Shape().transformer().to(dtypes[0])
     past = even(transformer, 3)
     transformer.to(dtypes[1])
     slots = torch.zeros(3, 32, dtype=dtypes[1])
-    assert native.imagine_codes(transformer, past, slots, torch.zeros(3, 4), 1.0, 1) is None
+    assert imagine_codes(transformer, past, slots, torch.zeros(3, 4), 1.0, 1) is None
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float16])
 def test_other_precisions_take_the_plain_path(dtype: torch.dtype) -> None:
     transformer = Shape().transformer().to(dtype)
     past, slots = even(transformer, 2), torch.zeros(2, 32, dtype=dtype)
-    assert native.imagine_codes(transformer, past, slots, torch.zeros(2, 4), 1.0, 1) is None
+    assert imagine_codes(transformer, past, slots, torch.zeros(2, 4), 1.0, 1) is None
     assert advance(transformer, past, torch.rand(2, 4), action=torch.zeros(2, 3, dtype=dtype)).codes.shape == (2, 4)
 
 
-@pytest.fixture
-def unbuilt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """The cache folder of a user who has not built the library yet."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    for name in ("CC", native.SWITCH):
-        monkeypatch.delenv(name, raising=False)
-    native.library.cache_clear()
-    yield tmp_path / "cache" / "worldgym"
-    native.library.cache_clear()
-
-
-def compiler(folder: Path, refuses: str, flags: str = "-O0") -> str:
-    """A compiler that knows no flag that matches ``refuses``, a pattern of the shell; fast, as it optimises nothing."""
-    script = folder / "my cc"
-    script.write_text(
-        f'for flag; do case "$flag" in {refuses}) echo "error: unknown $flag" >&2; exit 1;; esac; done\n'
-        f'exec cc "$@" {flags}\n'
-    )
-    return f"sh '{script}'"
-
-
-@needs_native
+@pytest.mark.native
 @pytest.mark.parametrize("refuses", ["-fnone", "-fopenmp", "-march=*", "-march=*|-fopenmp"])
 def test_any_c_compiler_will_do(
-    unbuilt: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, refuses: str, capfd: pytest.CaptureFixture[str]
+    unbuilt: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    make_compiler: Callable[[str, str], str],
+    refuses: str,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setenv("CC", compiler(tmp_path, refuses))
+    monkeypatch.setenv("CC", make_compiler(refuses, "-O0"))
     assert native.library() is not None
     assert [path.suffix for path in unbuilt.iterdir()] == [".so"]
     assert unbuilt.stat().st_mode & 0o077 == 0  # nobody else may put a library there
@@ -415,13 +384,13 @@ def test_any_c_compiler_will_do(
     assert capfd.readouterr().err == ""
 
 
-@needs_native
+@pytest.mark.native
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="narrows the registers of this processor only")
 @pytest.mark.parametrize("flags", ["-mno-avx512f", "-mno-avx"])
 def test_narrower_registers_do_as_well(
-    unbuilt: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, flags: str
+    unbuilt: Path, monkeypatch: pytest.MonkeyPatch, make_compiler: Callable[[str, str], str], flags: str
 ) -> None:
-    monkeypatch.setenv("CC", compiler(tmp_path, "-fnone", flags))
+    monkeypatch.setenv("CC", make_compiler("-fnone", flags))
     shape = Shape(batch=5, heads=3, key_value_heads=1, head_dim=10, mlp=47, top_k=1)
     transformer, uniforms = shape.transformer(), torch.rand(5, FRAMES, 4)
     past = uneven(transformer, 5)
@@ -429,94 +398,11 @@ def test_narrower_registers_do_as_well(
     with plainly():
         assert_same(compiled, imagine_all(shape, transformer, past, uniforms))
     slots = torch.randn(5, 30)
-    together = native.imagine_codes(transformer, past.select(range(5)), slots, uniforms[:, 0], 1.0, 9)
+    together = imagine_codes(transformer, past.select(range(5)), slots, uniforms[:, 0], 1.0, 9)
     for row in range(5):
         one = slice(row, row + 1)
-        alone = native.imagine_codes(transformer, past.select([row]), slots[one], uniforms[one, 0], 1.0, 9)
+        alone = imagine_codes(transformer, past.select([row]), slots[one], uniforms[one, 0], 1.0, 9)
         assert together is not None
         assert alone is not None
         for tensor, other in zip(alone, together, strict=True):
             assert torch.equal(tensor, other[one])
-
-
-@pytest.mark.parametrize(
-    ("variable", "value", "reason"),
-    [
-        ("CC", "false", "false cannot compile frame.c"),
-        ("CC", "no-such-compiler", "No such file or directory: 'no-such-compiler'"),
-        ("CC", "a 'torn one", "No closing quotation"),
-        ("PATH", "", "found no C compiler"),
-        ("XDG_CACHE_HOME", "/proc/nowhere", "/proc/nowhere"),
-    ],
-)
-def test_why_there_is_no_library_is_said_once(
-    unbuilt: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capfd: pytest.CaptureFixture[str],
-    variable: str,
-    value: str,
-    reason: str,
-) -> None:
-    monkeypatch.setenv(variable, value)
-    transformer = Shape().transformer()
-    for _ in range(2):
-        assert advance(transformer, even(transformer, 2), torch.rand(2, 4)).codes.shape == (2, 4)
-    said = capfd.readouterr().err
-    assert said.count(SAID) == len(said.splitlines()) == 1
-    assert reason in said
-    assert not list(unbuilt.glob("*"))
-
-
-def test_a_user_without_a_home_imagines_plainly(
-    unbuilt: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
-    def homeless() -> Path:
-        raise RuntimeError("Could not determine home directory.")
-
-    monkeypatch.delenv("XDG_CACHE_HOME")
-    monkeypatch.setattr(Path, "home", homeless)
-    assert native.library() is None
-    assert "home directory" in capfd.readouterr().err
-
-
-def test_the_switch_silences(unbuilt: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setenv(native.SWITCH, "0")
-    monkeypatch.setenv("PATH", "")
-    assert native.library() is None
-    assert capfd.readouterr().err == ""
-
-
-def test_a_machine_without_a_compiler_imagines_all_the_same(unbuilt: Path, tiny_checkpoint: Path) -> None:
-    """In a process of its own, from the shell's point of view."""
-    code = (
-        "import sys, torch; from worldgym.world_model import WorldModel; "
-        "model = WorldModel.from_pretrained(sys.argv[1]); frames = torch.zeros(1, 2, 64, 64, 3, dtype=torch.uint8);"
-        "print(model.rollout(frames, torch.zeros(1, 3, 4)).tokens.shape)"
-    )
-    environment = {**os.environ, "PATH": "", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, "-c", code, str(tiny_checkpoint)], env=environment, capture_output=True, text=True, check=True
-    )
-    assert done.stdout == "torch.Size([1, 3, 16])\n"
-    assert done.stderr.count(SAID) == len(done.stderr.splitlines()) == 1
-
-
-@needs_native
-@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
-@pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="needs fork, to be fast")
-def test_processes_may_build_at_once(unbuilt: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("CC", compiler(tmp_path, "-fopenmp"))
-    context = multiprocessing.get_context("fork")
-    start, built = context.Barrier(2), context.Queue()
-
-    def build() -> None:
-        start.wait()
-        built.put(native.library() is not None)
-
-    processes = [context.Process(target=build) for _ in range(2)]
-    for process in processes:
-        process.start()
-    assert [built.get(timeout=60) for _ in processes] == [True] * 2
-    for process in processes:
-        process.join()
-    assert len(list(unbuilt.iterdir())) == 1
