@@ -4,6 +4,8 @@ Behaviours, from the most to the least purposeful:
 
     expert   the scripted expert
     noisy    the expert with Gaussian noise, its scale drawn anew each episode from 0.1 to 1
+    straying the expert, the expert pushed aside, a held action and a random walk by turns: as agents that have half
+             learned a task, it is often near success without having it
     smooth   a mean-reverting random walk, which crosses the whole workspace
     random   independent uniform actions
 """
@@ -14,7 +16,7 @@ from concurrent.futures import FIRST_EXCEPTION, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +31,7 @@ from worldgym.errors import DataError, InvalidOption, nearest
 Simulator = SimulatorMetaWorld | SimulatorToy
 Policy = Callable[[], NDArray[np.float32]]
 SMOOTH_REVERSION = 0.1
+STRAYING_SPELL = (5, 30)  # steps
 
 
 class Job(NamedTuple):
@@ -146,6 +149,26 @@ def _noisy(env: Simulator, rng: np.random.Generator) -> Policy:
     return lambda: np.clip(env.expert_action() + scale * rng.standard_normal(shape), -1.0, 1.0).astype(np.float32)
 
 
+def _straying(env: Simulator, rng: np.random.Generator) -> Policy:
+    """Spells of one kind of behaviour each, with noise of their own."""
+    shape = env.action_space.shape
+    left, spell, scale = 0, env.expert_action, 0.0
+
+    def kinds() -> tuple[Callable[[], NDArray[np.floating[Any]]], ...]:
+        push, held = rng.uniform(-1, 1, shape), rng.uniform(-2, 2, shape)  # half of a held action is at its bounds
+        return env.expert_action, lambda: env.expert_action() + push, lambda: held, _smooth(env, rng)
+
+    def act() -> NDArray[np.float32]:
+        nonlocal left, spell, scale
+        if not left:
+            left, scale = int(rng.integers(*STRAYING_SPELL)), rng.uniform(0, 0.5)
+            spell = kinds()[rng.integers(4)]
+        left -= 1
+        return np.clip(spell() + scale * rng.standard_normal(shape), -1.0, 1.0).astype(np.float32)
+
+    return act
+
+
 def _smooth(env: Simulator, rng: np.random.Generator) -> Policy:
     walk = 0.5 * rng.standard_normal(env.action_space.shape)
 
@@ -164,6 +187,7 @@ def _random(env: Simulator, rng: np.random.Generator) -> Policy:
 BEHAVIOURS: dict[str, Callable[[Simulator, np.random.Generator], Policy]] = {
     "expert": _expert,
     "noisy": _noisy,
+    "straying": _straying,
     "smooth": _smooth,
     "random": _random,
 }

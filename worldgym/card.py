@@ -168,7 +168,7 @@ def _rendered(name: str, config: WorldModelConfig, counts: Mapping[str, int]) ->
         horizon_table=horizon_table(figures["by_task"]["all"]),
         task_table=task_table(figures["by_task"]),
         data_table=_data_table(config.training_data),
-        commands="\n".join(_commands(name, config)),
+        commands="\n".join(training_commands(name, config)),
         **{key: figures[key] for key in ("date", "machine", "commit", "command", "first_steps", "horizon")},
     )
 
@@ -204,7 +204,8 @@ def task_table(by_task: Mapping[str, Figures]) -> str:
 
 
 def _data_table(training_data: Mapping[str, Any]) -> str:
-    parts = {name: training_data[key] for name, key in (("training", "trained_on"), ("held out", "held_out"))}
+    names = {"trained_on": "training", "tokenizer_trained_on": "tokenizer alone", "held_out": "held out"}
+    parts = {name: training_data[key] for key, name in names.items() if key in training_data}
     behaviours = [(name, behaviour) for name, part in parts.items() for behaviour in sorted(part["seeds"])]
     header = ["episodes", *(f"{name}: {behaviour}" for name, behaviour in behaviours)]
     rows = []
@@ -214,13 +215,16 @@ def _data_table(training_data: Mapping[str, Any]) -> str:
     return table(header, rows)
 
 
-def _commands(name: str, config: WorldModelConfig) -> Iterable[str]:
-    data, held_out = "data/train", "data/held-out"
-    for folder, key in ((data, "trained_on"), (held_out, "held_out")):
+def training_commands(name: str, config: WorldModelConfig) -> Iterable[str]:
+    """What makes the checkpoint again, from its recipe and its summaries of recordings."""
+    folders = {"trained_on": "data/train", "tokenizer_trained_on": "data/tokenizer", "held_out": "data/held-out"}
+    folders = {key: folder for key, folder in folders.items() if key in config.training_data}
+    for key, folder in folders.items():
         yield from _collect_commands(folder, config.training_data[key])
-    both = f"--data {data} --held-out {held_out}"
-    yield f"worldgym train tokenizer --recipe {name} {both} --out runs/tokenizer"
-    yield f"worldgym train transformer --recipe {name} --tokenizer runs/tokenizer {both} --out runs/transformer"
+    data, held_out = folders["trained_on"], folders["held_out"]
+    for part, options in (("tokenizer", ""), ("transformer", "--tokenizer runs/tokenizer ")):
+        recordings = f"--data {folders.get(f'{part}_trained_on', data)} --held-out {held_out}"
+        yield f"worldgym train {part} --recipe {name} {options}{recordings} --out runs/{part}"
     runs = "--tokenizer runs/tokenizer --transformer runs/transformer"
     sampling = f"--temperature {config.sampling.temperature} --top-k {config.sampling.top_k}"
     yield f"worldgym export {runs} --held-out {held_out} {sampling} --out checkpoints/{name}"

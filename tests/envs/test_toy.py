@@ -209,6 +209,14 @@ def test_every_behaviour_can_be_recorded(behaviour: str) -> None:
     assert once.successes.any() == (behaviour in ("expert", "noisy"))
 
 
+def test_straying_comes_near_without_staying() -> None:
+    returns = {
+        behaviour: np.mean([record(SimulatorToy(), behaviour, seed).rewards.sum() for seed in range(20)])
+        for behaviour in ("random", "straying", "expert")
+    }
+    assert 1.5 * returns["random"] < returns["straying"] < 0.75 * returns["expert"]
+
+
 def test_collecting(tmp_path: Path) -> None:
     paths = collect(tmp_path, ["toy"], {"expert": 1}, workers=1)
     assert paths == [tmp_path / "toy" / "expert-00000000.safetensors"]

@@ -234,8 +234,12 @@ def export(
     check_finished(tokenizer_run)
     check_finished(transformer_run)
     model, recipe, trained = load_world_model_run(tokenizer_run, transformer_run)
-    check_held_out(trained, held_out)
+    tokenizer_trained = _described(tokenizer_run, "data")
+    for summary in (trained, tokenizer_trained):
+        check_held_out(summary, held_out)
     training_data = {"trained_on": trained, "held_out": summarise(held_out)}
+    if tokenizer_trained != trained:
+        training_data["tokenizer_trained_on"] = tokenizer_trained
     config = dataclasses.replace(model.config, training_data=training_data, sampling=sampling)
     WorldModel(config, model.tokenizer, model.transformer).save_pretrained(folder, dtype=torch.float16)
     WorldModel.from_pretrained(folder)  # what half precision cannot hold is an error here, not at a user's

@@ -9,6 +9,7 @@ import torch
 
 import worldgym.checkpoints
 from worldgym import WorldModel
+from worldgym.card import training_commands
 from worldgym.config import Sampling
 from worldgym.data.recordings import Recordings
 from worldgym.errors import CheckpointError, ConfigError, DataError, WorldGymError
@@ -98,6 +99,29 @@ def test_two_runs_become_a_checkpoint(
     assert config.training_data["trained_on"]["episodes"] == {"push": {"random": 8}}
     assert config.training_data["held_out"]["seeds"] == {"random": [100, 102]}
     assert load_recipe(tmp_path / "recipe.json") == recipe
+
+
+def test_recordings_that_only_the_tokenizer_saw_are_noted_and_not_held_out(
+    tokenizer_run: Path, transformer_run: Path, held_out: Recordings, tmp_path: Path
+) -> None:
+    other = shutil.copytree(tokenizer_run, tmp_path / "other")
+
+    def trained_on(first_seed: int) -> None:
+        described = json.loads((tokenizer_run / "config.json").read_text())
+        described["data"]["seeds"]["random"] = [first_seed, first_seed + 7]
+        (other / "config.json").write_text(json.dumps(described))
+
+    trained_on(100)
+    with pytest.raises(DataError, match="not held out"):
+        export(other, transformer_run, held_out, tmp_path / "checkpoint", Sampling())
+    trained_on(50)
+    config = export(other, transformer_run, held_out, tmp_path / "checkpoint", Sampling())
+    assert config.training_data["tokenizer_trained_on"]["seeds"] == {"random": [50, 57]}
+    assert config.training_data["trained_on"]["seeds"] == {"random": [0, 7]}
+    commands = "\n".join(training_commands("mine", config))
+    assert "worldgym collect --out data/tokenizer --tasks push --episodes random=8 --seed 50" in commands
+    assert "worldgym train tokenizer --recipe mine --data data/tokenizer" in commands
+    assert "worldgym train transformer --recipe mine --tokenizer runs/tokenizer --data data/train" in commands
 
 
 def test_a_transformer_goes_with_its_own_tokenizer_only(
