@@ -1,5 +1,6 @@
 """The single learned environment: Gymnasium's contract, start states, seeds, and every bad input by its own error."""
 
+import gc
 import shutil
 import subprocess
 import sys
@@ -161,6 +162,7 @@ def test_greedy_and_sampled(tiny_checkpoint: Path) -> None:
 def test_the_same_checkpoint_is_loaded_once_and_let_go(tiny_checkpoint: Path) -> None:
     from worldgym.envs import imagination
 
+    gc.collect()  # environments of other tests that wait in a cycle, as gymnasium's checker makes them, share it too
     one, two = WorldModelEnv(checkpoint=tiny_checkpoint), WorldModelEnv(checkpoint=str(tiny_checkpoint))
     assert one.world_model is two.world_model
     other = WorldModelEnv(checkpoint=tiny_checkpoint, dtype="bfloat16")
