@@ -321,6 +321,7 @@ class MBPO:
             config.horizon,
             generator,
             config.uncertainty,
+            self.replay.reward_range(),  # a head that has met no more may promise more, and an agent finds out where
         )
         self.refreshes += 1
         made.store(self.imagined, made_at=self.refreshes)

@@ -154,6 +154,18 @@ class ReplayBuffer:
         """Bytes reserved."""
         return sum(array.nbytes for array in (self._frames, self._actions, self._rewards, self._episodes))
 
+    def reward_range(self) -> tuple[float, float]:
+        """Lowest and highest reward of all steps held.
+
+        Raises:
+            DataError: for an empty replay.
+        """
+        if not len(self):
+            raise DataError("the replay is empty: there is no reward in it yet")
+        steps = np.concatenate([np.arange(first, end) for first, end in self._episodes[["first", "end"]].tolist()])
+        rewards = self._rewards[steps % self._places]
+        return float(rewards.min()), float(rewards.max())
+
     # Adding
 
     def start(self, frame: ArrayLike) -> None:

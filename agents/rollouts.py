@@ -3,6 +3,7 @@
 Shapes: B rollouts, S stacked frames, T steps, H x W pixels, A action dimension.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -50,6 +51,7 @@ def imagine_rollouts(
     horizon: int,
     generator: torch.Generator | None = None,
     uncertainty: float | None = None,
+    reward_range: tuple[float, float] = (-math.inf, math.inf),
 ) -> Rollouts:
     """Let the policy act in the world model for ``horizon`` steps, in one batch.
 
@@ -61,6 +63,7 @@ def imagine_rollouts(
         generator: draws the tokens.
         uncertainty: in nats; a rollout ends before the first frame that the model is less sure of
             (``WorldModelState.uncertainty``).
+        reward_range: lowest and highest reward to believe; what the model promises beyond is cut off.
 
     Raises:
         ConfigError: where the model needs more context than the stacks hold, or predicts no rewards.
@@ -74,6 +77,7 @@ def imagine_rollouts(
     for step in range(horizon):
         action = torch.from_numpy(policy(current)).to(world_model.device)
         state, frame, reward = world_model.step(state, action, sampling.temperature, sampling.top_k, generator)
+        reward = reward.clamp(*reward_range)
         if uncertainty is not None:
             sure = torch.nonzero(state.uncertainty <= uncertainty).flatten()
             if len(sure) < len(rows):
