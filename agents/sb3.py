@@ -277,6 +277,11 @@ class MixedReplayBuffer(ReplayBuffer):
         """Of one frame: ``(H, W, 3)``."""
         return self.newest(self.observations[:1, 0]).shape[1:]
 
+    def reward_range(self) -> tuple[float, float]:
+        """Lowest and highest reward of the real steps held; there has to be one."""
+        rewards = self.rewards[: self.size()]
+        return float(rewards.min()), float(rewards.max())
+
     def add(
         self,
         obs: Observations,
@@ -398,7 +403,8 @@ class ImaginationCallback(BaseCallback):
     """Imagines rollouts for an algorithm with a :class:`MixedReplayBuffer`, and lets the world model learn on.
 
     Rollouts begin in real states drawn uniformly, run in one batch under the policy as it explores now, and are cut
-    off at the horizon. What falls due during the algorithm's ``learning_starts`` is made up for when these are over.
+    off at the horizon; their rewards stay within the range of the real ones. What falls due during the algorithm's
+    ``learning_starts`` is made up for when these are over.
 
     Args:
         world_model: imagines; its action dimension and resolution must be the environment's.
@@ -483,10 +489,12 @@ class ImaginationCallback(BaseCallback):
         model, sampling, buffer = self.world_model, self.world_model.config.sampling, self._buffer
         observations, context = buffer.starts(self._rng, self.rollout_batch, model.config.context_length)
         state, noise = model.start(context), self._exploration_noise()
+        believed = buffer.reward_range()
         for _ in range(self.horizon):
             actions = self._act(observations, noise)
             moves = self._vectors(actions)
             _, frames, rewards = model.step(state, moves, sampling.temperature, sampling.top_k, self._generator)
+            rewards = rewards.clamp(*believed)
             following = buffer.pushed(observations, frames.numpy(force=True))
             buffer.add_imagined(observations, following, actions, rewards.numpy(force=True))
             self._log("imagined", {"reward": rewards.mean().item(), "uncertainty": state.uncertainty.mean().item()})

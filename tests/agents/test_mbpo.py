@@ -604,6 +604,28 @@ def test_rollouts_end_where_the_model_is_unsure(stacks: torch.Tensor) -> None:
     assert len(replay) == first.sum()
 
 
+def test_rewards_are_cut_off_at_the_range_to_believe(stacks: torch.Tensor) -> None:
+    world_model = lively_world_model()
+    full = imagine_rollouts(world_model, policy, stacks, 5).rewards
+    low, high = np.quantile(full, [0.3, 0.7]).tolist()
+    made = imagine_rollouts(world_model, policy, stacks, 5, reward_range=(low, high))
+    assert np.array_equal(made.rewards, full.clip(np.float32(low), np.float32(high)))
+
+
+def test_an_agent_does_not_imagine_rewards_beyond_those_it_met() -> None:
+    learner = make_learner()
+    for _ in range(SEED_STEPS):
+        learner.collect()
+    met = learner.replay.newest(2).rewards.flatten().tolist()
+    assert learner.replay.reward_range() == (min(met), max(met))
+    assert learner.world_model is not None
+    torch.nn.init.constant_(learner.world_model.transformer.reward_linear.bias, 100.0)  # type: ignore[union-attr]
+    learner.step = 14
+    learner.imagine()
+    drawn = learner.imagined.segments(np.random.default_rng(0), 20, 2).rewards
+    assert (drawn == max(met)).all()
+
+
 def test_an_agent_learns_from_real_steps_alone_while_all_rollouts_are_unsure() -> None:
     learner = make_learner(uncertainty=1e-9)
     while learner.step < SEED_STEPS + 2:

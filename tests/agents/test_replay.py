@@ -241,7 +241,11 @@ class ReplayMachine(RuleBasedStateMachine):
         if not steps:
             with pytest.raises(DataError, match="0 steps"):
                 self.replay.sample(self.rng, 1)
+            with pytest.raises(DataError, match="empty"):
+                self.replay.reward_range()
             return
+        rewards = [reward(episode.frames[index]) for episode, index in steps]
+        assert self.replay.reward_range() == pytest.approx((min(rewards), max(rewards)))
         known = {episode.frames[index]: self.naive.transition(episode, index) for episode, index in steps}
         for key, (stack, act, total, discount, following) in seen(self.replay.sample(self.rng, 3 * len(steps))).items():
             wanted = known[key]

@@ -1,5 +1,6 @@
 """The bridge against SB3 itself: its DummyVecEnv around single environments, its algorithms, its checks."""
 
+import copy
 import subprocess
 import sys
 from pathlib import Path
@@ -560,16 +561,36 @@ def test_rollouts_go_on_from_real_states(toy_model: WorldModel) -> None:
     assert held["rewards"].std() > 0
 
 
+def promising(model: WorldModel, reward: float) -> WorldModel:
+    """A copy whose rewards lie around this one."""
+    model = copy.deepcopy(model)
+    head = model.transformer.reward_linear
+    torch.nn.init.normal_(head.weight, std=1e-3)
+    torch.nn.init.constant_(head.bias, reward)
+    return model
+
+
 def test_frames_and_rewards_are_the_world_models(toy_model: WorldModel) -> None:
-    agent = agent_of(SAC, toy(), learning_starts=30).learn(30, callback_of(toy_model, every=30, seed=5))
+    model = promising(toy_model, 0.13)
+    agent = agent_of(SAC, toy(), learning_starts=30).learn(30, callback_of(model, every=30, seed=5))
     buffer, held = agent.replay_buffer, rollouts(agent.replay_buffer)
     observations, context = buffer.starts(np.random.default_rng(5), 4, 2)
     np.testing.assert_array_equal(held["observations"][0, 0], observations)
     drawn = torch.Generator().manual_seed(5)
     actions = torch.from_numpy(held["actions"][0]).movedim(0, 1)
-    wanted = toy_model.rollout(context, actions, generator=drawn)
+    wanted = model.rollout(context, actions, generator=drawn)
     np.testing.assert_array_equal(buffer.newest(held["next_observations"][0]), wanted.frames.numpy().swapaxes(0, 1))
     np.testing.assert_allclose(held["rewards"][0], wanted.rewards.numpy().T, rtol=1e-5)
+    assert len(np.unique(held["rewards"])) == held["rewards"].size
+
+
+def test_rewards_beyond_the_real_ones_are_not_believed(toy_model: WorldModel) -> None:
+    for promised, bound in ((100.0, np.max), (-100.0, np.min)):
+        agent = agent_of(SAC, toy(), learning_starts=30).learn(
+            30, callback_of(promising(toy_model, promised), every=30)
+        )
+        buffer = agent.replay_buffer
+        assert (rollouts(buffer)["rewards"] == bound(buffer.rewards[: buffer.pos])).all()
 
 
 class Rounds(BaseCallback):
