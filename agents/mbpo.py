@@ -194,7 +194,7 @@ class MBPO:
             if self.prepared == 2 * updates and self._fresh:
                 self._timed("fit", self._refit_rewards)
             return metrics
-        return self._timed("imagine", self._imagine)
+        return self._timed("imagine", self._imagine) if self._wanted else {}
 
     def advance(self) -> Metrics:
         """One real step and all that follows from it."""
@@ -234,10 +234,13 @@ class MBPO:
 
     def imagine(self) -> Metrics:
         """Imagine a batch of rollouts of the exploring agent from real frames on, when it is time and it is for use."""
-        config = self.config
-        if self.trainer is None or self.step % config.rollout_every or config.real_ratio(self.step) == 1:
-            return {}
-        return self._timed("imagine", self._imagine)
+        due = self.trainer is not None and self.step % self.config.rollout_every == 0
+        return self._timed("imagine", self._imagine) if due and self._wanted else {}
+
+    @property
+    def _wanted(self) -> bool:
+        """Whether batches hold anything imagined at this step."""
+        return self.config.real_ratio(self.step) < 1
 
     def update(self) -> Metrics:
         """Let the agent learn from batches of real and imagined steps; figures of the last one."""

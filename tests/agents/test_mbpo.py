@@ -454,6 +454,11 @@ def test_nothing_is_imagined_that_no_batch_would_hold() -> None:
     while learner.step < STEPS:
         learner.prepare() if learner.preparing else learner.advance()
     assert learner.refreshes == 2 + 2  # at 14 and 21, not at 28 and 35
+    learner = make_learner(real_ratio=Linear(1.0, 1.0, 1))
+    while learner.step < STEPS:
+        learner.prepare() if learner.preparing else learner.advance()
+    assert not learner.refreshes
+    assert updates(learner) == (2 + 3, 2 + 6)  # the world model learns all the same
 
 
 def test_the_reward_head_is_solved_for_at_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
