@@ -25,6 +25,7 @@ from torch import Tensor
 
 from worldgym.agents.drqv2 import DrQv2
 from worldgym.agents.replay import MixedReplay, ReplayBuffer
+from worldgym.agents.rewards import RewardReader
 from worldgym.agents.rollouts import check_imaginable, imagine_rollouts
 from worldgym.agents.schedule import Linear
 from worldgym.data.episode import Episode
@@ -37,6 +38,7 @@ from worldgym.world_model import WorldModel
 
 Env = gym.Env[NDArray[np.uint8], NDArray[np.float32]]
 REWARD_FRAMES = 1500
+READER_BATCH = 64
 PHASES = ("collect", "fit", "imagine", "update")
 
 
@@ -55,6 +57,8 @@ class MBPOConfig:
         transformer_every: the same for the transformer.
         rewards_every: real steps until the reward head is solved for anew, by ridge regression on the replay; None
             leaves it to the transformer's updates, in which it follows an agent to new places slowly.
+        reader_updates: a real step, of a network that reads the rewards of rollouts off their frames
+            (:class:`RewardReader`) in place of the world model's own head; 0 is the paper's way, the head.
         model_batch_size: segments in such an update.
         segment_length: frames of a segment.
         initial_rollouts: imagined behind the ``initial_model_updates``, in batches of ``rollouts``.
@@ -82,6 +86,7 @@ class MBPOConfig:
     tokenizer_every: int = 40
     transformer_every: int = 10
     rewards_every: int | None = None
+    reader_updates: int = 0
     model_batch_size: int = 16
     segment_length: int = 12
     initial_rollouts: int = 640
@@ -100,7 +105,7 @@ class MBPOConfig:
     save_every: int = 2000
 
     def __post_init__(self) -> None:
-        free = ("seed", "seed_steps", "initial_model_updates", "initial_rollouts")  # may be 0
+        free = ("seed", "seed_steps", "initial_model_updates", "initial_rollouts", "reader_updates")  # may be 0
         for name, value in vars(self).items():
             if isinstance(value, (int, float)) and not (value >= 0 if name in free else value > 0):
                 raise ConfigError(f"{name} must be {'at least' if name in free else 'above'} 0, got {value!r}")
@@ -117,7 +122,7 @@ class MBPOConfig:
 class Purpose(IntEnum):
     """What something is drawn for: each has a random stream of its own at every step."""
 
-    RESET, COLLECT, TOKENIZER, TRANSFORMER, IMAGINE, UPDATE, REWARDS, FORESIGHT = range(8)
+    RESET, COLLECT, TOKENIZER, TRANSFORMER, IMAGINE, UPDATE, REWARDS, FORESIGHT, READER = range(9)
 
 
 class MBPO:
@@ -155,6 +160,8 @@ class MBPO:
         frames = config.horizon + agent.about.frame_stack  # of a rollout, its start included
         self.imagined = self._replay(config.keep_rollouts * config.rollouts * frames)
         self.trainer = None if world_model is None else OnlineTrainer(world_model, config.model, config.seed)
+        reading = world_model is not None and config.reader_updates > 0
+        self.reader = RewardReader(agent.about.frame_shape, config.seed) if reading else None
         self._fresh = self.trainer is not None and self.trainer.untrained
         self.step = self.prepared = self.episode = self.refreshes = 0
         self.seconds = dict.fromkeys(PHASES, 0.0)
@@ -187,6 +194,8 @@ class MBPO:
         """
         self.prepared += 1
         updates = self.config.initial_model_updates
+        if self.reader is not None and self.prepared <= 2 * updates:
+            self._timed("fit", self._fit_reader)
         if self.prepared <= updates:
             return self._timed("fit", self._fit_tokenizer)
         if self.prepared <= 2 * updates:
@@ -227,6 +236,8 @@ class MBPO:
             metrics |= self._timed("fit", self._fit_tokenizer)
         if self.trainer is not None and self.step % self.config.transformer_every == 0:
             metrics |= self._timed("fit", self._fit_transformer)
+        if self.reader is not None:
+            metrics |= self._timed("fit", self._fit_reader)
         every = self.config.rewards_every
         if self.trainer is not None and every is not None and self.step % every == 0:
             self._timed("fit", self._refit_rewards)
@@ -301,6 +312,14 @@ class MBPO:
         assert self.trainer is not None
         return _named("transformer", self.trainer.fit_transformer(self._segments(Purpose.TRANSFORMER)))
 
+    def _fit_reader(self) -> Metrics:
+        assert self.reader is not None
+        error = 0.0
+        for index in range(self.config.reader_updates):
+            batch = self.replay.segments(self._rng(Purpose.READER, index), READER_BATCH, 2)
+            error = self.reader.fit(batch.frames[:, 1], batch.rewards[:, 0])
+        return {"reader/error": error}
+
     def _refit_rewards(self) -> Metrics:
         """On several times as many frames as the transformer is wide."""
         assert self.trainer is not None
@@ -325,6 +344,7 @@ class MBPO:
             generator,
             config.uncertainty,
             self.replay.reward_range(),  # a head that has met no more may promise more, and an agent finds out where
+            None if self.reader is None else self.reader.read,
         )
         self.refreshes += 1
         made.store(self.imagined, made_at=self.refreshes)
@@ -345,10 +365,11 @@ class MBPO:
         frames, rewards = real.frames[:, context:], real.rewards[:, context - 1 :]
         given = real.frames[:, :context], real.actions[:, context - 1 :]
         foreseen = model.rollout(*given, sampling.temperature, sampling.top_k, self._generator(Purpose.FORESIGHT))
-        errors = foreseen.rewards.cpu() - rewards
+        promised = foreseen.rewards.cpu() if self.reader is None else self.reader.read(foreseen.frames.cpu())
+        errors = promised - rewards
         return {
             "foresight/psnr": psnr(float(squared_error(foreseen.frames.cpu() / 255, frames / 255).mean())),
-            "foresight/reward": float(foreseen.rewards.mean()),
+            "foresight/reward": float(promised.mean()),
             "foresight/real_reward": float(rewards.mean()),
             "foresight/reward_error": float(errors.square().mean().sqrt()),
         }
@@ -381,6 +402,8 @@ class MBPO:
         tensors = {f"agent.{name}": value for name, value in self.agent.state_dict().items()}
         if self.trainer is not None:
             tensors |= {f"world_model.{name}": value for name, value in self.trainer.state().items()}
+        if self.reader is not None:
+            tensors |= {f"reader.{name}": value for name, value in self.reader.state().items()}
         if self._stack is not None:
             tensors["episode.stack"] = torch.from_numpy(self._stack)
             taken = np.array(self._actions, np.float32).reshape(-1, self.agent.about.action_dim)
@@ -394,13 +417,15 @@ class MBPO:
         Raises:
             TrainingError: if the environment does not repeat it.
         """
-        parts: dict[str, dict[str, Tensor]] = {"agent": {}, "world_model": {}, "episode": {}}
+        parts: dict[str, dict[str, Tensor]] = {"agent": {}, "world_model": {}, "reader": {}, "episode": {}}
         for name, value in tensors.items():
             kind, _, rest = name.partition(".")
             parts[kind][rest] = value
         self.agent.load_state_dict(parts["agent"])
         if self.trainer is not None:
             self.trainer.load_state(parts["world_model"])
+        if self.reader is not None:
+            self.reader.load_state(parts["reader"])
         for name in ("step", "prepared", "episode", "refreshes"):
             setattr(self, name, int(notes[name]))
         self.agent.step = self.step

@@ -52,6 +52,7 @@ def imagine_rollouts(
     generator: torch.Generator | None = None,
     uncertainty: float | None = None,
     reward_range: tuple[float, float] = (-math.inf, math.inf),
+    read_rewards: Callable[[Tensor], Tensor] | None = None,
 ) -> Rollouts:
     """Let the policy act in the world model for ``horizon`` steps, in one batch.
 
@@ -64,6 +65,7 @@ def imagine_rollouts(
         uncertainty: in nats; a rollout ends before the first frame that the model is less sure of
             (``WorldModelState.uncertainty``).
         reward_range: lowest and highest reward to believe; what the model promises beyond is cut off.
+        read_rewards: rewards ``[B]`` of the steps that led to frames ``[B, H, W, 3]``, in place of the model's own.
 
     Raises:
         ConfigError: where the model needs more context than the stacks hold, or predicts no rewards.
@@ -77,7 +79,7 @@ def imagine_rollouts(
     for step in range(horizon):
         action = torch.from_numpy(policy(current)).to(world_model.device)
         state, frame, reward = world_model.step(state, action, sampling.temperature, sampling.top_k, generator)
-        reward = reward.clamp(*reward_range)
+        reward = (reward if read_rewards is None else read_rewards(frame)).clamp(*reward_range)
         if uncertainty is not None:
             sure = torch.nonzero(state.uncertainty <= uncertainty).flatten()
             if len(sure) < len(rows):

@@ -30,6 +30,7 @@ WINDOW = 4  # frames that the tiny model imagines before it re-anchors
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "simulator: needs Meta-World and an OpenGL library to draw with")
     config.addinivalue_line("markers", "native: needs a C compiler")
+    config.addinivalue_line("markers", "slow: takes minutes; `make learn` runs these, `make test` all others")
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -196,6 +196,15 @@ def test_an_interrupted_run_goes_on_as_if_it_had_not_been(
     assert_equal_runs(unbroken, tmp_path)
 
 
+def test_a_reader_of_rewards_goes_on_as_if_it_had_not_been_interrupted(tmp_path: Path) -> None:
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    assert train(make_learner(reader_updates=2), make_env(), whole)
+    assert not train(make_learner(env=make_env({33: interrupt}), reader_updates=2), make_env(), parts)
+    assert train(make_learner(reader_updates=2), make_env(), parts, resume=True)
+    assert_equal_runs(whole, parts)
+    assert any(name.startswith("reader.optimizer.") for name in stored(parts, "learner"))
+
+
 @pytest.mark.parametrize("number", [0, 3])
 @WITH_A_MODEL
 def test_the_preparation_of_the_world_model_can_be_interrupted(
@@ -615,6 +624,20 @@ def test_rewards_are_cut_off_at_the_range_to_believe(stacks: torch.Tensor) -> No
     low, high = np.quantile(full, [0.3, 0.7]).tolist()
     made = imagine_rollouts(world_model, policy, stacks, 5, reward_range=(low, high))
     assert np.array_equal(made.rewards, full.clip(np.float32(low), np.float32(high)))
+
+
+def test_a_reader_takes_the_place_of_the_models_own_rewards(stacks: torch.Tensor) -> None:
+    learner = make_learner(reader_updates=2)
+    while learner.step < 20:
+        learner.prepare() if learner.preparing else learner.advance()
+    assert learner.reader is not None
+    made = imagine_rollouts(lively_world_model(), policy, stacks, 5, read_rewards=learner.reader.read)
+    wanted = learner.reader.read(torch.from_numpy(made.frames[:, 3:])).numpy()
+    assert np.allclose(made.rewards, wanted, atol=1e-6)
+    low, high = learner.replay.reward_range()
+    held = learner.imagined.segments(np.random.default_rng(0), 50, 2)
+    read = learner.reader.read(held.frames[:, 1]).clamp(low, high)
+    assert torch.allclose(held.rewards[:, 0], read, atol=0.05)  # by the reader as it was some updates ago
 
 
 def test_an_agent_does_not_imagine_rewards_beyond_those_it_met() -> None:
