@@ -4,6 +4,7 @@ Rewards are summed over the repeat and raised by 10 in every step that succeeds 
 ``corner``. The simulator itself stays within reach as ``env.unwrapped.simulator``.
 """
 
+import atexit
 import ctypes.util
 import functools
 import importlib
@@ -190,8 +191,9 @@ class _Camera:
             raise RenderingError(
                 f"MuJoCo cannot draw offscreen with MUJOCO_GL={os.environ.get('MUJOCO_GL')!r}: {error}. {_GL_ADVICE}"
             ) from error
-        # Also when an environment is dropped or the process ends: later, OpenGL is gone and complains.
-        self._close = weakref.finalize(self, self._renderer.close)
+        self._close = weakref.finalize(self, self._renderer.close)  # also when an environment is dropped
+        _CAMERAS.add(self)
+        _close_cameras_at_exit()
 
     def frame(self) -> Frame:
         """The scene as it stands, uint8 ``[64, 64, 3]``, the right way up."""
@@ -207,6 +209,23 @@ class _Camera:
 
     def close(self) -> None:
         self._close()
+
+
+_CAMERAS = weakref.WeakSet[_Camera]()
+
+
+@functools.cache
+def _close_cameras_at_exit() -> None:
+    """When a process ends, what was registered last goes first.
+
+    So renderers are freed before the OpenGL that MuJoCo set up for the first of them, without which each complains.
+    """
+    atexit.register(_close_cameras)
+
+
+def _close_cameras() -> None:
+    for camera in list(_CAMERAS):
+        camera.close()
 
 
 _GL_ADVICE = (

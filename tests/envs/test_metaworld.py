@@ -1,6 +1,8 @@
 """The real Meta-World behind the contract: pictures, seeds, rewards and errors."""
 
 import itertools
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -88,6 +90,21 @@ def test_pictures_are_right_with_several_environments_alive_and_closed_in_any_or
     del envs["door-lock"]  # dropped, not closed
     np.testing.assert_array_equal(frames(envs["hammer"]), expected["hammer"])
     envs["hammer"].close()
+
+
+def test_a_script_that_closes_nothing_ends_in_silence() -> None:
+    """Also where another library has registered a finalizer of its own before, as stable-baselines3 does."""
+    done = subprocess.run([sys.executable, "-c", CLOSES_NOTHING], capture_output=True, text=True, timeout=300)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "64\n", "")
+
+
+CLOSES_NOTHING = f"""
+import weakref
+weakref.finalize(type("Other", (), {{}}), int)
+import gymnasium as gym, worldgym
+env = gym.make("{ID}")
+print(len(env.reset(seed=0)[0]))
+"""
 
 
 def test_pictures_change(env: SimulatorMetaWorld) -> None:
