@@ -23,13 +23,16 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from worldgym.data.episode import SUFFIX, Episode, EpisodeInfo
-from worldgym.envs import toy
-from worldgym.envs.metaworld import ACTION_REPEAT, EPISODE_STEPS, SimulatorMetaWorld, plain_task_name
+from worldgym.envs import metaworld, toy_world
+from worldgym.envs.dials import SimulatorDials
+from worldgym.envs.metaworld import ACTION_REPEAT, SimulatorMetaWorld, plain_task_name
 from worldgym.envs.toy import SimulatorToy
+from worldgym.envs.toy_world import ToyWorld
 from worldgym.errors import DataError, InvalidOption, nearest
 
-Simulator = SimulatorMetaWorld | SimulatorToy
+Simulator = SimulatorMetaWorld | ToyWorld
 Policy = Callable[[], NDArray[np.float32]]
+TOY_WORLDS: dict[str, type[ToyWorld]] = {world.task: world for world in (SimulatorToy, SimulatorDials)}
 SMOOTH_REVERSION = 0.1
 STRAYING_SPELL = (5, 30)  # steps
 
@@ -57,8 +60,8 @@ def collect(
 ) -> list[Path]:
     """Record ``episodes[behaviour]`` episodes a task into ``folder``; those already there are kept and not repeated.
 
-    Tasks are Meta-World's, and ``toy``, the toy world. Equal seeds record equal episodes. A kill loses only the
-    episodes under way.
+    Tasks are Meta-World's, and the toy worlds ``toy`` and ``dials``. Equal seeds record equal episodes. A kill loses
+    only the episodes under way.
 
     Returns:
         The files of all episodes asked for.
@@ -88,7 +91,7 @@ def collect(
 
 
 def _task_name(task: str) -> str:
-    return task if task == toy.TASK else plain_task_name(task)
+    return task if task in TOY_WORLDS else plain_task_name(task)
 
 
 def _jobs(tasks: list[str], episodes: Mapping[str, int], seed: int, look: str) -> Iterator[Job]:
@@ -109,8 +112,8 @@ def _record_to(job: Job, folder: Path) -> None:
 
 
 def _simulator(job: Job) -> Simulator:
-    if job.task == toy.TASK:
-        return SimulatorToy()
+    if job.task in TOY_WORLDS:
+        return TOY_WORLDS[job.task]()
     return SimulatorMetaWorld(job.task, look=job.look)  # type: ignore[arg-type]
 
 
@@ -135,9 +138,9 @@ def record(env: Simulator, behaviour: str, seed: int, look: str = "fast") -> Epi
 
 def _facts(env: Simulator) -> tuple[int, str, int]:
     """Steps of an episode, the environment's id, and simulator steps a step."""
-    if isinstance(env, SimulatorToy):
-        return toy.EPISODE_STEPS, "Simulator-Toy-v0", 1
-    return EPISODE_STEPS, "Simulator-MetaWorld-v0", ACTION_REPEAT
+    if isinstance(env, ToyWorld):
+        return toy_world.EPISODE_STEPS, env.env_id, 1
+    return metaworld.EPISODE_STEPS, "Simulator-MetaWorld-v0", ACTION_REPEAT
 
 
 def _expert(env: Simulator, rng: np.random.Generator) -> Policy:

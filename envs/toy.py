@@ -1,33 +1,12 @@
-"""A toy world of 32 x 32 pixels with exact dynamics: an orange square has to be steered onto a blue one.
-
-It is for trying agents out: one picture shows everything there is to know, an episode takes 25 steps and a step some
-tens of microseconds. Squares stand at real numbers, not at whole pixels; a pixel that one covers in part takes on its
-colour in part, so a picture tells where a square is to a small fraction of a pixel.
-"""
+"""A toy world: an orange square has to be steered onto a blue one."""
 
 import math
-from typing import Any
+from typing import ClassVar
 
-import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 
-from worldgym.envs.contract import (
-    METADATA,
-    ActionSpace,
-    Frame,
-    action_space,
-    checked_action,
-    close_window,
-    frame_space,
-    show_frame,
-)
-from worldgym.errors import InvalidOption, ResetNeeded
-
-TASK = "toy"
-ACTION_NAMES = ("dx", "dy")
-EPISODE_STEPS = 25
-RESOLUTION = 32
+from worldgym.envs.toy_world import RESOLUTION, Canvas, State, ToyWorld
 
 # All lengths are in pixels; x grows to the right, y downwards.
 WALL = 2.0
@@ -42,133 +21,62 @@ FLOOR_COLOUR = (128, 128, 128)  # mid-grey: 0 to agents that centre pixels, so t
 GOAL_COLOUR = (40, 110, 230)
 AGENT_COLOUR = (250, 140, 30)
 
-TOY_METADATA: dict[str, Any] = {**METADATA, "render_fps": 10}
-
 Point = NDArray[np.float64]
 """x and y of a square's centre, float64 ``[2]``."""
-Canvas = NDArray[np.float32]
-"""A picture before it is rounded, float32 ``[32, 32, 3]`` in [0, 255]."""
 
 _PIXEL_EDGES = np.arange(RESOLUTION + 1, dtype=np.float64)
 
 
-class SimulatorToy(gym.Env[Frame, NDArray[np.float32]]):
-    """The toy world.
+class SimulatorToy(ToyWorld):
+    """Two squares between walls.
 
     The action ``(dx, dy)`` moves the orange square by up to 2 pixels along each axis; walls stop it. The reward is
     ``1 / (1 + (d / 5)^2)`` with ``d`` the distance in pixels between the centres after the move: 1 on the goal, 1/2
-    five pixels away. It counts as success while the orange square lies wholly within the blue one. Nothing terminates
-    an episode; ``gym.make`` truncates it after 25 steps.
+    five pixels away. It counts as success while the orange square lies wholly within the blue one.
 
-    Args:
-        render_mode: ``rgb_array``, ``human`` or None.
+    ``info["state"]``: x and y of agent and goal in pixels, float64 ``[4]``.
     """
 
-    metadata = TOY_METADATA
-    action_space: ActionSpace
-    task = TASK
+    env_id: ClassVar[str] = "Simulator-Toy-v0"
+    task: ClassVar[str] = "toy"
+    action_dim: ClassVar[int] = 2
 
-    def __init__(self, render_mode: str | None = None) -> None:
-        if render_mode not in (None, "rgb_array", "human"):
-            raise InvalidOption(f"render_mode must be None, 'rgb_array' or 'human', got {render_mode!r}")
-        self.render_mode = render_mode
-        self.observation_space = frame_space(RESOLUTION)
-        self.action_space = action_space(len(ACTION_NAMES))
-        self._agent: Point = np.zeros(2)
-        self._goal: Point = np.zeros(2)
-        self._ground: Canvas = _EMPTY_ROOM  # the picture without the agent
-        self._frame: Frame | None = None
+    @classmethod
+    def bounds(cls) -> tuple[State, State]:
+        """Both squares inside the walls."""
+        low, high = np.array([_room(AGENT_SIZE), _room(GOAL_SIZE)]).repeat(2, axis=0).T
+        return low, high
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Frame, dict[str, Any]]:
-        """Start an episode at random places; equal seeds give equal episodes.
-
-        ``options={"state": ...}`` starts it where ``info["state"]`` of another one stood.
-
-        Returns:
-            The frame, uint8 ``[32, 32, 3]``, and ``info`` with ``success``, ``task`` and ``state`` (x and y of agent
-            and goal in pixels, float64 ``[4]``).
-
-        Raises:
-            InvalidOption: for another option, or a state that no episode can be in.
-        """
-        super().reset(seed=seed)
-        if set(options or {}) - {"state"}:
-            raise InvalidOption(f"Simulator-Toy-v0 takes the reset option 'state' only, got {sorted(options or {})}")
-        self._agent, self._goal = _places(options["state"]) if options else self._draw_places()
-        self._ground = _painted(_EMPTY_ROOM, self._goal, GOAL_SIZE, GOAL_COLOUR)
-        return self._observe(), self._info()
-
-    def _draw_places(self) -> tuple[Point, Point]:
+    def _drawn_state(self) -> State:
         goal = self.np_random.uniform(*_room(GOAL_SIZE), 2)
         agent = self.np_random.uniform(*_room(AGENT_SIZE), 2)
         while math.dist(agent, goal) < START_DISTANCE:
             agent = self.np_random.uniform(*_room(AGENT_SIZE), 2)
-        return agent, goal
+        return np.concatenate([agent, goal])
 
-    def step(self, action: NDArray[np.float32]) -> tuple[Frame, float, bool, bool, dict[str, Any]]:
-        """Move the agent.
+    def _moved(self, action: NDArray[np.float32]) -> State:
+        return np.concatenate([np.clip(self._agent + SPEED * action, *_room(AGENT_SIZE)), self._goal])
 
-        Raises:
-            InvalidAction: for an action of another shape, or one that is not finite.
-            ResetNeeded: before the first reset.
-        """
-        self._check_reset("step")
-        moved = self._agent + SPEED * checked_action(action, self.action_space)
-        self._agent = np.clip(moved, *_room(AGENT_SIZE))
-        reward = 1.0 / (1.0 + (self._distance() / HALF_REWARD_DISTANCE) ** 2)
-        return self._observe(), reward, False, False, self._info()
+    def _way(self) -> State:
+        return (self._goal - self._agent) / SPEED
 
-    def expert_action(self) -> NDArray[np.float32]:
-        """Straight towards the goal along each axis, float32 ``[2]`` in [-1, 1]: no policy earns more."""
-        self._check_reset("expert_action")
-        return np.clip((self._goal - self._agent) / SPEED, -1.0, 1.0).astype(np.float32)
+    def _reward(self) -> float:
+        return 1.0 / (1.0 + (math.dist(self._agent, self._goal) / HALF_REWARD_DISTANCE) ** 2)
 
-    def render(self) -> Frame | None:
-        """The current frame in mode ``rgb_array``; in mode ``human`` it is shown in a window."""
-        frame = self._check_reset("render")
-        return frame.copy() if self.render_mode == "rgb_array" else None
+    def _succeeds(self) -> bool:
+        return bool(np.abs(self._goal - self._agent).max() <= (GOAL_SIZE - AGENT_SIZE) / 2)
 
-    def close(self) -> None:
-        """Close the window, if there is one."""
-        self._frame = None
-        if self.render_mode == "human":
-            close_window(_TITLE)
+    def _picture(self) -> Canvas:
+        goal = _painted(_EMPTY_ROOM, self._goal, GOAL_SIZE, GOAL_COLOUR)
+        return _painted(goal, self._agent, AGENT_SIZE, AGENT_COLOUR)
 
-    def _check_reset(self, call: str) -> Frame:
-        if self._frame is None:
-            raise ResetNeeded(f"{call}() came before reset(); call env.reset() first")
-        return self._frame
+    @property
+    def _agent(self) -> Point:
+        return self.state[:2]
 
-    def _observe(self) -> Frame:
-        self._frame = np.rint(_painted(self._ground, self._agent, AGENT_SIZE, AGENT_COLOUR)).astype(np.uint8)
-        if self.render_mode == "human":
-            show_frame(self._frame, _TITLE)
-        return self._frame.copy()
-
-    def _distance(self) -> float:
-        return math.dist(self._agent, self._goal)
-
-    def _info(self) -> dict[str, Any]:
-        within = np.abs(self._goal - self._agent).max() <= (GOAL_SIZE - AGENT_SIZE) / 2
-        return {"success": bool(within), "task": self.task, "state": np.concatenate([self._agent, self._goal])}
-
-
-_TITLE = "Toy"
-
-
-def _places(state: Any) -> tuple[Point, Point]:
-    """Where agent and goal stand in a state; raises :class:`InvalidOption` unless both are inside the walls."""
-    rooms = np.array([_room(AGENT_SIZE), _room(GOAL_SIZE)]).repeat(2, axis=0)
-    try:
-        values = np.array(state, np.float64)
-    except (TypeError, ValueError):
-        values = np.empty(0)
-    if values.shape != (4,) or not np.all((values >= rooms[:, 0]) & (values <= rooms[:, 1])):
-        raise InvalidOption(
-            f"the reset option 'state' takes x and y of agent and goal, inside the walls, as info['state'] gives them: "
-            f"got {state!r}"
-        )
-    return values[:2], values[2:]
+    @property
+    def _goal(self) -> Point:
+        return self.state[2:]
 
 
 def _room(size: float) -> tuple[float, float]:

@@ -16,13 +16,13 @@ from worldgym.agents.run import checkpoints
 from worldgym.cli import build_parser, main
 from worldgym.envs.collect import record
 from worldgym.envs.toy import SimulatorToy
+from worldgym.world_model import WorldModel
 
-TINY = (
-    "steps=24 seed_steps=8 initial_model_updates=2 initial_rollouts=4 rollouts=4 horizon=2 rollout_every=5 "
+SMALL = (
+    "--set steps=24 seed_steps=8 initial_model_updates=2 initial_rollouts=4 rollouts=4 horizon=2 rollout_every=5 "
     "model_batch_size=24 evaluate_every=12 evaluation_episodes=1 save_every=6 log_every=6 "
-    "agent.channels=4 agent.features=8 agent.hidden=16 agent.batch_size=8"
+    "--set agent.channels=4 agent.features=8 agent.hidden=16 agent.batch_size=8 --device cpu --threads 1"
 )
-SMALL = " ".join(f"--set {setting}" for setting in TINY.split()) + " --device cpu --threads 1"
 
 
 @pytest.fixture(autouse=True)
@@ -69,6 +69,14 @@ def test_from_nothing_to_curves(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert found["DrQ-v2"]["steps"] == [12, 24]
     about = json.loads((killed / "config.json").read_text())
     assert (about["world_model"], about["demonstrations"], about["task"]) == ("scratch", 2, "toy")
+
+
+def test_the_dials_have_a_preset_of_their_own(tmp_path: Path) -> None:
+    assert main(f"mbpo --task dials --demos 1 {SMALL} --out {tmp_path}/run".split()) == 0
+    about = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert (about["task"], about["world_model"], about["training"]["updates_per_step"]) == ("dials", "scratch", 12)
+    assert about["training"]["reader_updates"] > 0
+    assert WorldModel.from_pretrained(tmp_path / "run" / "world_model").config.action_dim == 8
 
 
 @pytest.mark.parametrize(

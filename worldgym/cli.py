@@ -476,7 +476,7 @@ def _add_mbpo(commands: Subparsers) -> None:
     parser.add_argument(
         "--world-model",
         metavar="NAME",
-        help=f"a shipped name, a folder, or {SCRATCH} for fresh weights (default: {SHIPPED}; for the toy {SCRATCH})",
+        help=f"a shipped name, a folder, or {SCRATCH} for fresh weights (default: {SHIPPED}, a toy world's {SCRATCH})",
     )
     parser.add_argument(
         "--uncertainty", type=_rate, metavar="NATS", help="end a rollout before a frame the model is less sure of"
@@ -495,10 +495,10 @@ def _add_drqv2(commands: Subparsers) -> None:
 
 
 def _add_agent(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--task", required=True, help="a task of Meta-World, or toy")
+    parser.add_argument("--task", required=True, help="a task of Meta-World, or a toy world: toy, dials")
     parser.add_argument("--out", type=Path, required=True, help="folder of the run: checkpoint, metrics, videos")
     parser.add_argument("--resume", action="store_true", help="go on, exactly, with the run in --out")
-    parser.add_argument("--preset", help="paper, cpu or toy (default: toy for the toy, else paper)")
+    parser.add_argument("--preset", help="paper, cpu, toy or dials (default: a toy world's own, else paper)")
     parser.add_argument("--demos", type=_natural, metavar="COUNT", help="demonstrations (default: the preset's)")
     parser.add_argument(
         "--demos-from", type=Path, metavar="FOLDER", help="where they lie; else the scripted expert gives them"
@@ -508,10 +508,11 @@ def _add_agent(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--set",
         type=_setting,
-        action="append",
+        nargs="+",
+        action="extend",
         default=[],
         metavar="NAME=VALUE",
-        help="another setting of the preset, such as rollouts=64, model.learning_rate=3e-4 or agent.batch_size=128",
+        help="other settings of the preset, such as rollouts=64, model.learning_rate=3e-4 or agent.batch_size=128",
     )
     parser.add_argument("--threads", type=_positive, help="CPU threads (default: PyTorch's choice)")
     _add_device(parser)
@@ -527,9 +528,9 @@ def _setting(text: str) -> tuple[str, Any]:
 
 
 def _mbpo(options: argparse.Namespace) -> int:
-    from worldgym.agents.presets import TOY_TASK
+    from worldgym.agents.presets import TOYS
 
-    name = options.world_model or (SCRATCH if options.task == TOY_TASK else SHIPPED)
+    name = options.world_model or (SCRATCH if options.task in TOYS else SHIPPED)
     return _learn(options, name, {"method": f"MBPO ({name})", "world_model": name})
 
 
@@ -576,9 +577,9 @@ def _preset(options: argparse.Namespace) -> "Preset":
 def _simulator(task: str) -> Any:
     import gymnasium as gym
 
-    from worldgym.agents.presets import TOY_TASK
+    from worldgym.envs.collect import TOY_WORLDS
 
-    return gym.make("Simulator-Toy-v0") if task == TOY_TASK else gym.make("Simulator-MetaWorld-v0", task=task)
+    return gym.make(TOY_WORLDS[task].env_id) if task in TOY_WORLDS else gym.make("Simulator-MetaWorld-v0", task=task)
 
 
 def _learning_world_model(name: str, preset: "Preset", device: "torch.device") -> "WorldModel":

@@ -25,10 +25,11 @@ def register_envs() -> None:
         order_enforce=False,
         disable_env_checker=True,
     )
-    gym.register(
-        "Simulator-Toy-v0",
-        entry_point="worldgym.envs.toy:SimulatorToy",
-        max_episode_steps=25,
-        order_enforce=False,
-        disable_env_checker=True,
-    )
+    for name in ("Toy", "Dials"):
+        gym.register(
+            f"Simulator-{name}-v0",
+            entry_point=f"worldgym.envs.{name.lower()}:Simulator{name}",
+            max_episode_steps=25,
+            order_enforce=False,
+            disable_env_checker=True,
+        )

@@ -18,7 +18,8 @@ from worldgym.agents.mbpo import MBPO, MBPOConfig
 from worldgym.agents.presets import TOY
 from worldgym.agents.rollouts import Policy, Rollouts
 from worldgym.agents.schedule import Linear
-from worldgym.envs.toy import RESOLUTION, SimulatorToy
+from worldgym.envs.toy import SimulatorToy
+from worldgym.envs.toy_world import RESOLUTION
 from worldgym.training.online import fresh_world_model
 from worldgym.world_model import WorldModel
 

@@ -4,7 +4,7 @@ import pytest
 
 from worldgym.agents.drqv2 import DrQv2Config
 from worldgym.agents.mbpo import MBPOConfig
-from worldgym.agents.presets import METAWORLD, TOY, changed, preset
+from worldgym.agents.presets import DIALS, METAWORLD, TOY, changed, preset
 from worldgym.envs.metaworld import PAPER_TASKS
 from worldgym.errors import ConfigError
 
@@ -33,6 +33,7 @@ def test_each_task_of_the_paper_has_a_preset_in_agent_steps() -> None:
 
 def test_presets_by_name() -> None:
     assert preset("toy") is TOY
+    assert preset("dials") is DIALS
     assert preset("basketball") == preset("hammer")
     small, large = preset("hammer", "cpu"), preset("hammer", "paper")
     assert small.demonstrations == 5
