@@ -55,13 +55,17 @@ class MBPOConfig:
         initial_model_updates: of the tokenizer, then as many of the transformer, right behind the ``seed_steps``.
         tokenizer_every: real steps between two updates of the tokenizer from then on.
         transformer_every: the same for the transformer.
-        rewards_every: real steps until the reward head is solved for anew, by ridge regression on the replay; None
-            leaves it to the transformer's updates, in which it follows an agent to new places slowly.
+        rewards_every: real steps until the reward head is solved for anew, by ridge regression on the replay, for the
+            first time before the first rollouts; None leaves it to the transformer's updates, in which it follows an
+            agent to new places slowly.
         reader_updates: a real step, of a network that reads the rewards of rollouts off their frames
             (:class:`RewardReader`) in place of the world model's own head; 0 is the paper's way, the head.
         model_batch_size: segments in such an update.
         segment_length: frames of a segment.
         initial_rollouts: imagined behind the ``initial_model_updates``, in batches of ``rollouts``.
+        initial_updates: of the agent behind these, before it takes a step of its own: what demonstrations, random steps
+            and a model that is trained already have to tell takes more updates than a few real steps bring. Batches of
+            rollouts come as often between them as in the loop. The agent by itself makes them, too.
         rollout_every: real steps between two batches of rollouts from then on.
         rollouts: in one batch.
         horizon: imagined steps of a rollout, at most.
@@ -90,6 +94,7 @@ class MBPOConfig:
     model_batch_size: int = 16
     segment_length: int = 12
     initial_rollouts: int = 640
+    initial_updates: int = 0
     rollout_every: int = 200
     rollouts: int = 32
     horizon: int = 10
@@ -105,18 +110,23 @@ class MBPOConfig:
     save_every: int = 2000
 
     def __post_init__(self) -> None:
-        free = ("seed", "seed_steps", "initial_model_updates", "initial_rollouts", "reader_updates")  # may be 0
         for name, value in vars(self).items():
-            if isinstance(value, (int, float)) and not (value >= 0 if name in free else value > 0):
-                raise ConfigError(f"{name} must be {'at least' if name in free else 'above'} 0, got {value!r}")
+            free = name in ("seed", "seed_steps", "reader_updates") or name.startswith("initial_")  # may be 0
+            if isinstance(value, (int, float)) and not (value >= 0 if free else value > 0):
+                raise ConfigError(f"{name} must be {'at least' if free else 'above'} 0, got {value!r}")
         check_precision(self.precision)
         if not all(0 <= share <= 1 for share in (self.real_ratio.start, self.real_ratio.end)):
             raise ConfigError(f"real_ratio must lie in [0, 1], got {self.real_ratio}")
 
     @property
-    def preparation(self) -> int:
+    def model_preparation(self) -> int:
         """Units of work between the ``seed_steps`` and the first agent's update: model updates, then rollouts."""
         return 2 * self.initial_model_updates + math.ceil(self.initial_rollouts / self.rollouts)
+
+    @property
+    def updates_per_rollouts(self) -> int:
+        """The agent's updates between two batches of rollouts."""
+        return max(1, self.rollout_every * self.updates_per_step // self.update_every)
 
 
 class Purpose(IntEnum):
@@ -183,17 +193,24 @@ class MBPO:
 
     @property
     def preparing(self) -> bool:
-        """Whether the world model is to learn from what there is before the loop goes on."""
-        begun = self.trainer is not None and self.step == self.config.seed_steps
-        return begun and self.prepared < self.config.preparation
+        """Whether model and agent are to learn from what there is before the loop goes on."""
+        return self.step == self.config.seed_steps and self.prepared < self.preparation
+
+    @property
+    def preparation(self) -> int:
+        """Units of it: those of the model, where there is one, and the agent's."""
+        practice = math.ceil(self.config.initial_updates / self.config.updates_per_rollouts)
+        return practice + (0 if self.trainer is None else self.config.model_preparation)
 
     def prepare(self) -> Metrics:
-        """One unit of the preparation: an update of the world model or, behind all of these, a batch of rollouts.
+        """One unit of the preparation: an update of the model, a batch of rollouts or, in the end, that and updates.
 
         The tokenizer comes first, because the transformer's codes are its own; a fresh reward head is solved for last.
         """
         self.prepared += 1
         updates = self.config.initial_model_updates
+        if self.trainer is None:
+            return self._practise()
         if self.reader is not None and self.prepared <= 2 * updates:
             self._timed("fit", self._fit_reader)
         if self.prepared <= updates:
@@ -203,7 +220,16 @@ class MBPO:
             if self.prepared == 2 * updates and self._fresh:
                 self._timed("fit", self._refit_rewards)
             return metrics
-        return self._timed("imagine", self._imagine) if self._wanted else {}
+        if self.prepared == 2 * updates + 1 and self.config.rewards_every is not None:
+            self._timed("fit", self._refit_rewards)  # the first rollouts are not to be the worst judged
+        metrics = self._timed("imagine", self._imagine) if self._wanted else {}
+        return metrics | (self._practise() if self.prepared > self.config.model_preparation else {})
+
+    def _practise(self) -> Metrics:
+        """The agent's updates between two batches of rollouts; the last of the ``initial_updates`` may be fewer."""
+        left = self.preparation - self.prepared
+        each, count = self.config.updates_per_rollouts, self.config.initial_updates
+        return self._timed("update", lambda: self._update(each if left else count - count // each * each or each))
 
     def advance(self) -> Metrics:
         """One real step and all that follows from it."""
@@ -255,7 +281,8 @@ class MBPO:
 
     def update(self) -> Metrics:
         """Let the agent learn from batches of real and imagined steps; figures of the last one."""
-        return {} if self.step % self.config.update_every else self._timed("update", self._update)
+        due = self.step % self.config.update_every == 0
+        return self._timed("update", lambda: self._update(self.config.updates_per_step)) if due else {}
 
     def _timed(self, phase: str, work: Any) -> Metrics:
         start = time.perf_counter()
@@ -383,10 +410,10 @@ class MBPO:
         parts = copy.deepcopy((model.tokenizer, model.transformer))
         return WorldModel(model.config, *parts).to(dtype=torch.bfloat16)
 
-    def _update(self) -> Metrics:
+    def _update(self, count: int) -> Metrics:
         metrics: Metrics = {}
         mixed, ratio = MixedReplay(self.replay, self.imagined), self.config.real_ratio(self.step)
-        for index in range(self.config.updates_per_step):
+        for index in range(count):
             rng = self._rng(Purpose.UPDATE, index)
             metrics = self.agent.update(mixed.sample(rng, self.agent.config.batch_size, ratio))
         return _named("agent", metrics)

@@ -105,7 +105,9 @@ class _Run:
     @property
     def _time_to_evaluate(self) -> bool:
         step, config = self.learner.step, self.learner.config
-        return step > self.evaluated and (step % config.evaluate_every == 0 or step == config.steps)
+        if step < config.steps and (self.learner.preparing or step % config.evaluate_every):
+            return False  # what is being prepared is part of the step
+        return step > self.evaluated
 
     @property
     def _count(self) -> int:
@@ -118,7 +120,7 @@ class _Run:
             self._evaluate(log, stopped)
         elif self.learner.preparing:
             self._log(log, self.learner.prepare())
-            log.advance(f"preparing the world model, {self.learner.prepared} of {self.learner.config.preparation}", 0)
+            log.advance(f"preparing, {self.learner.prepared} of {self.learner.preparation}", 0)
         else:
             self._log(log, self._collect() | self.learner.learn())
             log.advance(self._told())

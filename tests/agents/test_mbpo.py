@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file
 
 from worldgym.agents.drqv2 import DrQv2, DrQv2Config
-from worldgym.agents.evaluation import FIRST_SEED, evaluate
+from worldgym.agents.evaluation import FIRST_SEED, Evaluation, evaluate
 from worldgym.agents.mbpo import MBPO, Env, MBPOConfig
 from worldgym.agents.replay import ReplayBuffer, Transitions
 from worldgym.agents.rollouts import imagine_rollouts
@@ -92,6 +92,7 @@ def settings(**changes: Any) -> MBPOConfig:
             "model_batch_size": 2,
             "segment_length": 6,
             "initial_rollouts": 8,
+            "initial_updates": 10,
             "rollout_every": 7,
             "rollouts": 4,
             "horizon": 3,
@@ -205,12 +206,12 @@ def test_a_reader_of_rewards_goes_on_as_if_it_had_not_been_interrupted(tmp_path:
     assert any(name.startswith("reader.optimizer.") for name in stored(parts, "learner"))
 
 
-@pytest.mark.parametrize("number", [0, 3])
-@WITH_A_MODEL
-def test_the_preparation_of_the_world_model_can_be_interrupted(
-    number: int, unbroken: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("share", [0, 0.5, 0.9])
+def test_the_preparation_can_be_interrupted(
+    share: float, model_based: bool, unbroken: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    learner, prepare = make_learner(), MBPO.prepare
+    learner, prepare = make_learner(model_based), MBPO.prepare
+    number = int(share * learner.preparation)
 
     def interrupted(self: MBPO) -> Metrics:
         if self.prepared == number:
@@ -221,7 +222,7 @@ def test_the_preparation_of_the_world_model_can_be_interrupted(
         patch.setattr(MBPO, "prepare", interrupted)
         assert not train(learner, make_env(), tmp_path)
     assert (learner.step, learner.prepared) == (SEED_STEPS, number + 1)
-    assert train(make_learner(), make_env(), tmp_path, resume=True)
+    assert train(make_learner(model_based), make_env(), tmp_path, resume=True)
     assert_equal_runs(unbroken, tmp_path)
 
 
@@ -338,7 +339,8 @@ def test_a_run_leaves_what_a_person_looks_for(model_based: bool, unbroken: Path)
 def test_figures_are_logged(model_based: bool, unbroken: Path) -> None:
     found = lines(unbroken)
     logged = [line for line in found if not any(name.startswith("evaluation") for name in line)]
-    assert [line["step"] for line in logged] == ([5, 10, 13, 13] if model_based else [5, 10]) + [15, 20, 25, 30, 35, 40]
+    prepared = [13, 13] if model_based else [13]
+    assert [line["step"] for line in logged] == [5, 10, *prepared, 15, 20, 25, 30, 35, 40]
     evaluations = [line for line in found if "evaluation/success" in line]
     assert [line["step"] for line in evaluations] == [20, 40]
     assert all(0 <= line["evaluation/success"] <= 1 and line["evaluation/return"] > 0 for line in evaluations)
@@ -445,24 +447,49 @@ def test_work_is_done_at_its_time() -> None:
     assert (learner.agent.updates, learner.refreshes, updates(learner)) == (0, 0, (0, 0))
     assert learner.preparing
     while learner.preparing:
+        assert learner.agent.updates == (7 if learner.prepared == 2 + 2 + 2 + 1 else 0)
         learner.prepare()
-    assert learner.prepared == config.preparation == 2 + 2 + 2
+    assert learner.prepared == learner.preparation == 2 + 2 + 2 + 2  # 7 of the agent's updates after each of the last
     assert updates(learner) == (2, 2)
-    assert len(learner.imagined) == config.initial_rollouts * config.horizon
+    assert learner.agent.updates == config.initial_updates == 10
+    assert learner.refreshes == 2 + 2
     while learner.step < STEPS:
         learner.advance()
-    assert learner.agent.updates == STEPS - SEED_STEPS
+    assert learner.agent.updates == 10 + STEPS - SEED_STEPS
     assert updates(learner) == (2 + 3, 2 + 6)  # at 20, 30, 40; at 15, 20, 25, 30, 35, 40
-    assert learner.refreshes == 2 + 4  # at 14, 21, 28, 35
+    assert learner.refreshes == 4 + 4  # at 14, 21, 28, 35
     assert len(learner.imagined) == config.keep_rollouts * config.rollouts * config.horizon
     assert len(learner.replay) == STEPS
+
+
+@pytest.mark.parametrize(("count", "units"), [(0, 0), (6, 1), (7, 1), (8, 2), (14, 2)])
+def test_an_agent_by_itself_makes_as_many_updates_before_its_first_step(count: int, units: int) -> None:
+    for learner in (make_learner(False, initial_updates=count), make_learner(initial_updates=count)):
+        while learner.step < SEED_STEPS or learner.preparing:
+            learner.prepare() if learner.preparing else learner.advance()
+        assert learner.agent.updates == count
+        assert learner.prepared == units + (0 if learner.trainer is None else 6)
+
+
+def test_what_was_prepared_is_evaluated_with_the_step_behind_it(model_based: bool, tmp_path: Path) -> None:
+    changes = {"evaluate_every": SEED_STEPS, "steps": SEED_STEPS + 1, "evaluation_episodes": 1}
+    learner, seen = make_learner(model_based, **changes), []
+
+    def looked(*_: Any) -> Evaluation:
+        seen.append((learner.step, learner.agent.updates))
+        return Evaluation(0.0, 0.0, np.zeros((2, 32, 32, 3), np.uint8))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("worldgym.agents.run.evaluate", looked)
+        assert train(learner, make_env(), tmp_path)
+    assert seen == [(SEED_STEPS, 10), (SEED_STEPS + 1, 11)]
 
 
 def test_nothing_is_imagined_that_no_batch_would_hold() -> None:
     learner = make_learner(real_ratio=Linear(0.5, 1.0, 25), initial_model_updates=0)
     while learner.step < STEPS:
         learner.prepare() if learner.preparing else learner.advance()
-    assert learner.refreshes == 2 + 2  # at 14 and 21, not at 28 and 35
+    assert learner.refreshes == 4 + 2  # at 14 and 21, not at 28 and 35
     learner = make_learner(real_ratio=Linear(1.0, 1.0, 1))
     while learner.step < STEPS:
         learner.prepare() if learner.preparing else learner.advance()
@@ -477,11 +504,11 @@ def test_the_reward_head_is_solved_for_at_its_time(monkeypatch: pytest.MonkeyPat
     solve = trainer.refit_rewards
     monkeypatch.setattr(trainer, "refit_rewards", lambda batches: (solved.append(learner.step), solve(batches)))
     while learner.step < STEPS:
-        before = trainer.world_model.transformer.reward_linear.bias.clone()
+        before, times = trainer.world_model.transformer.reward_linear.bias.clone(), len(solved)
         learner.prepare() if learner.preparing else learner.advance()
         after = trainer.world_model.transformer.reward_linear.bias
-        assert learner.step not in solved or not torch.equal(before, after)
-    assert solved == [20, 30, 40]
+        assert len(solved) == times or not torch.equal(before, after)
+    assert solved == [SEED_STEPS, 20, 30, 40]  # the first time before the first rollouts
 
 
 def test_the_first_actions_are_uniform_and_the_later_ones_the_agents() -> None:
@@ -655,7 +682,7 @@ def test_an_agent_does_not_imagine_rewards_beyond_those_it_met() -> None:
 
 
 def test_an_agent_learns_from_real_steps_alone_while_all_rollouts_are_unsure() -> None:
-    learner = make_learner(uncertainty=1e-9)
+    learner = make_learner(uncertainty=1e-9, initial_updates=0)
     while learner.step < SEED_STEPS + 2:
         learner.prepare() if learner.preparing else learner.advance()
     assert not len(learner.imagined)
