@@ -154,8 +154,9 @@ DIALS_MODEL = dataclasses.replace(
     sampling=Sampling(0.3),
 )
 
-# Twelve updates a step are more than real steps alone are good for. How a bar moves is learned from 300 random steps;
-# what it earns there no head of codes learns (docs/experiments.md), so rewards are read off frames.
+# Twelve updates a step are more than real steps alone are good for. How a bar moves is learned from 300 random steps,
+# and enough to practise on; what it earns there no head of codes learns (docs/experiments.md), so rewards are read off
+# frames.
 DIALS = Preset(
     dataclasses.replace(
         TOY.loop,
@@ -166,6 +167,7 @@ DIALS = Preset(
         transformer_every=2,
         reader_updates=3,
         initial_rollouts=640,
+        initial_updates=1800,
         rollout_every=10,
         rollouts=64,
         horizon=5,
