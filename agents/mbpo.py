@@ -39,6 +39,7 @@ from worldgym.world_model import WorldModel
 Env = gym.Env[NDArray[np.uint8], NDArray[np.float32]]
 REWARD_FRAMES = 1500
 READER_BATCH = 64
+READER_START = 400  # steps' worth of updates for a reader where the world model needs none before the first rollouts
 PHASES = ("collect", "fit", "imagine", "update")
 
 
@@ -58,8 +59,9 @@ class MBPOConfig:
         rewards_every: real steps until the reward head is solved for anew, by ridge regression on the replay, for the
             first time before the first rollouts; None leaves it to the transformer's updates, in which it follows an
             agent to new places slowly.
-        reader_updates: a real step, of a network that reads the rewards of rollouts off their frames
-            (:class:`RewardReader`) in place of the world model's own head; 0 is the paper's way, the head.
+        reader_updates: a real step, and a unit of the model's preparation, of a network that reads the rewards of
+            rollouts off their frames (:class:`RewardReader`) in place of the world model's own head; 0 is the paper's
+            way, the head.
         model_batch_size: segments in such an update.
         segment_length: frames of a segment.
         initial_rollouts: imagined behind the ``initial_model_updates``, in batches of ``rollouts``.
@@ -173,11 +175,32 @@ class MBPO:
         reading = world_model is not None and config.reader_updates > 0
         self.reader = RewardReader(agent.about.frame_shape, config.seed) if reading else None
         self._fresh = self.trainer is not None and self.trainer.untrained
+        self._check_segments([len(episode) for episode in demonstrations])
         self.step = self.prepared = self.episode = self.refreshes = 0
         self.seconds = dict.fromkeys(PHASES, 0.0)
         self._stack: NDArray[np.uint8] | None = None  # what the agent sees; None between episodes
         self._actions: list[NDArray[np.float32]] = []  # taken in this episode
         self._score, self._success = 0.0, False
+
+    def _check_segments(self, demonstrated: list[int]) -> None:
+        """Raise ConfigError where the world model would find nothing to learn from when its time comes.
+
+        demonstrated: steps of each demonstration.
+        """
+        if self.trainer is None:
+            return
+        length, lengths = self.config.segment_length, self.trainer.segment_lengths
+        if length not in lengths:
+            raise ConfigError(
+                f"the world model learns from segments of {lengths[0]} to {lengths[-1]} frames, got {length}"
+            )
+        limit = self.env.spec.max_episode_steps if self.env.spec else None
+        steps = max([min(self.config.seed_steps, limit or self.config.seed_steps), *demonstrated])
+        if steps + 1 < length:
+            raise ConfigError(
+                f"segments of {length} frames are longer than what there will be to learn from behind the seed_steps, "
+                f"{steps + 1} frames: raise seed_steps, give longer demonstrations or lower segment_length"
+            )
 
     def _replay(self, capacity: int) -> ReplayBuffer:
         config, agent = self.config, self.agent
@@ -220,8 +243,6 @@ class MBPO:
             if self.prepared == 2 * updates and self._fresh:
                 self._timed("fit", self._refit_rewards)
             return metrics
-        if self.prepared == 2 * updates + 1 and self.config.rewards_every is not None:
-            self._timed("fit", self._refit_rewards)  # the first rollouts are not to be the worst judged
         metrics = self._timed("imagine", self._imagine) if self._wanted else {}
         return metrics | (self._practise() if self.prepared > self.config.model_preparation else {})
 
@@ -235,25 +256,26 @@ class MBPO:
         """One real step and all that follows from it."""
         return self.collect() | self.learn()
 
-    def learn(self) -> Metrics:
-        """What follows from a real step; nothing before the ``seed_steps`` are taken."""
-        if self.step <= self.config.seed_steps:
-            return {}
-        return self.fit() | self.imagine() | self.update()
-
     def collect(self) -> Metrics:
         """One step of the real environment; a step that fails is not counted, and nothing of it is kept.
+
+        Raises whatever the environment does, and the replay's errors for rewards and frames that are not valid.
+        """
+        return self._timed("collect", self._collect)
+
+    def learn(self) -> Metrics:
+        """What follows from a real step; nothing is learned before the ``seed_steps`` are taken.
 
         Behind an episode's last step the world model is measured by it: what it would have foreseen of frames and
         rewards, ``horizon`` steps ahead, under the actions taken. Only what came of the episode's first steps can it
         have learned from before.
-
-        Raises whatever the environment does, and the replay's errors for rewards and frames that are not valid.
         """
-        metrics = self._timed("collect", self._collect)
-        if metrics and self.trainer is not None and not self.trainer.untrained:
-            metrics |= self._timed("imagine", self._foresight)
-        return metrics
+        metrics: Metrics = {}
+        if self._stack is None and self.trainer is not None and not self.trainer.untrained:
+            metrics = self._timed("imagine", self._foresight)
+        if self.step <= self.config.seed_steps:
+            return metrics
+        return metrics | self.fit() | self.imagine() | self.update()
 
     def fit(self) -> Metrics:
         """Let the world model learn from segments of the real replay, when it is time."""
@@ -271,13 +293,14 @@ class MBPO:
 
     def imagine(self) -> Metrics:
         """Imagine a batch of rollouts of the exploring agent from real frames on, when it is time and it is for use."""
-        due = self.trainer is not None and self.step % self.config.rollout_every == 0
+        due = self.step % self.config.rollout_every == 0
         return self._timed("imagine", self._imagine) if due and self._wanted else {}
 
     @property
     def _wanted(self) -> bool:
-        """Whether batches hold anything imagined at this step."""
-        return self.config.real_ratio(self.step) < 1
+        """Whether the world model has learned anything to imagine by, and batches hold any of it at this step."""
+        trained = self.trainer is not None and not self.trainer.untrained
+        return trained and self.config.real_ratio(self.step) < 1
 
     def update(self) -> Metrics:
         """Let the agent learn from batches of real and imagined steps; figures of the last one."""
@@ -339,11 +362,12 @@ class MBPO:
         assert self.trainer is not None
         return _named("transformer", self.trainer.fit_transformer(self._segments(Purpose.TRANSFORMER)))
 
-    def _fit_reader(self) -> Metrics:
+    def _fit_reader(self, drawn: int = 0) -> Metrics:
+        """``drawn``: batches that were drawn for it at this step before."""
         assert self.reader is not None
         error = 0.0
         for index in range(self.config.reader_updates):
-            batch = self.replay.segments(self._rng(Purpose.READER, index), READER_BATCH, 2)
+            batch = self.replay.segments(self._rng(Purpose.READER, drawn + index), READER_BATCH, 2)
             error = self.reader.fit(batch.frames[:, 1], batch.rewards[:, 0])
         return {"reader/error": error}
 
@@ -354,6 +378,14 @@ class MBPO:
         self.trainer.refit_rewards(self._segments(Purpose.REWARDS, index) for index in range(count))
         return {}
 
+    def _ready_rewards(self) -> None:
+        """The first rollouts are not to be the worst judged, also where a model that is trained already makes them."""
+        if self.config.rewards_every is not None and not self._fresh:
+            self._refit_rewards()
+        if self.reader is not None and not self.config.initial_model_updates:
+            for index in range(READER_START):
+                self._fit_reader(index * self.config.reader_updates)
+
     def _segments(self, purpose: Purpose, index: int = 0) -> Batch:
         config = self.config
         return self.replay.segments(self._rng(purpose, index), config.model_batch_size, config.segment_length)
@@ -361,6 +393,8 @@ class MBPO:
     def _imagine(self) -> Metrics:
         assert self.world_model is not None
         config = self.config
+        if not self.refreshes:
+            self._ready_rewards()
         stacks = torch.as_tensor(self.replay.starts(self._rng(Purpose.IMAGINE), config.rollouts))
         generator = self._generator(Purpose.IMAGINE)
         made = imagine_rollouts(

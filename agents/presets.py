@@ -190,12 +190,13 @@ def preset(task: str, name: str | None = None) -> Preset:
     Raises:
         ConfigError: for another name.
     """
-    metaworld = METAWORLD.get(task, PAPER)
+    metaworld = METAWORLD.get(task.removesuffix("-v3"), PAPER)
     known = {"paper": metaworld, "cpu": dataclasses.replace(metaworld, loop=CPU_LOOP, agent=CPU_AGENT), **TOYS}
     name = name or (task if task in TOYS else "paper")
     if name not in known:
         raise ConfigError(f"unknown preset {name!r}; {nearest(name, known)}")
-    return known[name]
+    # A world model from scratch has the task's actions and resolution, whatever the other settings are called.
+    return dataclasses.replace(known[name], world_model=TOYS[task].world_model if task in TOYS else None)
 
 
 def changed(found: Preset, settings: Mapping[str, Any]) -> Preset:

@@ -45,8 +45,8 @@ def train(
 ) -> bool:
     """Run or resume a learner until ``config.steps``; whether it came that far.
 
-    SIGINT and SIGTERM end it after the step under way, with a checkpoint. On a CPU a run that was stopped or killed and
-    then resumed ends as an unbroken one does.
+    SIGINT and SIGTERM end it after the step or the unit of preparation under way, with a checkpoint. On a CPU a run
+    that was stopped or killed and then resumed ends as an unbroken one does.
 
     Args:
         learner: as it is made; what a resumed run has learned is put into it.
@@ -95,7 +95,8 @@ class _Run:
 
     @property
     def finished(self) -> bool:
-        return self.learner.step >= self.learner.config.steps and not self._time_to_evaluate
+        learner = self.learner
+        return learner.step >= learner.config.steps and not learner.preparing and not self._time_to_evaluate
 
     @property
     def time_to_save(self) -> bool:
@@ -105,9 +106,8 @@ class _Run:
     @property
     def _time_to_evaluate(self) -> bool:
         step, config = self.learner.step, self.learner.config
-        if step < config.steps and (self.learner.preparing or step % config.evaluate_every):
-            return False  # what is being prepared is part of the step
-        return step > self.evaluated
+        due = step > self.evaluated and (step % config.evaluate_every == 0 or step == config.steps)
+        return due and not self.learner.preparing  # what is prepared is part of the step
 
     @property
     def _count(self) -> int:

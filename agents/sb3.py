@@ -404,7 +404,8 @@ class ImaginationCallback(BaseCallback):
 
     Rollouts begin in real states drawn uniformly, run in one batch under the policy as it explores now, and are cut
     off at the horizon; their rewards stay within the range of the real ones. What falls due during the algorithm's
-    ``learning_starts`` is made up for when these are over.
+    ``learning_starts``, or before an environment has taken as many steps as a segment has, is made up for when these
+    are over.
 
     Args:
         world_model: imagines; its action dimension and resolution must be the environment's.
@@ -468,12 +469,15 @@ class ImaginationCallback(BaseCallback):
     def _on_rollout_end(self) -> None:
         """What fell due since the last look; SB3 has stored the steps by now and updates the agent next."""
         before, now = self._handled, self._algorithm.num_timesteps
-        if now < self._algorithm.learning_starts:
-            return
+        shortest = max(self.world_model.config.context_length, 0 if self.trainer is None else self.segment_length - 1)
+        if now < self._algorithm.learning_starts or self._buffer.size() < shortest:
+            return  # of many environments each has taken but a few steps yet
         self._handled = now
         if self.trainer is not None:
             for _ in range(now // self.refresh_every - before // self.refresh_every):
                 self._refresh(self.trainer)
+        if self.trainer is not None and self.trainer.untrained:
+            return  # its first round of updates is still to come
         for _ in range(now // self.every - before // self.every):
             self._imagine()
 

@@ -27,7 +27,7 @@ from worldgym.config import CompactTokenizerConfig, Sampling, TransformerConfig,
 from worldgym.envs.collect import record
 from worldgym.envs.metaworld import SimulatorMetaWorld
 from worldgym.envs.toy import SimulatorToy
-from worldgym.errors import CheckpointError, ConfigError, DataError, StorageError, TrainingError
+from worldgym.errors import CheckpointError, ConfigError, DataError, OutOfMemory, StorageError, TrainingError
 from worldgym.training.online import OnlineConfig, fresh_world_model
 from worldgym.training.run import Metrics
 from worldgym.world_model import WorldModel
@@ -206,12 +206,12 @@ def test_a_reader_of_rewards_goes_on_as_if_it_had_not_been_interrupted(tmp_path:
     assert any(name.startswith("reader.optimizer.") for name in stored(parts, "learner"))
 
 
-@pytest.mark.parametrize("share", [0, 0.5, 0.9])
+@pytest.mark.parametrize("left", [1, 2, 5, 8])  # units of the preparation
 def test_the_preparation_can_be_interrupted(
-    share: float, model_based: bool, unbroken: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    left: int, model_based: bool, unbroken: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     learner, prepare = make_learner(model_based), MBPO.prepare
-    number = int(share * learner.preparation)
+    number = max(0, learner.preparation - left)
 
     def interrupted(self: MBPO) -> Metrics:
         if self.prepared == number:
@@ -485,8 +485,31 @@ def test_what_was_prepared_is_evaluated_with_the_step_behind_it(model_based: boo
     assert seen == [(SEED_STEPS, 10), (SEED_STEPS + 1, 11)]
 
 
+def test_a_run_that_ends_with_its_seed_steps_is_prepared_all_the_same(model_based: bool, tmp_path: Path) -> None:
+    learner = make_learner(model_based, steps=SEED_STEPS, evaluation_episodes=1)
+    assert train(learner, make_env(), tmp_path)
+    assert (learner.preparing, learner.agent.updates) == (False, 10)
+
+
+@WITH_A_MODEL
+def test_what_fails_behind_a_step_leaves_a_run_that_goes_on_as_if_it_had_not(
+    model_based: bool, unbroken: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The step is counted when an episode is measured: what is saved then must not lack what follows from it."""
+
+    def out_of_memory(*_: Any) -> None:
+        raise OutOfMemory("so many frames do not fit")
+
+    with monkeypatch.context() as patch:
+        learner = make_learner(env=make_env({EPISODE: lambda: patch.setattr(WorldModel, "rollout", out_of_memory)}))
+        with pytest.raises(OutOfMemory):
+            train(learner, make_env(), tmp_path)
+    assert train(make_learner(), make_env(), tmp_path, resume=True)
+    assert_equal_runs(unbroken, tmp_path)
+
+
 def test_nothing_is_imagined_that_no_batch_would_hold() -> None:
-    learner = make_learner(real_ratio=Linear(0.5, 1.0, 25), initial_model_updates=0)
+    learner = make_learner(real_ratio=Linear(0.5, 1.0, 25))
     while learner.step < STEPS:
         learner.prepare() if learner.preparing else learner.advance()
     assert learner.refreshes == 4 + 2  # at 14 and 21, not at 28 and 35
@@ -498,7 +521,8 @@ def test_nothing_is_imagined_that_no_batch_would_hold() -> None:
 
 
 def test_the_reward_head_is_solved_for_at_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    learner, solved = make_learner(rewards_every=10, initial_model_updates=0), []
+    config, solved = settings(rewards_every=10, initial_model_updates=0), list[int]()
+    learner = MBPO(make_env(), lively_world_model(), make_agent(), config)
     trainer = learner.trainer
     assert trainer is not None
     solve = trainer.refit_rewards
@@ -589,7 +613,7 @@ def policy(seen: torch.Tensor) -> NDArray[np.float32]:
 def test_the_world_model_is_measured_by_every_episode() -> None:
     learner = make_learner(seed_steps=STEPS)
     learner.world_model = learner.trainer.world_model = lively_world_model()  # type: ignore[union-attr]
-    found = [learner.collect() for _ in range(EPISODE)]
+    found = [learner.collect() and learner.learn() for _ in range(EPISODE)]  # figures of a step end an episode
     assert not any(found[:-1])
     frames, actions, rewards = learner.replay.newest(5)
     made = learner.world_model.rollout(frames[:, :2], actions[:, 1:], top_k=1)
@@ -604,7 +628,9 @@ def test_the_world_model_is_measured_by_every_episode() -> None:
 
 def test_a_model_that_has_learned_nothing_is_not_measured() -> None:
     learner = make_learner(seed_steps=STEPS)
-    assert "foresight/psnr" not in [learner.collect() for _ in range(EPISODE)][-1]
+    figures = [learner.advance() for _ in range(EPISODE)][-1]
+    assert "episode/return" in figures
+    assert "foresight/psnr" not in figures
 
 
 def test_rollouts_are_what_the_world_model_imagines(stacks: torch.Tensor) -> None:
@@ -653,7 +679,9 @@ def test_rewards_are_cut_off_at_the_range_to_believe(stacks: torch.Tensor) -> No
     assert np.array_equal(made.rewards, full.clip(np.float32(low), np.float32(high)))
 
 
-def test_a_reader_takes_the_place_of_the_models_own_rewards(stacks: torch.Tensor) -> None:
+def test_a_reader_takes_the_place_of_the_models_own_rewards(
+    stacks: torch.Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
     learner = make_learner(reader_updates=2)
     while learner.step < 20:
         learner.prepare() if learner.preparing else learner.advance()
@@ -661,14 +689,61 @@ def test_a_reader_takes_the_place_of_the_models_own_rewards(stacks: torch.Tensor
     made = imagine_rollouts(lively_world_model(), policy, stacks, 5, read_rewards=learner.reader.read)
     wanted = learner.reader.read(torch.from_numpy(made.frames[:, 3:])).numpy()
     assert np.allclose(made.rewards, wanted, atol=1e-6)
-    low, high = learner.replay.reward_range()
+
+    def told_by_a_pixel(frames: torch.Tensor) -> torch.Tensor:
+        return frames[..., 9, 9, 0] / 255
+
+    learner.imagined = learner.imagined.__class__((32, 32, 3), 2, 100, frame_stack=3)
+    monkeypatch.setattr(learner.reader, "read", told_by_a_pixel)
+    monkeypatch.setattr(learner.replay, "reward_range", lambda: (-1.0, 1.0))
+    learner.step = 21
+    learner.imagine()
     held = learner.imagined.segments(np.random.default_rng(0), 50, 2)
-    read = learner.reader.read(held.frames[:, 1]).clamp(low, high)
-    assert torch.allclose(held.rewards[:, 0], read, atol=0.05)  # by the reader as it was some updates ago
+    assert torch.equal(held.rewards[:, 0], told_by_a_pixel(held.frames[:, 1]))
+
+
+def test_a_reader_has_learned_before_the_first_rollouts_of_a_model_that_needs_no_preparation() -> None:
+    learner = MBPO(make_env(), lively_world_model(), make_agent(), settings(reader_updates=1, initial_model_updates=0))
+    while learner.step < SEED_STEPS:
+        learner.advance()
+    learner.prepare()
+    assert learner.reader is not None
+    real = learner.replay.segments(np.random.default_rng(0), 12, 2)
+    errors = learner.reader.read(real.frames[:, 1]) - real.rewards[:, 0]
+    assert errors.square().mean() < 0.1 * real.rewards.square().mean()
+    drawn = learner.imagined.segments(np.random.default_rng(0), 20, 2).rewards
+    assert drawn.std() > 0
+
+
+def test_a_model_that_has_learned_nothing_fills_no_batch() -> None:
+    learner = make_learner(initial_model_updates=0, rewards_every=1)
+    while learner.step < 14 or learner.preparing:
+        learner.prepare() if learner.preparing else learner.advance()
+    assert (learner.refreshes, len(learner.imagined)) == (0, 0)
+    assert learner.agent.updates == 10 + 1
+    while learner.step < 21:
+        learner.advance()
+    assert learner.refreshes == 1  # the transformer learned at 15 and 20
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"segment_length": 3}, "learns from segments of 4 to 8 frames, got 3"),
+        ({"segment_length": 9}, "learns from segments of 4 to 8 frames, got 9"),
+        ({"seed_steps": 4}, "segments of 6 frames are longer than what there will be .* 5 frames"),
+        ({"seed_steps": 40, "segment_length": 8}, "segments of 8 frames are longer than .* 6 frames"),
+    ],
+)
+def test_what_the_world_model_could_never_learn_from_is_refused_at_once(changes: dict[str, int], said: str) -> None:
+    env = gym.make("Simulator-Toy-v0", max_episode_steps=5)
+    with pytest.raises(ConfigError, match=said):
+        MBPO(env, make_world_model(), make_agent(), settings(**changes))
+    MBPO(env, None, make_agent(), settings(**changes))  # an agent by itself needs no segments
 
 
 def test_an_agent_does_not_imagine_rewards_beyond_those_it_met() -> None:
-    learner = make_learner()
+    learner = MBPO(make_env(), lively_world_model(), make_agent(), settings())
     for _ in range(SEED_STEPS):
         learner.collect()
     met = learner.replay.newest(2).rewards.flatten().tolist()
@@ -690,7 +765,7 @@ def test_an_agent_learns_from_real_steps_alone_while_all_rollouts_are_unsure() -
 
 
 def test_old_rollouts_are_forgotten() -> None:
-    learner = make_learner(keep_rollouts=2)
+    learner = MBPO(make_env(), lively_world_model(), make_agent(), settings(keep_rollouts=2))
     for _ in range(SEED_STEPS):
         learner.collect()
     held = []

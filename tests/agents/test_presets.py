@@ -4,7 +4,7 @@ import pytest
 
 from worldgym.agents.drqv2 import DrQv2Config
 from worldgym.agents.mbpo import MBPOConfig
-from worldgym.agents.presets import DIALS, METAWORLD, TOY, changed, preset
+from worldgym.agents.presets import DIALS, DIALS_MODEL, METAWORLD, TOY, changed, preset
 from worldgym.envs.metaworld import PAPER_TASKS
 from worldgym.errors import ConfigError
 
@@ -24,7 +24,7 @@ def test_each_task_of_the_paper_has_a_preset_in_agent_steps() -> None:
     assert set(METAWORLD) == set(PAPER_TASKS)
     for task in PAPER_TASKS:
         found = preset(task)
-        assert found is METAWORLD[task]
+        assert found == METAWORLD[task] == preset(f"{task}-v3")
         assert found.demonstrations == (0 if task == "door-lock" else 5)
         loop, table = found.loop, MBPOConfig()
         for name in ("seed_steps", "rollout_every", "tokenizer_every", "transformer_every"):
@@ -32,8 +32,10 @@ def test_each_task_of_the_paper_has_a_preset_in_agent_steps() -> None:
 
 
 def test_presets_by_name() -> None:
-    assert preset("toy") is TOY
-    assert preset("dials") is DIALS
+    assert preset("toy") == TOY
+    assert preset("dials") == DIALS
+    assert preset("dials", "toy") == dataclasses.replace(TOY, world_model=DIALS_MODEL)  # its actions are the task's
+    assert preset("hammer", "toy").world_model is None
     assert preset("basketball") == preset("hammer")
     small, large = preset("hammer", "cpu"), preset("hammer", "paper")
     assert small.demonstrations == 5

@@ -34,7 +34,7 @@ from worldgym.config import CompactTokenizerConfig, TransformerConfig, WorldMode
 from worldgym.envs.contract import Frame
 from worldgym.errors import ConfigError, DataError, InvalidAction, InvalidOption
 from worldgym.tokenizer import build_tokenizer
-from worldgym.training.online import OnlineTrainer
+from worldgym.training.online import OnlineConfig, OnlineTrainer, fresh_world_model
 from worldgym.transformer.llama import Transformer
 from worldgym.world_model import WorldModel
 
@@ -613,6 +613,25 @@ def test_rollouts_keep_up_with_real_steps(toy_model: WorldModel) -> None:
     assert {steps: count // 12 for steps, count in rounds.seen.items() if steps >= 22} == {
         steps: steps // 10 if steps >= 24 else 0 for steps in range(22, 62, 2)
     }
+
+
+def test_of_many_environments_each_takes_as_many_steps_as_a_segment_has_before_anything_is_due(
+    toy_model: WorldModel,
+) -> None:
+    rounds, model = Rounds(), copy.deepcopy(toy_model)
+    trainer = OnlineTrainer(model, OnlineConfig(future_frames=2))
+    callback = callback_of(model, trainer, updates=1, segment_length=5)
+    agent_of(SAC, toy(10), learning_starts=10).learn(60, [callback, rounds])
+    assert {steps: count // 12 for steps, count in rounds.seen.items()} == {10: 0, 20: 0, 30: 0, 40: 4, 50: 5, 60: 6}
+    assert trainer.updates["transformer"] == 6
+
+
+def test_nothing_is_imagined_by_a_model_that_its_trainer_has_taught_nothing_yet(toy_model: WorldModel) -> None:
+    rounds, model = Rounds(), fresh_world_model(toy_model.config)
+    trainer = OnlineTrainer(model, OnlineConfig(future_frames=2))
+    callback = callback_of(model, trainer, updates=1, segment_length=5, every=10, refresh_every=30)
+    agent_of(SAC, toy(), learning_starts=10).learn(40, [callback, rounds])
+    assert {steps: rounds.seen[steps] // 12 for steps in (20, 29, 30, 40)} == {20: 0, 29: 0, 30: 1, 40: 2}
 
 
 def test_rollouts_after_whole_episodes(toy_model: WorldModel) -> None:

@@ -116,6 +116,14 @@ class OnlineTrainer:
         actions = self.world_model.transformer.action_linear
         return actions is not None and not bool(actions.weight.any())
 
+    @property
+    def segment_lengths(self) -> range:
+        """Frames of the segments that both parts can learn from: all future frames, within the transformer's window."""
+        layout, window = self.world_model.layout, self.world_model.config.transformer.max_positions
+        return range(
+            layout.context_length + self.config.future_frames, layout.context_length + layout.horizon(window) + 1
+        )
+
     def fit_tokenizer(self, batch: Batch) -> Metrics:
         """One update of the tokenizer, codebooks included, on the context and some later frames of each segment.
 
@@ -233,7 +241,7 @@ class OnlineTrainer:
                 f"expected segments of frames uint8 [batch, length, {side}, {side}, 3], got {batch.frames.dtype} "
                 f"{list(shape)}: record at the model's resolution"
             )
-        shortest, longest = (layout.context_length + count for count in (future_frames, self._horizon))
+        shortest, longest = layout.context_length + future_frames, self.segment_lengths[-1]
         if not shortest <= shape[1] <= longest:
             raise DataError(f"expected segments of {shortest} to {longest} frames, got {shape[1]}")
         steps = (shape[0], shape[1] - 1)
@@ -245,11 +253,6 @@ class OnlineTrainer:
             )
         if not batch.actions.isfinite().all() or not batch.rewards.isfinite().all():
             raise DataError("expected finite actions and rewards, got others: take the episode that holds them away")
-
-    @property
-    def _horizon(self) -> int:
-        """Future frames that the transformer has positions for."""
-        return self.world_model.layout.horizon(self.world_model.config.transformer.max_positions)
 
 
 def fresh_world_model(config: WorldModelConfig, seed: int = 0) -> WorldModel:
