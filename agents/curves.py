@@ -1,6 +1,7 @@
 """Learning curves: success and return against real steps, of several runs, as a picture and as numbers."""
 
 import json
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ import numpy as np
 
 from worldgym.errors import DataError
 from worldgym.files import atomic_json, atomic_write, read_json
-from worldgym.training.run import METRICS
+from worldgym.training.run import METRICS, setting_differences
 
 Curve = dict[int, dict[str, float]]
 """Of one run: the figures of each evaluation by its step."""
@@ -22,14 +23,19 @@ FIGURES = ("success", "return")
 def curves(folders: Sequence[Path]) -> Curves:
     """Evaluations of runs, those of one task and method together, at the steps that all of them have reached.
 
+    Runs that are joined should differ in their seeds alone; of others, a warning names what differs.
+
     Raises:
         DataError: for a folder that holds no run of an agent, or one without an evaluation.
     """
     grouped: dict[str, dict[str, dict[str, Curve]]] = {}
+    first: dict[tuple[str, str], Path] = {}
     for folder in folders:
         about = _about(folder)
-        runs = grouped.setdefault(str(about["task"]), {}).setdefault(str(about["method"]), {})
+        task, method = str(about["task"]), str(about["method"])
+        runs = grouped.setdefault(task, {}).setdefault(method, {})
         runs[str(folder)] = read_curve(folder)
+        _compare(first.setdefault((task, method), folder), folder)
     return {
         task: {method: _joined(runs) for method, runs in sorted(methods.items())}
         for task, methods in sorted(grouped.items())
@@ -39,8 +45,9 @@ def curves(folders: Sequence[Path]) -> Curves:
 def read_curve(folder: Path) -> Curve:
     """The evaluations of one run; :class:`DataError` where there are none."""
     path, found = folder / METRICS, Curve()
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    for line in map(json.loads, lines):
+    text = path.read_text(encoding="utf-8") if path.exists() else ""
+    whole = text[: text.rfind("\n") + 1]  # a run that was killed, or is under way, may end in half a line
+    for line in map(json.loads, whole.splitlines()):
         figures = {name: line[f"evaluation/{name}"] for name in FIGURES if f"evaluation/{name}" in line}
         if figures:
             found[int(line["step"])] = figures
@@ -57,6 +64,17 @@ def _about(folder: Path) -> Mapping[str, Any]:
             f"{folder} holds no run of `worldgym mbpo` or `worldgym drqv2`: {path} names no method and task"
         )
     return about
+
+
+def _compare(first: Path, folder: Path) -> None:
+    """Warn where two runs that are joined are no two seeds of one."""
+    if told := setting_differences(_seedless(_about(first)), _seedless(_about(folder))):
+        warnings.warn(f"{folder} is joined with {first}, but is no other seed of it: {'; '.join(told)}", stacklevel=3)
+
+
+def _seedless(about: Mapping[str, Any]) -> dict[str, Any]:
+    training = {name: value for name, value in about.get("training", {}).items() if name != "seed"}
+    return {**about, "training": training}
 
 
 def _joined(runs: Mapping[str, Curve]) -> dict[str, Any]:
@@ -77,10 +95,17 @@ def _columns(curve: Curve) -> dict[str, Any]:
 
 
 def write_curves(found: Curves, picture: Path) -> list[Path]:
-    """Draw the curves, a column a task, and write their numbers beside the picture; both paths."""
+    """Draw the curves, a column a task, and write their numbers beside the picture; both paths.
+
+    Raises:
+        DataError: for a name that does not end as a picture's does.
+    """
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(0.5 + 4.5 * len(found), 6), layout="constrained")
+    known = figure.canvas.get_supported_filetypes()
+    if picture.suffix[1:].lower() not in known:
+        raise DataError(f"{picture} is no picture's name: choose one that ends in .{', .'.join(sorted(known))}")
     axes = figure.subplots(2, len(found), squeeze=False, sharex="col")
     for column, (task, methods) in enumerate(found.items()):
         for row, name in enumerate(FIGURES):

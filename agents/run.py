@@ -134,7 +134,7 @@ class _Run:
 
     def _log(self, log: Log, metrics: Metrics) -> None:
         self.latest |= metrics
-        if self._count % self.learner.config.log_every == 0:
+        if self._count % self.learner.config.log_every == 0 or self._count == self.learner.config.steps:
             prepared = {"prepared": float(self.learner.prepared)} if self.learner.preparing else {}
             log.write(self.learner.step, prepared | self.latest | self._seconds())
             self.latest = {}

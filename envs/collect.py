@@ -11,6 +11,8 @@ Behaviours, from the most to the least purposeful:
 """
 
 import os
+import signal
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import FIRST_EXCEPTION, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -28,7 +30,7 @@ from worldgym.envs.dials import SimulatorDials
 from worldgym.envs.metaworld import ACTION_REPEAT, SimulatorMetaWorld, plain_task_name
 from worldgym.envs.toy import SimulatorToy
 from worldgym.envs.toy_world import ToyWorld
-from worldgym.errors import DataError, InvalidOption, nearest
+from worldgym.errors import DataError, InvalidOption, UnknownTask, nearest
 
 Simulator = SimulatorMetaWorld | ToyWorld
 Policy = Callable[[], NDArray[np.float32]]
@@ -66,16 +68,20 @@ def collect(
     Returns:
         The files of all episodes asked for.
     """
-    jobs = list(_jobs([_task_name(task) for task in tasks], episodes, seed, look))
+    jobs = list(_jobs([task_name(task) for task in tasks], episodes, seed, look))
     missing = [job for job in jobs if not job.path(folder).exists()]
     # Mesa's software renderer starts threads of its own in every process, which then get in each other's way.
     os.environ.setdefault("LP_NUM_THREADS", "0")
     bar = tqdm(total=len(jobs), initial=len(jobs) - len(missing), desc="collect", unit="episode")
-    with bar, ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        futures = [pool.submit(_record_to, job, folder) for job in missing]
-        for future in futures:
-            future.add_done_callback(lambda _: bar.update())
+    # Whoever interrupts tells this process; it lets those that record finish their episodes.
+    with (
+        bar,
+        ProcessPoolExecutor(workers, get_context("spawn"), signal.signal, (signal.SIGINT, signal.SIG_IGN)) as pool,
+    ):
         try:
+            futures = [pool.submit(_record_to, job, folder) for job in missing]
+            for future in futures:
+                future.add_done_callback(lambda done: bar.update(0 if done.cancelled() or done.exception() else 1))
             finished, _ = wait(futures, return_when=FIRST_EXCEPTION)
             for future in finished:
                 future.result()
@@ -84,14 +90,23 @@ def collect(
                 f"a collecting process died (out of memory?); the episodes finished are kept in {folder}. "
                 "Run the same command again to go on, with fewer workers if it dies again"
             ) from error
-        except BaseException:
+        except BaseException as error:
             pool.shutdown(cancel_futures=True)
+            if isinstance(error, KeyboardInterrupt):
+                held = sum(job.path(folder).exists() for job in jobs)
+                bar.write(f"stopped at {held} of {len(jobs)} episodes; run the same command again to go on", sys.stderr)
             raise
     return [job.path(folder) for job in jobs]
 
 
-def _task_name(task: str) -> str:
-    return task if task in TOY_WORLDS else plain_task_name(task)
+def task_name(task: str) -> str:
+    """A task's plain name. Raises UnknownTask where neither Meta-World nor a toy world has it."""
+    if task in TOY_WORLDS:
+        return task
+    try:
+        return plain_task_name(task)
+    except UnknownTask as error:
+        raise UnknownTask(f"{error} (toy worlds: {', '.join(TOY_WORLDS)})") from error
 
 
 def _jobs(tasks: list[str], episodes: Mapping[str, int], seed: int, look: str) -> Iterator[Job]:

@@ -84,6 +84,10 @@ def test_the_dials_have_a_preset_of_their_own(tmp_path: Path) -> None:
     [
         ("mbpo --task toy --preset large --out {out}", "unknown preset 'large'; did you mean 'paper'?"),
         ("mbpo --task toy --set rolouts=3 --out {out}", "there is no setting 'rolouts'; did you mean 'rollouts'"),
+        ("mbpo --task toy --set rollouts=many --out {out}", "rollouts: expected int, got 'many'"),
+        ("mbpo --task toy --set precision=half --out {out}", "precision must be 'auto', 'float32' or 'bfloat16'"),
+        ("drqv2 --task toy --set seed=3 --out {out}", "seed has an option of its own: give --seed instead"),
+        ("drqv2 --task toy --steps 9 --set steps=3 --out {out}", "steps has an option of its own"),
         ("mbpo --task toy --world-model nothing --out {out}", "no checkpoint 'nothing'"),
         ("mbpo --task toy --world-model {checkpoint} --out {out}", "world model takes 4 actions, the environment 2"),
         ("drqv2 --task toy --demos-from {out} --out {out}", "no demonstrations"),
@@ -120,11 +124,13 @@ def test_errors_are_one_line_without_a_traceback(
 @pytest.mark.simulator
 def test_an_unknown_task_is_answered_with_the_nearest(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(f"drqv2 --task plate-slid --out {tmp_path}/run".split()) == 2
-    assert "did you mean 'plate-slide'" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "did you mean 'plate-slide'" in told
+    assert "(toy worlds: toy, dials)" in told
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("setting", ["rollouts", "rollouts=", "rollouts=many", "=3 4"])
+@pytest.mark.parametrize("setting", ["rollouts", "rollouts=", "rollouts=3 4", "=3 4"])
 def test_settings_are_names_and_values(setting: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="2"):
         main(["mbpo", "--task", "toy", "--out", "nowhere", "--set", setting])

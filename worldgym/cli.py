@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from worldgym.errors import CheckpointError, DataError, WorldGymError
+from worldgym.errors import CheckpointError, ConfigError, DataError, WorldGymError
 
 if TYPE_CHECKING:
     import torch
@@ -41,6 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         status: int | None = options.run(options)
     except KeyboardInterrupt:
+        print("worldgym: interrupted", file=sys.stderr)
         return INTERRUPTED
     except (WorldGymError, OSError) as error:
         print(f"worldgym: {error}", file=sys.stderr)
@@ -178,12 +179,17 @@ def _add_collect(commands: Subparsers) -> None:
     parser = _add(
         commands,
         "collect",
-        "record episodes of the real Meta-World",
+        "record episodes of the real Meta-World, or of a toy world",
         "worldgym collect --out data/metaworld --tasks plate-slide --episodes expert=10,random=5",
         _collect,
     )
     parser.add_argument("--out", type=Path, required=True, help="folder; episodes already there are kept, not repeated")
-    parser.add_argument("--tasks", nargs="+", metavar="TASK", help="plain names (default: the six of the paper)")
+    parser.add_argument(
+        "--tasks",
+        nargs="+",
+        metavar="TASK",
+        help="plain names; toy and dials are toy worlds (default: the six of the paper)",
+    )
     parser.add_argument(
         "--episodes",
         type=_counts,
@@ -497,8 +503,14 @@ def _add_drqv2(commands: Subparsers) -> None:
 def _add_agent(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--task", required=True, help="a task of Meta-World, or a toy world: toy, dials")
     parser.add_argument("--out", type=Path, required=True, help="folder of the run: checkpoint, metrics, videos")
-    parser.add_argument("--resume", action="store_true", help="go on, exactly, with the run in --out")
-    parser.add_argument("--preset", help="paper, cpu, toy or dials (default: a toy world's own, else paper)")
+    parser.add_argument(
+        "--resume", action="store_true", help="go on, exactly, with the run in --out: same options, and this"
+    )
+    parser.add_argument(
+        "--preset",
+        help="paper (100,000 steps, for a GPU), cpu (2,000 steps, ten minutes of a core), toy or dials (default: a toy "
+        "world's own, else paper)",
+    )
     parser.add_argument("--demos", type=_natural, metavar="COUNT", help="demonstrations (default: the preset's)")
     parser.add_argument(
         "--demos-from", type=Path, metavar="FOLDER", help="where they lie; else the scripted expert gives them"
@@ -512,18 +524,21 @@ def _add_agent(parser: argparse.ArgumentParser) -> None:
         action="extend",
         default=[],
         metavar="NAME=VALUE",
-        help="other settings of the preset, such as rollouts=64, model.learning_rate=3e-4 or agent.batch_size=128",
+        help="other settings of the preset, such as rollouts=64, model.learning_rate=3e-4 or agent.batch_size=128; a "
+        "run's config.json holds all there are",
     )
     parser.add_argument("--threads", type=_positive, help="CPU threads (default: PyTorch's choice)")
     _add_device(parser)
 
 
 def _setting(text: str) -> tuple[str, Any]:
-    """``NAME=VALUE`` with a value as in JSON."""
+    """``NAME=VALUE`` with a value as in JSON; a word needs no quotes."""
     name, _, value = text.partition("=")
     try:
         return name, json.loads(value)
     except ValueError as error:
+        if name and value.isidentifier():
+            return name, value
         raise argparse.ArgumentTypeError(f"expected NAME=VALUE, such as rollouts=64; got {text!r}") from error
 
 
@@ -571,15 +586,19 @@ def _preset(options: argparse.Namespace) -> "Preset":
 
     given = {name: getattr(options, name, None) for name in ("steps", "seed", "uncertainty")}
     settings = {name: value for name, value in given.items() if value is not None}
+    if twice := sorted(settings.keys() & dict(options.set)):  # a seed is always given: the agent's is the same
+        raise ConfigError(f"{twice[0]} has an option of its own: give --{twice[0]} instead of --set {twice[0]}=...")
     return changed(preset(options.task, options.preset), settings | dict(options.set))
 
 
 def _simulator(task: str) -> Any:
     import gymnasium as gym
 
-    from worldgym.envs.collect import TOY_WORLDS
+    from worldgym.envs.collect import TOY_WORLDS, task_name
 
-    return gym.make(TOY_WORLDS[task].env_id) if task in TOY_WORLDS else gym.make("Simulator-MetaWorld-v0", task=task)
+    if task in TOY_WORLDS:
+        return gym.make(TOY_WORLDS[task].env_id)
+    return gym.make("Simulator-MetaWorld-v0", task=task_name(task))
 
 
 def _learning_world_model(name: str, preset: "Preset", device: "torch.device") -> "WorldModel":

@@ -8,9 +8,9 @@ from worldgym.agents.curves import curves, write_curves
 from worldgym.errors import DataError
 
 
-def make_run(folder: Path, method: str, success: dict[int, float], task: str = "hammer") -> Path:
+def make_run(folder: Path, method: str, success: dict[int, float], task: str = "hammer", **training: int) -> Path:
     folder.mkdir()
-    (folder / "config.json").write_text(json.dumps({"method": method, "task": task}))
+    (folder / "config.json").write_text(json.dumps({"method": method, "task": task, "training": training}))
     lines = [{"step": 5, "agent/q": 1.0}]
     lines += [{"step": step, "evaluation/success": v, "evaluation/return": 10 * v} for step, v in success.items()]
     (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
@@ -48,3 +48,26 @@ def test_folders_without_curves_are_named(tmp_path: Path) -> None:
     apart = [make_run(tmp_path / name, "A", {step: 0.0}) for name, step in (("x", 1), ("y", 2))]
     with pytest.raises(DataError, match="never evaluated at the same step"):
         curves(apart)
+
+
+def test_runs_that_are_no_seeds_of_one_are_joined_with_a_warning(tmp_path: Path) -> None:
+    runs = [make_run(tmp_path / str(seed), "A", {1: 0.0}, seed=seed, horizon=5) for seed in range(2)]
+    assert len(curves(runs)["hammer"]["A"]["runs"]) == 2
+    other = make_run(tmp_path / "other", "A", {1: 0.0}, seed=2, horizon=9)
+    with pytest.warns(UserWarning, match=r"other is joined with .*0, but .*: training.horizon is 5 there, 9 was"):
+        curves([*runs, other])
+
+
+def test_half_a_line_at_the_end_of_a_log_is_left_out(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", "A", {10: 0.5})
+    with (run / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 20, "evaluation/succ')
+    assert curves([run])["hammer"]["A"]["steps"] == [10]
+
+
+@pytest.mark.parametrize("name", ["curves", "curves.foo", "curves.json"])
+def test_a_picture_needs_a_pictures_name(name: str, tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", "A", {10: 0.5})
+    with pytest.raises(DataError, match=r"no picture's name: choose one that ends in .*\.png"):
+        write_curves(curves([run]), tmp_path / "out" / name)
+    assert not (tmp_path / "out").exists()

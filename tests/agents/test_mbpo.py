@@ -369,14 +369,19 @@ def test_the_time_table_tells_where_the_time_went(model_based: bool, unbroken: P
     assert int(rows[-1][1]) == round(sum(seconds.values()))
 
 
+def test_the_last_figures_are_logged_wherever_a_run_ends(tmp_path: Path) -> None:
+    assert train(make_learner(False, steps=17), make_env(), tmp_path)
+    assert [line["step"] for line in lines(tmp_path) if "agent/q" in line] == [13, 15, 17]
+
+
 def test_a_folder_that_holds_another_run_is_refused(tmp_path: Path) -> None:
     learner = make_learner(False, make_env({5: interrupt}))
     train(learner, make_env(), tmp_path)
     with pytest.raises(TrainingError, match="already holds a run; add --resume"):
         train(make_learner(False), make_env(), tmp_path)
-    with pytest.raises(TrainingError, match=r"another run; these settings differ: training$"):
+    with pytest.raises(TrainingError, match=r"another run: training.seed is 0 there, 1 was asked for. Repeat"):
         train(make_learner(False, seed=1), make_env(), tmp_path, resume=True)
-    with pytest.raises(TrainingError, match=r"differ: method$"):
+    with pytest.raises(TrainingError, match=r"method is 'DrQ-v2' there, 'MBPO' was asked for"):
         train(make_learner(True), make_env(), tmp_path, resume=True)
     with pytest.raises(TrainingError, match="nothing to resume"):
         train(make_learner(False), make_env(), tmp_path / "elsewhere", resume=True)

@@ -1,5 +1,10 @@
 """What holds in every toy world: spaces, seeds, states to go on from, recordings and errors."""
 
+import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -187,3 +192,20 @@ def test_collecting(tmp_path: Path) -> None:
         assert (recordings.action_dim, recordings.tasks) == (world.action_dim, (task,))
         assert recordings.frame_shape == (32, 32, 3)
         np.testing.assert_array_equal(recordings.episodes[0].frames(), record(world(), "expert", 0).frames)
+
+
+def test_whoever_interrupts_collecting_is_told_how_far_it_came(tmp_path: Path) -> None:
+    command = f"collect --tasks toy --workers 1 --episodes random=100000 --out {tmp_path}"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "worldgym", *command.split()], stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    with process:
+        while process.poll() is None and not list(tmp_path.rglob("*.safetensors")):
+            time.sleep(0.01)
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does: the recording processes hear it, too
+        told = process.communicate(timeout=60)[1]
+    assert process.returncode == 130
+    recorded = len(list(tmp_path.rglob("*.safetensors")))
+    assert 0 < recorded < 100_000
+    assert f"stopped at {recorded} of 100000 episodes; run the same command again" in told
+    assert "Traceback" not in told

@@ -206,10 +206,23 @@ def open_run(folder: Path, described: Mapping[str, Any], resume: bool) -> bool:
         atomic_json(path, described)
         return False
     found, wanted = read_json(path), json.loads(json.dumps(described))
-    different = sorted(key for key in {*found, *wanted} if found.get(key) != wanted.get(key))
-    if different:
-        raise TrainingError(f"{path} describes another run; these settings differ: {', '.join(different)}")
+    if different := setting_differences(found, wanted):
+        raise TrainingError(
+            f"{path} describes another run: {'; '.join(different)}. Repeat its settings, or choose another folder"
+        )
     return True
+
+
+def setting_differences(found: Mapping[str, Any], wanted: Mapping[str, Any], within: str = "") -> list[str]:
+    """What differs, by its name, as a person would say it."""
+    told: list[str] = []
+    for name in sorted({*found, *wanted}):
+        there, asked = found.get(name), wanted.get(name)
+        if isinstance(there, dict) and isinstance(asked, dict):
+            told += setting_differences(there, asked, f"{within}{name}.")
+        elif there != asked:
+            told.append(f"{within}{name} is {there!r} there, {asked!r} was asked for")
+    return told
 
 
 def check_run(folder: Path, resume: bool) -> None:
