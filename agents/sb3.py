@@ -59,8 +59,8 @@ def make_vec_env(
 
     Args:
         env_id: such as ``WorldModel-MetaWorld-v0``, whose slots are one batched pass of the model, or
-            ``Simulator-MetaWorld-v0``, one environment a slot. SB3's ``CnnPolicy`` takes pictures of 36 pixels and more,
-            so not the toy worlds' 32: ``MlpPolicy`` does.
+            ``Simulator-MetaWorld-v0``, one environment a slot. SB3's ``CnnPolicy`` takes pictures of 36 pixels and
+            more, so not the toy worlds' 32: ``MlpPolicy`` does.
         n_envs: how many slots.
         seed: slot ``i`` takes ``seed + i`` at the first reset.
         subprocess: run each simulator in a process of its own (then call this below ``if __name__ == "__main__"``);
