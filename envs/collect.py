@@ -25,9 +25,9 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from worldgym.data.episode import SUFFIX, Episode, EpisodeInfo
-from worldgym.envs import metaworld, toy_world
+from worldgym.envs import toy_world
 from worldgym.envs.dials import SimulatorDials
-from worldgym.envs.metaworld import ACTION_REPEAT, SimulatorMetaWorld, plain_task_name
+from worldgym.envs.metaworld import ACTION_REPEAT, EPISODE_STEPS, SimulatorMetaWorld, plain_task_name
 from worldgym.envs.toy import SimulatorToy
 from worldgym.envs.toy_world import ToyWorld
 from worldgym.errors import DataError, InvalidOption, UnknownTask, nearest
@@ -155,7 +155,7 @@ def _facts(env: Simulator) -> tuple[int, str, int]:
     """Steps of an episode, the environment's id, and simulator steps a step."""
     if isinstance(env, ToyWorld):
         return toy_world.EPISODE_STEPS, env.env_id, 1
-    return metaworld.EPISODE_STEPS, "Simulator-MetaWorld-v0", ACTION_REPEAT
+    return EPISODE_STEPS, "Simulator-MetaWorld-v0", ACTION_REPEAT
 
 
 def _expert(env: Simulator, rng: np.random.Generator) -> Policy:
