@@ -14,7 +14,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import FIRST_EXCEPTION, ProcessPoolExecutor, wait
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
 from pathlib import Path
@@ -80,11 +80,9 @@ def collect(
     ):
         try:
             futures = [pool.submit(_record_to, job, folder) for job in missing]
-            for future in futures:
-                future.add_done_callback(lambda done: bar.update(0 if done.cancelled() or done.exception() else 1))
-            finished, _ = wait(futures, return_when=FIRST_EXCEPTION)
-            for future in finished:
+            for future in as_completed(futures):
                 future.result()
+                bar.update()
         except BrokenProcessPool as error:
             raise DataError(
                 f"a collecting process died (out of memory?); the episodes finished are kept in {folder}. "
