@@ -188,9 +188,9 @@ def test_a_folder_that_holds_a_run_is_not_overwritten(tmp_path: Path) -> None:
 
 def test_a_run_is_resumed_with_its_own_settings_only(tmp_path: Path) -> None:
     train(LineJob({1: interrupt}), settings(), tmp_path, ABOUT)
-    with pytest.raises(TrainingError, match="training.learning_rate is 0.0001 there, 0.5 was asked for"):
+    with pytest.raises(TrainingError, match=r"training.learning_rate is 0.0001 there, 0.5 was asked for"):
         train(LineJob(), settings(learning_rate=0.5), tmp_path, ABOUT, resume=True)
-    with pytest.raises(TrainingError, match="what is .* there, .another test. was asked for"):
+    with pytest.raises(TrainingError, match=r"what is .* there, .another test. was asked for"):
         train(LineJob(), settings(), tmp_path, {"what": "another test"}, resume=True)
     with pytest.raises(TrainingError, match="nothing to resume"):
         train(LineJob(), settings(), tmp_path / "elsewhere", ABOUT, resume=True)
