@@ -1,1 +1,1 @@
-"""Agents, which take environments as arguments: none yet."""
+"""Agents. They take environments as arguments."""

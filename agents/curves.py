@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 
 from worldgym.errors import DataError
-from worldgym.files import atomic_json, atomic_write, read_json
-from worldgym.training.run import METRICS, setting_differences
+from worldgym.storage.files import atomic_json, atomic_write, read_json
+from worldgym.runs.folder import setting_differences
+from worldgym.runs.log import METRICS
 
 Curve = dict[int, dict[str, float]]
 """Of one run: the figures of each evaluation by its step."""

@@ -7,7 +7,7 @@ from typing import Any
 
 from worldgym.agents.drqv2 import DrQv2Config
 from worldgym.agents.mbpo import MBPOConfig
-from worldgym.agents.schedule import Linear
+from worldgym.agents.common.schedules import Linear
 from worldgym.config import CompactTokenizerConfig, Sampling, TransformerConfig, WorldModelConfig, from_dict
 from worldgym.errors import ConfigError, nearest
 from worldgym.training.online import OnlineConfig

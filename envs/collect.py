@@ -25,11 +25,11 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from worldgym.data.episode import SUFFIX, Episode, EpisodeInfo
-from worldgym.envs import toy_world
-from worldgym.envs.dials import SimulatorDials
-from worldgym.envs.metaworld import ACTION_REPEAT, EPISODE_STEPS, SimulatorMetaWorld, plain_task_name
-from worldgym.envs.toy import SimulatorToy
-from worldgym.envs.toy_world import ToyWorld
+from worldgym.envs.simulators import toy_world
+from worldgym.envs.simulators.dials import SimulatorDials
+from worldgym.envs.simulators.metaworld import ACTION_REPEAT, EPISODE_STEPS, SimulatorMetaWorld, plain_task_name
+from worldgym.envs.simulators.toy import SimulatorToy
+from worldgym.envs.simulators.toy_world import ToyWorld
 from worldgym.errors import DataError, InvalidOption, UnknownTask, nearest
 
 Simulator = SimulatorMetaWorld | ToyWorld

@@ -13,8 +13,8 @@ from worldgym import native
 from worldgym.config import CompactTokenizerConfig, TransformerConfig, WorldModelConfig
 from worldgym.data.episode import Episode, EpisodeInfo
 from worldgym.envs.contract import Frame
-from worldgym.envs.metaworld import SimulatorMetaWorld
-from worldgym.envs.start_states import build_start_states
+from worldgym.envs.simulators.metaworld import SimulatorMetaWorld
+from worldgym.envs.learned.start_states import build_start_states
 from worldgym.errors import DependencyNotInstalled, RenderingError
 from worldgym.pretrained import START_STATES
 from worldgym.tokenizer import build_tokenizer

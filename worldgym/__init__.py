@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
-from worldgym.registration import register_envs
+from worldgym.envs.registry import register_envs
 
 if TYPE_CHECKING:
     from worldgym.world_model import Imagined, WorldModel, WorldModelState

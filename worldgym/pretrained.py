@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from worldgym.checkpoints import shipped
 from worldgym.config import TransformerConfig, WorldModelConfig, from_dict, to_dict
 from worldgym.errors import CheckpointError, ConfigError, nearest
-from worldgym.files import atomic_folder, read_json
+from worldgym.storage.files import atomic_folder, read_json
 from worldgym.tokenizer import build_tokenizer
 from worldgym.tokenizer.base import Tokenizer
 from worldgym.tokenizer.compressive import config_from_published

@@ -5,7 +5,7 @@ import pytest
 from worldgym.agents.drqv2 import DrQv2Config
 from worldgym.agents.mbpo import MBPOConfig
 from worldgym.agents.presets import DIALS, DIALS_MODEL, METAWORLD, TOY, changed, preset
-from worldgym.envs.metaworld import PAPER_TASKS
+from worldgym.envs.simulators.metaworld import PAPER_TASKS
 from worldgym.errors import ConfigError
 
 

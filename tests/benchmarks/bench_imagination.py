@@ -29,9 +29,9 @@ from worldgym import WorldModel
 from worldgym.config import CompressiveTokenizerConfig, TransformerConfig, WorldModelConfig
 from worldgym.devices import checked_device, free_memory
 from worldgym.errors import ConfigError, DependencyNotInstalled, RenderingError
-from worldgym.files import atomic_json, atomic_write
+from worldgym.storage.files import atomic_json, atomic_write
 from worldgym.tokenizer import build_tokenizer
-from worldgym.transformer.imagine import imagine_frame
+from worldgym.transformer.decoding.frame import imagine_frame
 from worldgym.transformer.llama import Transformer
 
 CHECKPOINT = "metaworld-64"

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from worldgym.agents.drqv2 import DrQv2
-from worldgym.agents.replay import MixedReplay, ReplayBuffer
+from worldgym.agents.common.replay import MixedReplay, ReplayBuffer
 
 SHAPE, ACTION_DIM, EPISODE = (64, 64, 3), 4, 100
 BATCH, STACK, REPEATS = 256, 3, 50

@@ -13,7 +13,7 @@ from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM
 
 from worldgym.config import TransformerConfig
 from worldgym.tokens import TokenLayout
-from worldgym.transformer.imagine import imagine_frame, read_context
+from worldgym.transformer.decoding.frame import imagine_frame, read_context
 from worldgym.transformer.llama import Transformer
 
 CONFIG = TransformerConfig(layers=6, heads=5, key_value_heads=1, hidden_size=320, mlp_size=960, max_positions=512)

@@ -12,7 +12,7 @@ import torch
 import transformers
 from roofline import Ceilings
 
-from worldgym.provenance import provenance
+from worldgym.reports.provenance import provenance
 
 Row = dict[str, str]
 FEATURES = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "asimd", "bf16")

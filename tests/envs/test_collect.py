@@ -10,7 +10,7 @@ import pytest
 from worldgym.data.recordings import Recordings
 from worldgym.envs import collect as module
 from worldgym.envs.collect import BEHAVIOURS, collect, record
-from worldgym.envs.metaworld import SimulatorMetaWorld
+from worldgym.envs.simulators.metaworld import SimulatorMetaWorld
 from worldgym.errors import InvalidOption, UnknownTask
 
 pytestmark = pytest.mark.simulator

@@ -23,7 +23,7 @@ from safetensors.numpy import save_file
 
 from worldgym.config import from_dict
 from worldgym.errors import ConfigError, DataError
-from worldgym.files import atomic_write, parse_json
+from worldgym.storage.files import atomic_write, parse_json
 
 FORMAT = "worldgym-episode-1"
 SUFFIX = ".safetensors"

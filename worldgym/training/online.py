@@ -20,7 +20,9 @@ from worldgym.data.recordings import Batch
 from worldgym.errors import CheckpointError, ConfigError, DataError, TrainingError
 from worldgym.tokenizer import build_tokenizer
 from worldgym.tokenizer.quantizer import load_state_for_resume, state_for_resume
-from worldgym.training.run import SLOW_FACTOR, Metrics, autocast, check_precision
+from worldgym.precision import autocast, check_precision
+from worldgym.runs.log import Metrics
+from worldgym.training.loop import SLOW_FACTOR
 from worldgym.training.tokenizer import drawn_frames, tokenizer_loss
 from worldgym.training.transformer import (
     Coded,

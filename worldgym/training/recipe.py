@@ -30,10 +30,12 @@ from worldgym.config import (
 from worldgym.data.recordings import Recordings
 from worldgym.data.summary import check_held_out, summarise
 from worldgym.errors import CheckpointError, ConfigError
-from worldgym.files import atomic_json, read_json
+from worldgym.storage.files import atomic_json, read_json
 from worldgym.tokenizer import build_tokenizer
 from worldgym.tokenizer.base import Tokenizer
-from worldgym.training.run import TrainingConfig, checkpoint_step, read_checkpoint, train
+from worldgym.runs.checkpoint import checkpoint_step, load_state, newest_checkpoint
+from worldgym.storage.tensors import select_prefix
+from worldgym.training.loop import TrainingConfig, train
 from worldgym.training.tokenizer import TokenizerJob, TokenizerTrainingConfig
 from worldgym.training.transformer import (
     TransformerJob,
@@ -112,7 +114,7 @@ def train_tokenizer(
 ) -> int:
     """Run or resume the training of a tokenizer in ``folder``; the step reached.
 
-    ``perceptual`` is as in :class:`TokenizerJob`; errors are those of :func:`worldgym.training.run.train`.
+    ``perceptual`` is as in :class:`TokenizerJob`; errors are those of :func:`worldgym.training.loop.train`.
     """
     data = summarise(recordings)
     check_held_out(data, held_out)
@@ -266,8 +268,7 @@ def _entry(folder: Path, name: str) -> Any:
 
 
 def _weights(folder: Path) -> dict[str, Tensor]:
-    _, tensors = read_checkpoint(folder)
-    return {name.removeprefix("model."): value for name, value in tensors.items() if name.startswith("model.")}
+    return select_prefix("model", load_state(newest_checkpoint(folder))[0])
 
 
 def _load(model: nn.Module, weights: Mapping[str, Tensor], folder: Path) -> None:

@@ -13,8 +13,8 @@ from worldgym.data.recordings import Recordings, fixed_segments, to_uint8, to_un
 from worldgym.metrics.pixels import psnr, squared_error
 from worldgym.tokenizer.base import Tokenizer, codes_perplexity
 from worldgym.tokenizer.quantizer import load_state_for_resume, state_for_resume
-from worldgym.training.run import Metrics
-from worldgym.video import below, compared, enlarge, write_gif
+from worldgym.runs.log import Metrics
+from worldgym.reports.video import below, compared, enlarge, write_gif
 
 SQUARED_WEIGHT = 10.0
 
@@ -50,10 +50,13 @@ class TokenizerJob:
         frames = drawn_frames(rng, batch.frames, self.model.layout.context_length, self.config.future_frames)
         return tokenizer_loss(self.model, frames, self.perceptual)
 
+    def after_update(self) -> None:
+        pass
+
     def finish(self) -> None:
         pass
 
-    def validate(self, videos: Path) -> Metrics:
+    def validate(self, video: Path) -> Metrics:
         """Pooled PSNR by horizon beside repeating the last context frame, and both codebooks' perplexity."""
         context, length = self.model.layout.context_length, self.config.segment_length
         real = to_unit(
@@ -77,13 +80,13 @@ class TokenizerJob:
             metrics[f"codes_used/{name}"] = float(codes.unique().numel())
         rows = np.linspace(0, len(real) - 1, 6).astype(int)
         shown, made = (to_uint8(clip[rows]).cpu().numpy() for clip in (real[:, context:], future))
-        write_gif(videos.with_suffix(".gif"), enlarge(below(*map(compared, shown, made)), 2))
+        write_gif(video.with_suffix(".gif"), enlarge(below(*map(compared, shown, made)), 2))
         return metrics
 
-    def state(self) -> dict[str, Tensor]:
+    def state_dict(self) -> dict[str, Tensor]:
         return state_for_resume(self.model)
 
-    def load_state(self, state: Mapping[str, Tensor]) -> None:
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         load_state_for_resume(self.model, state)
 
 

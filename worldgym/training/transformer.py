@@ -13,10 +13,10 @@ from torch import Tensor
 from worldgym.config import Sampling, WorldModelConfig
 from worldgym.data.recordings import Batch, Recordings, fixed_segments, to_batch, to_unit
 from worldgym.errors import ConfigError
-from worldgym.evaluation import evaluate
+from worldgym.reports.evaluation import evaluate
 from worldgym.symlog import symlog
 from worldgym.tokenizer.base import Tokenizer
-from worldgym.training.run import Metrics
+from worldgym.runs.log import Metrics
 from worldgym.transformer.llama import INIT_STD, Transformer
 from worldgym.world_model import WorldModel
 
@@ -94,16 +94,19 @@ class TransformerJob:
             self.model, batch, tokens, self.kernels, self.config.reward_weight, self.about.reward_transform
         )
 
+    def after_update(self) -> None:
+        pass
+
     def finish(self) -> None:
         draws = (self._drawn(np.random.default_rng([REWARD_BATCHES, index])) for index in range(REWARD_BATCHES))
         solve_rewards(self.model, draws, self.about.reward_transform)
 
-    def validate(self, videos: Path) -> Metrics:
+    def validate(self, video: Path) -> Metrics:
         """Closed-loop figures on held-out segments, greedy; a video of real, imagined and difference."""
         world_model = WorldModel(self.about, self.tokenizer, self.model)
         horizon = self.config.segment_length - self.model.layout.context_length
         segments = fixed_segments(self.held_out, self.config.segment_length, starts=(10,))
-        result = evaluate(world_model, segments, {"greedy": Sampling(top_k=1)}, videos.with_suffix(".gif"))
+        result = evaluate(world_model, segments, {"greedy": Sampling(top_k=1)}, video.with_suffix(".gif"))
         metrics: Metrics = {}
         for step in (h for h in (1, 5, 10) if h <= horizon):
             for name in ("psnr", "reward_r2"):
@@ -111,10 +114,10 @@ class TransformerJob:
             metrics[f"last_frame/psnr/{step}"] = result["all"]["last_frame"]["psnr"][step - 1]
         return metrics
 
-    def state(self) -> dict[str, Tensor]:
+    def state_dict(self) -> dict[str, Tensor]:
         return {}
 
-    def load_state(self, state: Mapping[str, Tensor]) -> None:
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         pass
 
     def _drawn(self, rng: np.random.Generator) -> tuple[Coded, Tensor]:

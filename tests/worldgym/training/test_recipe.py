@@ -9,7 +9,7 @@ import torch
 
 import worldgym.checkpoints
 from worldgym import WorldModel
-from worldgym.card import training_commands
+from worldgym.reports.card import training_commands
 from worldgym.config import Sampling
 from worldgym.data.recordings import Recordings
 from worldgym.errors import CheckpointError, ConfigError, DataError, WorldGymError

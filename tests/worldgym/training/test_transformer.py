@@ -11,7 +11,7 @@ from worldgym.data.recordings import Recordings
 from worldgym.errors import ConfigError, DataError
 from worldgym.symlog import symlog
 from worldgym.training.recipe import Recipe, load_tokenizer_run
-from worldgym.training.run import TrainingConfig, train
+from worldgym.training.loop import TrainingConfig, train
 from worldgym.training.transformer import TransformerJob, code_kernel, ridge, start_from_codebooks
 from worldgym.transformer.llama import Transformer
 

@@ -10,7 +10,7 @@ from worldgym import native
 from worldgym.config import TransformerConfig
 from worldgym.tokens import TokenLayout
 from worldgym.transformer.cache import KeyValueCache
-from worldgym.transformer.imagine import ImaginedFrame, imagine_frame, read_context
+from worldgym.transformer.decoding.frame import ImaginedFrame, imagine_frame, read_context
 from worldgym.transformer.llama import Transformer
 
 LAYOUT = TokenLayout(

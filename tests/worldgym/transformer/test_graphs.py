@@ -24,10 +24,10 @@ from worldgym.config import TransformerConfig
 from worldgym.tokens import TokenLayout
 from worldgym.transformer import graphs
 from worldgym.transformer.cache import KeyValueCache
-from worldgym.transformer.graphs import Frame, Graphs
-from worldgym.transformer.imagine import _position_by_position, read_context
+from worldgym.transformer.decoding.cuda_graph import Frame, Graphs
+from worldgym.transformer.decoding.frame import _position_by_position, read_context
 from worldgym.transformer.llama import Transformer
-from worldgym.transformer.positions import Drawn
+from worldgym.transformer.decoding.eager import Drawn
 
 FRAMES, TOKENS, CODES = 6, 4, 37
 SAID = "worldgym: imagining without CUDA graphs"

@@ -1,0 +1,1 @@
+"""What agents share: replay, schedules, demonstrations, evaluation, rollouts in a world model."""

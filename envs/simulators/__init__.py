@@ -1,0 +1,1 @@
+"""The simulators, one file a family."""

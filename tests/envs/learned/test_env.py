@@ -1,0 +1,307 @@
+"""The single learned environment: Gymnasium's contract, start states, seeds, and every bad input by its own error."""
+
+import gc
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import matplotlib as mpl
+import numpy as np
+import pytest
+import torch
+from gymnasium.utils.env_checker import check_env, data_equivalence
+
+import worldgym
+from worldgym.envs import contract
+from worldgym.envs.contract import Frame
+from worldgym.envs.learned.start_states import StartStates
+from worldgym.envs.learned.env import WorldModelEnv
+from worldgym.errors import (
+    CheckpointError,
+    ConfigError,
+    InvalidAction,
+    InvalidFrames,
+    InvalidOption,
+    ResetNeeded,
+    UnknownTask,
+)
+from worldgym.pretrained import START_STATES
+
+ID = "WorldModel-MetaWorld-v0"
+WINDOW = 4
+PARITY = Path(__file__).parents[1] / "parity" / "ctx2-64px"
+
+
+@pytest.fixture
+def env(tiny_checkpoint: Path) -> gym.Env[Any, Any]:
+    return gym.make(ID, checkpoint=tiny_checkpoint)
+
+
+def episode(env: gym.Env[Any, Any], steps: int, **reset: Any) -> list[Any]:
+    """Everything an episode returns, under actions that are the same each time."""
+    rng = np.random.default_rng(0)
+    said: list[Any] = [env.reset(**reset)]
+    return said + [env.step(rng.uniform(-1, 1, 4).astype(np.float32)) for _ in range(steps)]
+
+
+def test_gymnasium_finds_nothing_wrong(tiny_checkpoint: Path) -> None:
+    """Without a display too: the checker makes the environment anew in every render mode."""
+    check_env(WorldModelEnv(checkpoint=tiny_checkpoint), skip_render_check=True)
+    check_env(gym.make(ID, checkpoint=tiny_checkpoint).unwrapped)
+
+
+def test_gymnasium_finds_nothing_wrong_with_windows(tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("matplotlib.pyplot.pause", lambda seconds: None)
+    before = mpl.get_backend()
+    mpl.use("template")  # a backend with windows in name only, for render_mode="human"
+    check_env(gym.make(ID, checkpoint=tiny_checkpoint, render_mode="rgb_array").unwrapped)
+    mpl.use(before)
+
+
+def test_make_without_import_and_without_torch(tiny_checkpoint: Path) -> None:
+    code = (
+        "import sys, gymnasium as gym\n"
+        f"env = gym.make('worldgym:{ID}', checkpoint={str(tiny_checkpoint)!r})\n"
+        "assert env.reset(seed=0)[0].shape == (64, 64, 3)\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+    code = "import sys, worldgym; assert not {'torch', 'matplotlib', 'mujoco'} & sys.modules.keys()"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+
+
+def test_episodes_last_100_steps_unless_told_otherwise(tiny_checkpoint: Path, env: gym.Env[Any, Any]) -> None:
+    truncated = [step[3] for step in episode(env, 100, seed=0)[1:]]
+    assert truncated == [False] * 99 + [True]
+    short = gym.make(ID, checkpoint=tiny_checkpoint, max_episode_steps=3)
+    assert [step[3] for step in episode(short, 3)[1:]] == [False, False, True]
+
+
+def test_what_a_step_returns(env: gym.Env[Any, Any]) -> None:
+    observation, info = env.reset(seed=0)
+    assert observation in env.observation_space
+    assert set(info) == {"task", "start", "uncertainty", "reanchored"}
+    observation, reward, terminated, truncated, info = env.step(env.action_space.sample())
+    assert observation in env.observation_space
+    assert type(reward) is float
+    assert (terminated, truncated) == (False, False)
+    assert set(info) == {"task", "uncertainty", "reanchored"}
+    assert 0 < info["uncertainty"] <= np.log(16)
+
+
+def test_equal_seeds_give_equal_episodes(tiny_checkpoint: Path, env: gym.Env[Any, Any]) -> None:
+    once = episode(env, 6, seed=3)
+    torch.rand(1)  # nothing hangs on global generators
+    np.random.default_rng().random()
+    second = episode(env, 6)
+    assert data_equivalence(once, episode(env, 6, seed=3), exact=True)
+    assert data_equivalence(second, episode(env, 6), exact=True)
+    assert data_equivalence(once, episode(gym.make(ID, checkpoint=tiny_checkpoint), 6, seed=3), exact=True)
+    assert not data_equivalence(once, second)
+    assert not data_equivalence(once, episode(env, 6, seed=4))
+
+
+def test_actions_beyond_the_space_are_clipped(env: gym.Env[Any, Any]) -> None:
+    def after(action: list[float]) -> Any:
+        env.reset(seed=0)
+        return env.step(np.array(action, np.float32))
+
+    assert data_equivalence(after([5, -5, 1, 0]), after([1, -1, 1, 0]), exact=True)
+    assert not data_equivalence(after([1, -1, 1, 0]), after([-1, 1, 1, 0]))
+
+
+def test_starts_come_from_the_bank(tiny_checkpoint: Path, env: gym.Env[Any, Any]) -> None:
+    bank = StartStates(tiny_checkpoint / START_STATES)
+    drawn = [env.reset(seed=seed) for seed in range(20)]
+    assert {info["task"] for _, info in drawn} == {"hammer", "plate-slide"}
+    assert len({info["start"] for _, info in drawn}) > 5
+    for observation, info in drawn:
+        np.testing.assert_array_equal(observation, bank.get(info["task"], info["start"], 2).frames[-1])
+
+
+@pytest.mark.parametrize("name", ["plate-slide", "plate-slide-v3"])
+def test_a_task_by_name(tiny_checkpoint: Path, name: str) -> None:
+    env = gym.make(ID, checkpoint=tiny_checkpoint, task=name)
+    assert {env.reset()[1]["task"] for _ in range(5)} == {"plate-slide"}
+    observation, info = env.reset(options={"start": 4})
+    assert (info["task"], info["start"]) == ("plate-slide", 4)
+    bank = StartStates(tiny_checkpoint / START_STATES)
+    np.testing.assert_array_equal(observation, bank.get("plate-slide", 4, 2).frames[-1])
+    assert env.step(env.action_space.sample())[4]["task"] == "plate-slide"
+
+
+def test_start_from_given_frames(env: gym.Env[Any, Any], real_frames: Frame) -> None:
+    real_frames.setflags(write=False)
+    observation, info = env.reset(seed=0, options={"frames": real_frames})
+    np.testing.assert_array_equal(observation, real_frames[-1])
+    assert info == {"task": None, "uncertainty": 0.0, "reanchored": False}
+    again = env.reset(seed=0, options={"frames": torch.tensor(real_frames)})
+    assert data_equivalence((observation, info), again, exact=True)
+    assert env.step(env.action_space.sample())[4]["task"] is None
+
+
+def test_a_full_window_is_told_and_the_episode_goes_on(env: gym.Env[Any, Any]) -> None:
+    told = [step[4]["reanchored"] for step in episode(env, 3 * WINDOW, seed=0)[1:]]
+    assert told == [step > 0 and step % WINDOW == 0 for step in range(3 * WINDOW)]
+
+
+def test_greedy_and_sampled(tiny_checkpoint: Path) -> None:
+    def imagined(**sampling: Any) -> list[Any]:
+        env = gym.make(ID, checkpoint=tiny_checkpoint, task="hammer", **sampling)
+        episodes = [episode(env, 3, seed=seed, options={"start": 0}) for seed in range(2)]
+        return [[reward for _, reward, *_ in said[1:]] for said in episodes]
+
+    one, two = imagined(top_k=1)
+    assert one == two
+    one, two = imagined(temperature=3.0)
+    assert one != two
+
+
+def test_the_same_checkpoint_is_loaded_once_and_let_go(tiny_checkpoint: Path) -> None:
+    from worldgym.envs import imagination
+
+    gc.collect()  # environments of other tests that wait in a cycle, as gymnasium's checker makes them, share it too
+    one, two = WorldModelEnv(checkpoint=tiny_checkpoint), WorldModelEnv(checkpoint=str(tiny_checkpoint))
+    assert one.world_model is two.world_model
+    other = WorldModelEnv(checkpoint=tiny_checkpoint, dtype="bfloat16")
+    assert other.world_model is not one.world_model
+    assert other.world_model.dtype is torch.bfloat16
+    mine = [key for key in imagination._SHARED if key[0] == tiny_checkpoint.resolve()]
+    assert len(mine) == 2
+    del one, two, other
+    assert not [key for key in imagination._SHARED if key[0] == tiny_checkpoint.resolve()]
+
+
+def test_a_model_in_memory(tiny_checkpoint: Path, real_frames: Frame) -> None:
+    model = worldgym.WorldModel.from_pretrained(tiny_checkpoint)
+    env = gym.make(ID, checkpoint=model, task="hammer")
+    assert env.unwrapped.world_model is model
+    with pytest.raises(InvalidOption, match=r"a WorldModel was given.*options.*or make the environment"):
+        env.reset()
+    assert env.reset(options={"frames": real_frames})[1]["task"] == "hammer"
+    with pytest.raises(InvalidOption, match="leave them out"):
+        WorldModelEnv(checkpoint=model, dtype="bfloat16")
+
+
+def test_a_published_checkpoint_starts_from_given_frames_alone(real_frames: Frame) -> None:
+    env = gym.make(ID, checkpoint=PARITY)
+    with pytest.raises(CheckpointError, match=r"no start states.*\[2, 64, 64, 3\]"):
+        env.reset(seed=0)
+    with pytest.raises(UnknownTask, match="'hammer'"):
+        gym.make(ID, checkpoint=PARITY, task="hammer")
+    observation, _ = env.reset(seed=0, options={"frames": real_frames})
+    observation, reward, *_ = env.step(env.action_space.sample())
+    assert observation in env.observation_space
+    assert np.isfinite(reward)
+
+
+def test_render(tiny_checkpoint: Path) -> None:
+    env = gym.make(ID, checkpoint=tiny_checkpoint, render_mode="rgb_array")
+    with pytest.raises(ResetNeeded, match="reset"):
+        env.render()
+    env.reset(seed=0)
+    observation, *_ = env.step(env.action_space.sample())
+    np.testing.assert_array_equal(env.render(), observation)
+    env.close()
+    env.close()
+
+
+def test_human_rendering_without_a_display_says_what_to_do(
+    tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(mpl, "get_backend", lambda: "agg")
+    contract._say_that_nothing_is_shown.cache_clear()
+    env = gym.make(ID, checkpoint=tiny_checkpoint, render_mode="human")
+    env.reset()
+    env.step(env.action_space.sample())
+    assert capfd.readouterr().err.count("pip install pyqt6") == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"task": "hamer"}, UnknownTask, "'hamer'; did you mean 'hammer'"),
+        ({"checkpoint": "metaworld-46"}, CheckpointError, "metaworld-46"),
+        ({"temperature": 0.0}, ConfigError, "temperature must be above 0"),
+        ({"top_k": 0}, ConfigError, "top_k .*at least 1"),
+        ({"task": 3}, InvalidOption, "task must be a name or None, got 3; known names: hammer"),
+        ({"checkpoint": None}, InvalidOption, "checkpoint must be a name.*got None"),
+        ({"checkpoint": 3}, InvalidOption, "checkpoint must be a name.*got 3"),
+        ({"device": "gpu"}, ConfigError, "device 'gpu' cannot be used here"),
+        ({"device": "cuda:99"}, ConfigError, "device 'cuda:99' cannot be used here"),
+        ({"device": 3.5}, ConfigError, "device '3.5' cannot be used here"),
+        ({"dtype": "int8"}, InvalidOption, "bfloat16.*'int8'"),
+        ({"dtype": "float23"}, InvalidOption, "'float23'"),
+    ],
+)
+def test_bad_arguments(tiny_checkpoint: Path, arguments: dict[str, Any], error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        gym.make(ID, **{"checkpoint": tiny_checkpoint, **arguments})
+
+
+def test_bad_render_mode(tiny_checkpoint: Path) -> None:
+    with pytest.raises(InvalidOption, match="'rgb_array' or 'human', got 'ansi'"):
+        WorldModelEnv(checkpoint=tiny_checkpoint, render_mode="ansi")
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"frame": 1}, InvalidOption, "unknown reset option 'frame'; did you mean 'frames'"),
+        ({"start": 0, "frames": 0}, InvalidOption, "not both"),
+        ({"start": 12}, InvalidOption, "0 to 11, got 12"),
+        ({"start": 1.5}, InvalidOption, "integer, got 1.5"),
+        ({"frames": np.zeros((2, 64, 64, 3))}, InvalidFrames, "uint8.*got float64"),
+        ({"frames": np.zeros((2, 32, 32, 3), np.uint8)}, InvalidFrames, r"got uint8 \(2, 32, 32, 3\)"),
+        ({"frames": np.zeros((1, 64, 64, 3), np.uint8)}, InvalidFrames, r"\(2, 64, 64, 3\), got"),
+        ({"frames": "video.mp4"}, InvalidFrames, "uint8"),
+        ({"frames": [[0], [0, 0]]}, InvalidFrames, "uint8.*inhomogeneous"),
+    ],
+)
+def test_bad_options(env: gym.Env[Any, Any], options: dict[str, Any], error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        env.reset(options=options)
+    env.reset(seed=0, options={})  # and nothing is broken by it
+    env.step(env.action_space.sample())
+
+
+@pytest.mark.parametrize(
+    ("action", "message"),
+    [
+        (np.zeros(3, np.float32), r"shape \(4,\).*got shape \(3,\)"),
+        (np.zeros((1, 4), np.float32), r"got shape \(1, 4\)"),
+        (0.5, r"got shape \(\)"),
+        (np.array([0, np.nan, 0, 0], np.float32), "finite"),
+        (np.array([0, np.inf, 0, 0], np.float32), "finite"),
+        (np.array([0, 1e300, 0, 0]), "finite"),
+        ("up", "expected an action of Box"),
+        (None, "expected"),
+    ],
+)
+def test_bad_actions_change_nothing(env: gym.Env[Any, Any], action: Any, message: str) -> None:
+    good = np.zeros(4, np.float32)
+    env.reset(seed=0)
+    expected = env.step(good)
+    env.reset(seed=0)
+    with pytest.raises(InvalidAction, match=message):
+        env.step(action)
+    assert data_equivalence(env.step(good), expected, exact=True)
+
+
+def test_step_before_reset_and_after_close(env: gym.Env[Any, Any]) -> None:
+    with pytest.raises(ResetNeeded, match=r"before reset\(\)"):
+        env.step(env.action_space.sample())
+    env.reset()
+    env.close()
+    with pytest.raises(ResetNeeded):
+        env.step(env.action_space.sample())
+
+
+def test_a_bank_that_lacks_a_task_is_refused(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "damaged"
+    shutil.copytree(tiny_checkpoint, folder)
+    (folder / START_STATES / "hammer.npz").unlink()
+    with pytest.raises(CheckpointError, match=r"no start states of \['hammer'\]"):
+        gym.make(ID, checkpoint=folder)

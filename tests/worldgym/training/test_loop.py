@@ -1,0 +1,343 @@
+import dataclasses
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from worldgym.cli import main
+from worldgym.config import WorldModelConfig
+from worldgym.data.recordings import Recordings
+from worldgym.errors import CheckpointError, ConfigError, StorageError, TrainingError
+from worldgym.tokenizer import build_tokenizer
+from worldgym.training.recipe import Recipe, load_tokenizer_run
+from worldgym.training.loop import (
+    SLOW_FACTOR,
+    Metrics,
+    Trainable,
+    TrainingConfig,
+    autocast,
+    checkpoint_step,
+    load_checkpoint,
+    read_checkpoint,
+    train,
+)
+from worldgym.training.tokenizer import TokenizerJob
+from worldgym.training.transformer import TransformerJob
+from worldgym.transformer.llama import Transformer
+
+ABOUT = {"what": "a test"}
+MakeJob = Callable[[], Trainable]
+
+
+class LineJob:
+    """Fit a line: the smallest thing that trains. ``at[step]`` is called in that step's loss."""
+
+    def __init__(self, at: Mapping[int, Callable[[], None]] | None = None, broken_at: int | None = None) -> None:
+        torch.manual_seed(0)
+        self.model: nn.Module = nn.Linear(3, 1)
+        self.slow: nn.Module | None = None
+        self.at, self.broken_at, self.step = at or {}, broken_at, 0
+
+    def loss(self, rng: np.random.Generator) -> tuple[Tensor, Metrics]:
+        self.at.get(self.step, lambda: None)()
+        inputs = torch.from_numpy(rng.standard_normal((8, 3)).astype(np.float32))
+        loss: Tensor = (self.model(inputs) - inputs.sum(1, keepdim=True)).square().mean()
+        if self.step == self.broken_at:
+            loss = loss * math.nan
+        self.step += 1
+        return loss, {"inputs": float(inputs.sum())}
+
+    def finish(self) -> None:
+        pass
+
+    def validate(self, videos: Path) -> Metrics:
+        return {"folder_is_there": float(videos.parent.exists())}
+
+    def state(self) -> dict[str, Tensor]:
+        return {}
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        assert not state
+
+
+def settings(**changes: Any) -> TrainingConfig:
+    return TrainingConfig(
+        **{"steps": 6, "warmup_steps": 2, "log_every": 2, "validate_every": 100, "save_every": 2, **changes}
+    )
+
+
+def interrupt() -> None:
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+def assert_equal_checkpoints(first: Path, second: Path) -> None:
+    (step, tensors), (other_step, others) = read_checkpoint(first), read_checkpoint(second)
+    assert step == other_step
+    assert tensors.keys() == others.keys()
+    different = [name for name in tensors if not torch.equal(tensors[name], others[name])]
+    assert different == []
+
+
+@pytest.fixture
+def tokenizer_job(recipe: Recipe, recordings: Recordings, held_out: Recordings) -> MakeJob:
+    def make() -> TokenizerJob:
+        torch.manual_seed(0)
+        part = recipe.tokenizer
+        return TokenizerJob(build_tokenizer(part.model), part.job, part.training.batch_size, recordings, held_out)
+
+    return make
+
+
+@pytest.fixture
+def transformer_job(recipe: Recipe, tokenizer_run: Path, recordings: Recordings, held_out: Recordings) -> MakeJob:
+    def make() -> TransformerJob:
+        config, tokenizer, _ = load_tokenizer_run(tokenizer_run)
+        about = WorldModelConfig(config, recipe.transformer.model, recordings.action_dim, reward=True)
+        torch.manual_seed(0)
+        model = Transformer(about.transformer, about.layout, about.action_dim, about.reward)
+        job, training = recipe.transformer.job, recipe.transformer.training
+        return TransformerJob(model, tokenizer, about, job, training.batch_size, recordings, held_out)
+
+    return make
+
+
+@pytest.mark.parametrize("part", ["tokenizer", "transformer"])
+def test_an_interrupted_run_goes_on_as_if_it_had_not_been(
+    part: str, recipe: Recipe, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    make: MakeJob = request.getfixturevalue(f"{part}_job")
+    config = dataclasses.replace(getattr(recipe, part).training, save_every=100)
+    train(make(), config, tmp_path / "unbroken", ABOUT)
+
+    job, calls = make(), []
+    loss = job.loss
+
+    def interrupted(rng: np.random.Generator) -> tuple[Tensor, Metrics]:
+        calls.append(rng)
+        if len(calls) == 3:
+            interrupt()
+        return loss(rng)
+
+    job.loss = interrupted  # type: ignore[method-assign]
+    train(job, config, tmp_path / "broken", ABOUT)
+    assert read_checkpoint(tmp_path / "broken")[0] == 3
+    train(make(), config, tmp_path / "broken", ABOUT, resume=True)
+    assert_equal_checkpoints(tmp_path / "unbroken", tmp_path / "broken")
+
+
+def test_a_killed_run_goes_on_as_if_it_had_not_been(recipe_file: Path, toy_data: Path, tmp_path: Path) -> None:
+    def command(folder: str, *more: str) -> list[str]:
+        data = ["--data", f"{toy_data}/train", "--held-out", f"{toy_data}/held-out"]
+        options = ["--recipe", str(recipe_file), "--steps", "16", "--threads", "1", "--device", "cpu"]
+        return ["train", "tokenizer", *data, *options, "--out", str(tmp_path / folder), *more]
+
+    with subprocess.Popen([sys.executable, "-m", "worldgym", *command("killed")], stderr=subprocess.DEVNULL) as process:
+        while process.poll() is None and not (tmp_path / "killed" / "last.safetensors").exists():
+            time.sleep(0.002)
+        process.send_signal(signal.SIGKILL)
+    assert process.returncode == -signal.SIGKILL
+    threads = torch.get_num_threads()
+    try:
+        assert main(command("killed", "--resume")) == 0
+        assert main(command("unbroken")) == 0
+    finally:
+        torch.set_num_threads(threads)
+    assert_equal_checkpoints(tmp_path / "unbroken", tmp_path / "killed")
+
+
+def test_equal_seeds_train_equal_models_and_others_do_not(tmp_path: Path) -> None:
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        train(LineJob(), settings(seed=seed), tmp_path / name, ABOUT)
+    assert_equal_checkpoints(tmp_path / "a", tmp_path / "b")
+    weights = [read_checkpoint(tmp_path / name)[1]["model.weight"] for name in ("a", "c")]
+    assert not torch.equal(*weights)
+
+
+def test_a_second_request_to_stop_is_not_held_back(tmp_path: Path) -> None:
+    def twice() -> None:
+        interrupt()
+        interrupt()
+
+    with pytest.raises(KeyboardInterrupt):
+        train(LineJob({1: twice}), settings(), tmp_path, ABOUT)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_sigterm_leaves_a_checkpoint(tmp_path: Path) -> None:
+    job = LineJob({4: lambda: os.kill(os.getpid(), signal.SIGTERM)})
+    assert train(job, settings(steps=50), tmp_path, ABOUT) == 5
+    assert read_checkpoint(tmp_path)[0] == checkpoint_step(tmp_path) == 5
+
+
+def test_a_folder_that_holds_a_run_is_not_overwritten(tmp_path: Path) -> None:
+    train(LineJob(), settings(), tmp_path, ABOUT)
+    with pytest.raises(TrainingError, match="--resume"):
+        train(LineJob(), settings(), tmp_path, ABOUT)
+
+
+def test_a_run_is_resumed_with_its_own_settings_only(tmp_path: Path) -> None:
+    train(LineJob({1: interrupt}), settings(), tmp_path, ABOUT)
+    with pytest.raises(TrainingError, match=r"training.learning_rate is 0.0001 there, 0.5 was asked for"):
+        train(LineJob(), settings(learning_rate=0.5), tmp_path, ABOUT, resume=True)
+    with pytest.raises(TrainingError, match=r"what is .* there, .another test. was asked for"):
+        train(LineJob(), settings(), tmp_path, {"what": "another test"}, resume=True)
+    with pytest.raises(TrainingError, match="nothing to resume"):
+        train(LineJob(), settings(), tmp_path / "elsewhere", ABOUT, resume=True)
+
+
+def test_a_finished_run_resumes_to_itself(tmp_path: Path) -> None:
+    train(LineJob(), settings(), tmp_path, ABOUT)
+    before = (tmp_path / "last.safetensors").read_bytes()
+    assert train(LineJob(), settings(), tmp_path, ABOUT, resume=True) == 6
+    assert (tmp_path / "last.safetensors").read_bytes() == before
+
+
+def test_what_a_killed_run_logged_after_its_checkpoint_is_logged_once(tmp_path: Path) -> None:
+    def killed() -> None:
+        raise MemoryError
+
+    with pytest.raises(MemoryError):
+        train(LineJob({5: killed}), settings(log_every=1, save_every=3), tmp_path, ABOUT)
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 6, "lo')
+    train(LineJob(), settings(log_every=1, save_every=3), tmp_path, ABOUT, resume=True)
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if "loss" in line] == [1, 2, 3, 4, 5, 6]
+
+
+@pytest.mark.parametrize("text", ["{", "[]"])
+def test_a_run_whose_settings_are_damaged_is_not_resumed(tmp_path: Path, text: str) -> None:
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(ConfigError, match=r"config\.json"):
+        train(LineJob(), settings(), tmp_path, ABOUT, resume=True)
+
+
+def test_a_log_that_cannot_be_written_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("torch.utils.tensorboard.SummaryWriter.add_scalar", full)
+    with pytest.raises(StorageError, match=r"could not write .*metrics\.jsonl: .*No space left.*--resume"):
+        train(LineJob(), settings(), tmp_path, ABOUT)
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_last_checkpoint(tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match="the loss is nan at step 3"):
+        train(LineJob(broken_at=3), settings(), tmp_path, ABOUT)
+    step, tensors = read_checkpoint(tmp_path)
+    assert step == 2
+    assert all(torch.isfinite(value).all() for value in tensors.values())
+
+
+def test_a_full_disk_keeps_the_last_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    train(LineJob({2: interrupt}), settings(save_every=100), tmp_path, ABOUT)
+    before = (tmp_path / "last.safetensors").read_bytes()
+
+    def full(tensors: object, path: Path, metadata: object) -> None:
+        path.write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("worldgym.training.loop.save_file", full)
+        with pytest.raises(StorageError, match=r"No space left.*was there before is kept"):
+            train(LineJob(), settings(save_every=100), tmp_path, ABOUT, resume=True)
+    assert (tmp_path / "last.safetensors").read_bytes() == before
+    assert not list(tmp_path.glob(".*"))
+    train(LineJob(), settings(save_every=100), tmp_path, ABOUT, resume=True)
+    assert read_checkpoint(tmp_path)[0] == 6
+
+
+@pytest.mark.parametrize("content", [b"", b"not a checkpoint"])
+def test_a_damaged_checkpoint_is_named(tmp_path: Path, content: bytes) -> None:
+    train(LineJob({1: interrupt}), settings(), tmp_path, ABOUT)
+    (tmp_path / "last.safetensors").write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"last\.safetensors"):
+        train(LineJob(), settings(), tmp_path, ABOUT, resume=True)
+
+
+def test_a_checkpoint_restores_the_optimizer(tmp_path: Path) -> None:
+    train(LineJob(), settings(), tmp_path, ABOUT)
+    job = LineJob()
+    optimizer = torch.optim.AdamW(job.model.parameters())
+    assert load_checkpoint(tmp_path, job, optimizer) == 6
+    _, tensors = read_checkpoint(tmp_path)
+    assert torch.equal(optimizer.state_dict()["state"][0]["exp_avg"], tensors["optimizer.0.exp_avg"])
+
+
+def test_figures_are_logged(tmp_path: Path) -> None:
+    train(LineJob(), settings(validate_every=3), tmp_path, ABOUT)
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if "loss" in line] == [2, 4, 6]
+    assert [line["step"] for line in lines if "validation/folder_is_there" in line] == [3, 6]
+    assert lines[0].keys() >= {"loss", "inputs", "gradient_norm", "learning_rate", "seconds"}
+    assert list(tmp_path.glob("events.out.tfevents.*"))
+
+
+def test_the_learning_rate_rises_then_falls_to_zero() -> None:
+    config = TrainingConfig(steps=100, warmup_steps=10, learning_rate=2.0)
+    rates = [config.rate(step) for step in range(100)]
+    assert rates[0] == pytest.approx(0.2)
+    assert rates[9] == pytest.approx(2.0 * 0.5 * (1 + math.cos(math.pi * 0.09)))
+    assert rates[:10] == sorted(rates[:10])
+    assert rates[9:] == sorted(rates[9:], reverse=True)
+    assert rates[-1] < 0.001
+
+
+def test_norms_biases_and_embeddings_do_not_decay(tmp_path: Path) -> None:
+    class Parts(LineJob):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = nn.Sequential(nn.Embedding(2, 3), nn.LayerNorm(3), nn.Linear(3, 1))
+            self.before = {name: value.clone() for name, value in self.model.named_parameters()}
+
+        def loss(self, rng: np.random.Generator) -> tuple[Tensor, Metrics]:
+            return sum(value.sum() for value in self.model.parameters()) * 0.0, {}  # type: ignore[return-value]
+
+    job = Parts()
+    train(job, settings(steps=1, warmup_steps=0, learning_rate=0.1, weight_decay=0.5), tmp_path, ABOUT)
+    moved = {name for name, value in job.model.named_parameters() if not torch.equal(value, job.before[name])}
+    assert moved == {"2.weight"}
+
+
+def test_the_slow_part_learns_at_a_fraction_of_the_rate(tmp_path: Path) -> None:
+    class Parts(LineJob):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 1))
+            self.slow = self.model[1]
+            self.before = {name: value.clone() for name, value in self.model.named_parameters()}
+
+        def loss(self, rng: np.random.Generator) -> tuple[Tensor, Metrics]:
+            return sum(value.sum() for value in self.model.parameters()), {}  # type: ignore[return-value]
+
+    job = Parts()
+    train(job, settings(steps=1, warmup_steps=0, learning_rate=0.1, weight_decay=0.0), tmp_path, ABOUT)
+    moved = {name: (job.before[name] - value).mean().item() for name, value in job.model.named_parameters()}
+    expected = {"0.weight": 0.1, "0.bias": 0.1, "1.weight": 0.1 * SLOW_FACTOR, "1.bias": 0.1 * SLOW_FACTOR}
+    assert moved == pytest.approx(expected, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    "changes", [{"steps": 0}, {"batch_size": 0}, {"learning_rate": 0.0}, {"save_every": 0}, {"precision": "int8"}]
+)
+def test_settings_that_make_no_sense_are_refused(changes: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError):
+        settings(**changes)
+
+
+def test_precision_is_what_was_asked_for() -> None:
+    device = torch.device("cpu")
+    for precision, expected in (("float32", torch.float32), ("bfloat16", torch.bfloat16)):
+        with autocast(precision, device):
+            assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == expected

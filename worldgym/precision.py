@@ -1,0 +1,31 @@
+"""Mixed precision: which numbers to train in."""
+
+import torch
+
+from worldgym.errors import ConfigError
+
+PRECISIONS = ("auto", "float32", "bfloat16")
+
+
+def check_precision(precision: str) -> None:
+    """Raise :class:`ConfigError` unless ``precision`` is one of :data:`PRECISIONS`."""
+    if precision not in PRECISIONS:
+        raise ConfigError(f"precision: expected one of {', '.join(map(repr, PRECISIONS))}, got {precision!r}")
+
+
+def autocast(precision: str, device: torch.device) -> torch.autocast:
+    """PyTorch's autocast to bfloat16 where :func:`wants_bfloat16` says so; else a context that disables autocast."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=wants_bfloat16(precision, device))
+
+
+def wants_bfloat16(precision: str, device: torch.device) -> bool:
+    """Whether ``precision`` means bfloat16 on this device; ``"auto"`` asks the hardware."""
+    if precision == "auto":
+        return torch.cuda.is_bf16_supported() if device.type == "cuda" else cpu_has_bfloat16()
+    return precision == "bfloat16"
+
+
+def cpu_has_bfloat16() -> bool:
+    """Whether the processor multiplies bfloat16 matrices in hardware (emulation is slower than float32)."""
+    supported = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
+    return bool(supported()) if supported else False

@@ -1,0 +1,35 @@
+"""Stopping a run cleanly: SIGINT and SIGTERM are noted, and the run ends at its next safe point."""
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+
+@contextmanager
+def stop_signals() -> Iterator[list[int]]:
+    """Collect requests to stop.
+
+    Yields:
+        A list that is empty until the process receives SIGINT or SIGTERM, and then holds the signal's number. A second
+        signal of the same kind has its usual effect at once. Outside the main thread, where Python allows no signal
+        handlers, the list stays empty.
+    """
+    received: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield received
+        return
+
+    def stop(number: int, frame: object) -> None:
+        received.append(number)
+        signal.signal(number, previous[number])
+
+    previous: dict[int, Any] = {}
+    for number in (signal.SIGINT, signal.SIGTERM):
+        previous[number] = signal.signal(number, stop)
+    try:
+        yield received
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
