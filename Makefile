@@ -18,7 +18,7 @@ demo: $(VENV)/.core
 	$(BIN)/worldgym demo --out outputs/demo
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto
 
 learn: $(VENV)/.dev
 	$(BIN)/python -m pytest -m slow -s

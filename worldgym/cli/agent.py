@@ -1,0 +1,139 @@
+"""What ``worldgym mbpo`` and ``worldgym drqv2`` share: options, environments, demonstrations, the run."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+
+import gymnasium as gym
+import tyro
+
+from worldgym.agents.drqv2 import DrQv2, DrQv2Config
+from worldgym.agents.mbpo import MBPO, MBPOConfig
+from worldgym.agents.presets import FRAME_STACK, Preset, preset
+from worldgym.cli.options import (
+    OptionalNatural,
+    OptionalPath,
+    OptionalPositive,
+    OptionalText,
+    parse_options,
+    prepare_device,
+    read_option,
+    report_stopped,
+)
+from worldgym.data.episode import Episode
+from worldgym.errors import DataError
+from worldgym.world_model import WorldModel
+
+if TYPE_CHECKING:
+    import torch
+
+T = TypeVar("T", bound="AgentOptions")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AgentOptions:
+    """Options of a run. Defaults of the settings are those of the preset."""
+
+    task: str
+    """Task of the environment, such as plate-slide, or toy and dials, which are toy worlds."""
+    out: Path
+    """Folder of the run: checkpoints, metrics, videos, and in the end the agent."""
+    env: OptionalText = None
+    """Id of the environment to act in (default: the simulator that has the task)."""
+    resume: bool = False
+    """Continue the run in --out, exactly; repeat the other options."""
+    preset: OptionalText = None
+    """Defaults of all settings: paper (100,000 steps, for a GPU), cpu (2,000 steps, ten minutes on one core), toy or
+    dials (default: a toy world's own, else paper)."""
+    demos: OptionalNatural = None
+    """Number of demonstrations (default: the preset's)."""
+    demos_from: OptionalPath = None
+    """Folder of the demonstrations (default: the scripted expert records them)."""
+    threads: OptionalPositive = None
+    """CPU threads (default: PyTorch's choice)."""
+    device: OptionalText = None
+    """Such as cpu or cuda:1 (default: the GPU if there is one)."""
+    loop: Annotated[MBPOConfig, tyro.conf.arg(name="")]
+    agent: DrQv2Config
+
+    def train(self, method: str, world_model: "str | None") -> int:
+        """Run or resume; the exit status.
+
+        Args:
+            method: name of the method in plots.
+            world_model: a shipped name, a folder or ``scratch``; None trains without a world model.
+        """
+        from worldgym.agents.mbpo.run import time_table, train
+        from worldgym.runs.folder import check_run_folder
+
+        check_run_folder(self.out, self.resume)
+        device, defaults = prepare_device(self.device, self.threads), preset(self.task, self.preset)
+        envs = [self._make_env() for _ in range(2)]
+        try:
+            frames, actions = envs[0].observation_space.shape, envs[0].action_space.shape
+            agent = DrQv2(frames, FRAME_STACK, actions[0], self.agent, self.loop.seed, device)
+            model = None if world_model is None else self._world_model(world_model, defaults, device)
+            demonstrations = self._demonstrations(defaults, envs[0])
+            learner = MBPO(envs[0], model, agent, self.loop, demonstrations)
+            about = {"method": method, "world_model": world_model, "demonstrations": len(demonstrations)}
+            if not train(learner, envs[1], self.out, about, self.resume):
+                return report_stopped(learner.step, self.loop.steps)
+        finally:
+            for env in envs:
+                env.close()
+        print(f"{self.out}\n\n{time_table(self.out)}")
+        return 0
+
+    def _make_env(self) -> Any:
+        from worldgym.envs.registry import find_task
+
+        if self.env is not None:
+            return gym.make(self.env, task=self.task)
+        spec, task = find_task(self.task)
+        return gym.make(spec.simulator_id, task=task)
+
+    def _demonstrations(self, defaults: Preset, env: Any) -> list[Episode]:
+        """Those in a folder, or the scripted expert's, which are recorded into the run's folder first."""
+        from worldgym.agents.common.demonstrations import load_demonstrations
+        from worldgym.envs.collect import collect
+
+        count, folder, task = self.demos, self.demos_from, env.unwrapped.task
+        if folder is None:
+            count, folder = defaults.demonstrations if count is None else count, self.out / "demonstrations"
+            if not count:
+                return []
+            collect(folder, [task], {"expert": count}, workers=1)
+        sizes = {"frame_shape": env.observation_space.shape, "action_dim": env.action_space.shape[0]}
+        found = load_demonstrations(folder, task=task, **sizes)
+        if count is not None and len(found) < count:
+            raise DataError(f"{folder}: expected {count} demonstrations of {task}, found {len(found)}")
+        return found[:count]
+
+    def _world_model(self, name: str, defaults: Preset, device: "torch.device") -> WorldModel:
+        """A checkpoint to continue with, or fresh weights of the preset's architecture."""
+        import dataclasses
+
+        from worldgym.checkpoints import DEFAULT
+        from worldgym.config import WorldModelConfig, from_dict
+        from worldgym.pretrained import CONFIG, locate
+        from worldgym.storage.files import read_json
+        from worldgym.training.online import fresh_world_model
+
+        if name != SCRATCH:
+            return WorldModel.from_pretrained(name, device=device)
+        config = defaults.world_model or from_dict(WorldModelConfig, read_json(locate(DEFAULT) / CONFIG), DEFAULT)
+        config = dataclasses.replace(config, training_data={}, figures={})  # they describe other weights
+        return fresh_world_model(config, self.loop.seed).to(device)
+
+
+SCRATCH = "scratch"
+"""The name of a world model with fresh weights."""
+
+
+def parse_agent_options(kind: type[T], arguments: Sequence[str], command: str, example: str) -> T:
+    """Parse the options of an agent's command with the defaults of the preset that they name."""
+    task = read_option(arguments, "--task") or ""
+    defaults = preset(task, read_option(arguments, "--preset"))
+    default = kind(task=tyro.MISSING, out=tyro.MISSING, loop=defaults.loop, agent=defaults.agent)
+    return parse_options(kind, arguments, command, example, default)
