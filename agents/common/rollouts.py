@@ -1,9 +1,8 @@
-"""Imagined rollouts: what a policy would see and earn if it went on, in the world model, from real frames.
+"""Imagined rollouts: what a policy would see and earn in the world model, starting from real frames.
 
-Shapes: B rollouts, S stacked frames, T steps, H x W pixels, A action dimension.
+Shapes: B rollouts, S frames of history, T steps, H x W pixels, A action dimension.
 """
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -13,30 +12,34 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from worldgym.agents.common.replay import ReplayBuffer
+from worldgym.agents.common.rewards import HeadRewards, RewardSource
 from worldgym.errors import ConfigError
 from worldgym.world_model import WorldModel
 
 Policy = Callable[[Tensor], NDArray[np.float32]]
-"""Actions float32 ``[B, A]`` for frame stacks uint8 ``[B, S, H, W, 3]``, on the world model's device."""
+"""Maps the last frames, uint8 ``[B, S, H, W, 3]`` on the world model's device, to actions float32 ``[B, A]``."""
 
 
 @dataclass(frozen=True)
 class Rollouts:
-    """What was imagined, on the CPU. Of row ``b`` only the first ``lengths[b]`` steps count."""
+    """Imagined rollouts, on the CPU. Only the first ``lengths[b]`` steps of row ``b`` are valid.
+
+    Attributes:
+        frames: uint8 ``[B, S + T, H, W, 3]``: the real frames of the history, then the imagined ones.
+        actions: float32 ``[B, T, A]``.
+        rewards: float32 ``[B, T]``, in the environment's scale.
+        uncertainty: float32 ``[B, T]``: the world model's about each frame, in nats.
+        lengths: int64 ``[B]``, from 0 to T.
+    """
 
     frames: NDArray[np.uint8]
-    """uint8 ``[B, S + T, H, W, 3]``: the real frames they begin with, then the imagined ones."""
     actions: NDArray[np.float32]
-    """float32 ``[B, T, A]``."""
     rewards: NDArray[np.float32]
-    """float32 ``[B, T]``, as the environment gives them."""
     uncertainty: NDArray[np.float32]
-    """float32 ``[B, T]``, of the model about each frame, in nats."""
     lengths: NDArray[np.int64]
-    """int64 ``[B]``, 0 to T."""
 
     def store(self, replay: ReplayBuffer, made_at: int) -> None:
-        """Add them to a replay as episodes, each as long as it came; see :meth:`ReplayBuffer.add_episodes`."""
+        """Add the rollouts to a replay as episodes; see :meth:`ReplayBuffer.add_episodes`."""
         context = self.frames.shape[1] - self.actions.shape[1]
         for length in (int(length) for length in np.unique(self.lengths) if length):
             rows = np.flatnonzero(self.lengths == length)
@@ -47,81 +50,90 @@ class Rollouts:
 def imagine_rollouts(
     world_model: WorldModel,
     policy: Policy,
-    stacks: Tensor,
+    history: Tensor,
     horizon: int,
+    *,
+    rewards: RewardSource | None = None,
     generator: torch.Generator | None = None,
-    uncertainty: float | None = None,
-    reward_range: tuple[float, float] = (-math.inf, math.inf),
-    read_rewards: Callable[[Tensor], Tensor] | None = None,
+    max_uncertainty: float | None = None,
 ) -> Rollouts:
-    """Let the policy act in the world model for ``horizon`` steps, in one batch.
+    """Let a policy act in the world model for ``horizon`` steps, in one batch.
 
     Args:
-        world_model: reads the newest ``context_length`` frames of each stack; tokens are drawn by its own sampling.
-        policy: asked at every step.
-        stacks: real frames to start from, uint8 ``[B, S, H, W, 3]``, oldest first.
-        horizon: steps, T.
-        generator: draws the tokens.
-        uncertainty: in nats; a rollout ends before the first frame that the model is less sure of
-            (``WorldModelState.uncertainty``).
-        reward_range: lowest and highest reward to believe; what the model promises beyond is cut off.
-        read_rewards: rewards ``[B]`` of the steps that led to frames ``[B, H, W, 3]``, in place of the model's own.
+        world_model: starts from the newest ``context_length`` frames of each history and samples tokens as its
+            configuration says.
+        policy: called at every step with the last S frames.
+        history: real frames, uint8 ``[B, S, H, W, 3]``, oldest first; S is at least the model's ``context_length``.
+        horizon: number of steps, T.
+        rewards: computes the rewards; the world model's head unless given.
+        generator: samples the tokens.
+        max_uncertainty: in nats; a rollout ends before the first frame whose uncertainty
+            (``WorldModelState.uncertainty``) is larger. None never ends one early.
 
     Raises:
-        ConfigError: where the model needs more context than the stacks hold, or predicts no rewards.
+        ConfigError: if the model needs more context than the history has, or predicts no rewards.
     """
-    check_imaginable(world_model, stacks.shape[1])
-    config, sampling = world_model.config, world_model.config.sampling
-    current = stacks.to(world_model.device)
+    check_rollouts_possible(world_model, history.shape[1])
+    config, sampling, source = world_model.config, world_model.config.sampling, rewards or HeadRewards()
+    current = history.to(world_model.device)
     state = world_model.start(current[:, -config.context_length :])
-    rows = torch.arange(len(stacks), device=world_model.device)
-    made = _Made(current, horizon, config.action_dim)
+    rows = torch.arange(len(history), device=world_model.device)
+    builder = _RolloutBuilder(current, horizon, config.action_dim)
     for step in range(horizon):
         action = torch.from_numpy(policy(current)).to(world_model.device)
-        state, frame, reward = world_model.step(state, action, sampling.temperature, sampling.top_k, generator)
-        reward = (reward if read_rewards is None else read_rewards(frame)).clamp(*reward_range)
-        if uncertainty is not None:
-            sure = torch.nonzero(state.uncertainty <= uncertainty).flatten()
-            if len(sure) < len(rows):
-                state, rows = state.select(sure), rows[sure]
-                current, action, frame, reward = (values[sure] for values in (current, action, frame, reward))
+        state, frame, predicted = world_model.step(state, action, sampling.temperature, sampling.top_k, generator)
+        reward = source(frame, predicted)
+        if max_uncertainty is not None:
+            kept = torch.nonzero(state.uncertainty <= max_uncertainty).flatten()
+            if len(kept) < len(rows):
+                state, rows = state.select(kept), rows[kept]
+                current, action, frame, reward = (values[kept] for values in (current, action, frame, reward))
             if not len(rows):
                 break
-        made.add(step, rows, action, frame, reward, state.uncertainty)
+        builder.add(step, rows, action, frame, reward, state.uncertainty)
         current = torch.cat([current[:, 1:], frame[:, None]], dim=1)
-    return made.finished()
+    return builder.build()
 
 
-def check_imaginable(world_model: WorldModel, frame_stack: int) -> None:
-    """Raise :class:`ConfigError` unless the model can go on from stacks of so many frames, and predicts rewards."""
+def check_rollouts_possible(world_model: WorldModel, history_length: int) -> None:
+    """Check that a world model can start from so many frames, and predicts rewards.
+
+    Raises:
+        ConfigError: otherwise.
+    """
     config = world_model.config
-    if config.context_length > frame_stack:
+    if config.context_length > history_length:
         raise ConfigError(
-            f"the world model starts from {config.context_length} frames, the agent stacks {frame_stack}: "
-            "choose an agent with a larger frame_stack, or a model with a shorter context"
+            f"the world model needs {config.context_length} frames of context, the agent's history has "
+            f"{history_length}: choose an agent with a larger frame_stack, or a model with a shorter context"
         )
     if config.goal_conditioned or not config.reward:
-        lacking = "starts from a goal" if config.goal_conditioned else "predicts no rewards"
-        raise ConfigError(f"the world model {lacking}: agents learn in one that predicts rewards from frames alone")
+        problem = "is goal-conditioned" if config.goal_conditioned else "predicts no rewards"
+        raise ConfigError(f"the world model {problem}: rollouts need one that predicts rewards from past frames alone")
 
 
-class _Made:
-    """Rollouts under way, on the world model's device."""
+class _RolloutBuilder:
+    """Collects the steps of rollouts on the world model's device."""
 
-    def __init__(self, stacks: Tensor, horizon: int, action_dim: int) -> None:
-        self._context, batch = stacks.shape[1], len(stacks)
-        self._frames = torch.cat([stacks, stacks[:, -1:].repeat(1, horizon, 1, 1, 1)], dim=1)
-        self._actions = torch.zeros(batch, horizon, action_dim, device=stacks.device)
-        self._rewards, self._uncertainty = (torch.zeros(batch, horizon, device=stacks.device) for _ in range(2))
-        self._lengths = torch.zeros(batch, dtype=torch.int64, device=stacks.device)
+    def __init__(self, history: Tensor, horizon: int, action_dim: int) -> None:
+        self._context, batch = history.shape[1], len(history)
+        floats = {"dtype": torch.float32, "device": history.device}
+        self._frames = torch.cat([history, history[:, -1:].repeat(1, horizon, 1, 1, 1)], dim=1)
+        self._actions = torch.zeros(batch, horizon, action_dim, **floats)
+        self._rewards, self._uncertainty = (torch.zeros(batch, horizon, **floats) for _ in range(2))
+        self._lengths = torch.zeros(batch, dtype=torch.int64, device=history.device)
 
-    def add(self, step: int, rows: Tensor, action: Tensor, frame: Tensor, *told: Tensor) -> None:
+    def add(
+        self, step: int, rows: Tensor, action: Tensor, frame: Tensor, reward: Tensor, uncertainty: Tensor
+    ) -> None:
+        """Store one step of some rows, int64 ``[N]``; the other arguments are ``[N, ...]``."""
         self._frames[rows, self._context + step] = frame
         self._actions[rows, step] = action
-        for values, value in zip((self._rewards, self._uncertainty), told, strict=True):
-            values[rows, step] = value
+        self._rewards[rows, step] = reward
+        self._uncertainty[rows, step] = uncertainty
         self._lengths[rows] = step + 1
 
-    def finished(self) -> Rollouts:
-        made = self._frames, self._actions, self._rewards, self._uncertainty, self._lengths
-        return Rollouts(*(values.cpu().numpy() for values in made))
+    def build(self) -> Rollouts:
+        """The rollouts collected so far."""
+        tensors = self._frames, self._actions, self._rewards, self._uncertainty, self._lengths
+        return Rollouts(*(tensor.cpu().numpy() for tensor in tensors))
