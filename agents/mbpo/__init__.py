@@ -1,5 +1,6 @@
 """Model-based policy optimisation (paper, Algorithm 1)."""
 
-from worldgym.agents.mbpo.learner import MBPO, MBPOConfig
+from worldgym.agents.mbpo.config import MBPOConfig
+from worldgym.agents.mbpo.learner import MBPO
 
 __all__ = ["MBPO", "MBPOConfig"]

@@ -1,0 +1,53 @@
+"""Checks that environment, agent and world model fit each other."""
+
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+
+from worldgym.agents.common.rollouts import check_rollouts_possible
+from worldgym.agents.drqv2 import DrQv2
+from worldgym.errors import ConfigError
+from worldgym.world_model import WorldModel
+
+
+def check_spaces(env: gym.Env[Any, Any], agent: DrQv2, world_model: WorldModel | None = None) -> None:
+    """Check that agent and world model take the environment's frames and actions.
+
+    Raises:
+        ConfigError: unless frames are uint8 ``[H, W, 3]``, actions are continuous ``[A]`` in [-1, 1], and agent and
+            world model have these sizes.
+    """
+    frames, actions = env.observation_space, env.action_space
+    if not isinstance(frames, gym.spaces.Box) or frames.dtype != np.uint8 or len(frames.shape) != 3:
+        raise ConfigError(f"expected an environment with frames uint8 [height, width, 3], got {frames}")
+    _check_actions(actions)
+    if (tuple(agent.spec.frame_shape), agent.spec.action_dim) != (frames.shape, actions.shape[0]):
+        raise ConfigError(
+            f"the agent takes frames {tuple(agent.spec.frame_shape)} and {agent.spec.action_dim} actions, the "
+            f"environment has frames {frames.shape} and {actions.shape[0]} actions: build the agent for it"
+        )
+    if world_model is None:
+        return
+    config = world_model.config
+    check_rollouts_possible(world_model, agent.spec.frame_stack)
+    if config.action_dim != actions.shape[0]:
+        raise ConfigError(
+            f"the world model takes {config.action_dim} actions, the environment {actions.shape[0]}: "
+            "choose a checkpoint that was made for it"
+        )
+    if (config.resolution, config.resolution, 3) != frames.shape:
+        raise ConfigError(
+            f"the world model imagines frames of {config.resolution} x {config.resolution} pixels, the environment has "
+            f"frames {frames.shape}: choose a checkpoint that was made for it"
+        )
+
+
+def _check_actions(space: gym.spaces.Space[Any]) -> None:
+    if not isinstance(space, gym.spaces.Box) or len(space.shape) != 1:
+        raise ConfigError(f"expected an environment with continuous actions [action_dim], got {space}")
+    if not ((space.low == -1).all() and (space.high == 1).all()):
+        raise ConfigError(
+            f"expected an environment with actions in [-1, 1], got {space}: wrap it in "
+            "gymnasium.wrappers.RescaleAction(env, -1.0, 1.0)"
+        )
