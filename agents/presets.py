@@ -1,14 +1,12 @@
-"""Settings that belong together: the paper's for its six Meta-World tasks, small ones for a CPU, the toy worlds'."""
+"""Presets: the paper's settings for its six Meta-World tasks, smaller ones for a CPU, and those of the toy worlds."""
 
 import dataclasses
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
+from worldgym.agents.common.schedules import Linear
 from worldgym.agents.drqv2 import DrQv2Config
 from worldgym.agents.mbpo import MBPOConfig
-from worldgym.agents.common.schedules import Linear
-from worldgym.config import CompactTokenizerConfig, Sampling, TransformerConfig, WorldModelConfig, from_dict
+from worldgym.config import CompactTokenizerConfig, Sampling, TransformerConfig, WorldModelConfig
 from worldgym.errors import ConfigError, nearest
 from worldgym.training.online import OnlineConfig
 
@@ -20,10 +18,10 @@ class Preset:
     """All settings of a run.
 
     Attributes:
-        loop: of :class:`MBPO`, which model-free runs share.
-        agent: of DrQ-v2.
+        loop: settings of :class:`MBPO`; those of the agent alone are part of them.
+        agent: settings of DrQ-v2.
         demonstrations: episodes of the scripted expert in the replay before the first step.
-        world_model: what a world model from scratch is built like; None is as the shipped checkpoint.
+        world_model: architecture of a world model from scratch; None: the shipped checkpoint's.
     """
 
     loop: MBPOConfig
@@ -32,13 +30,14 @@ class Preset:
     world_model: WorldModelConfig | None = None
 
 
-# The paper counts simulator steps, and an agent's step here is two of them: its intervals are halved.
+# Table 5 of the paper. It counts simulator steps, of which an agent's step here has two: its intervals are halved.
 PAPER = Preset(
     MBPOConfig(
         seed_steps=2000,
         tokenizer_every=20,
         transformer_every=5,
         rollout_every=100,
+        model=OnlineConfig(warmup_updates=0, label_width=0.0, noise_width=0.0, dropout=0.1, reward_weight=1.0),
         evaluate_every=1000,
         evaluation_episodes=20,
         log_every=100,
@@ -56,25 +55,29 @@ METAWORLD = {
     "coffee-push": PAPER,
 }
 
-# Some 10 minutes on one core, 13 and more with the world model. What it changes beside sizes: returns here are some
-# thousands, so rewards are scaled for the critics. A trained world model is touched little, but it promises rewards in
-# places that it does not know and an agent finds them: its reward head is solved for anew with every episode, rollouts
-# are short, those of an older head are forgotten, and the more there is of the real world the more of it a batch holds.
+# How the shipped checkpoint was trained, and is best trained further.
+COMPACT = OnlineConfig(warmup_updates=20, label_width=0.07, noise_width=0.05, dropout=0.0, reward_weight=0.03)
+
+# About 10 minutes on one core, 13 and more with the world model. Returns are some thousands, so rewards are scaled for
+# the critics. The world model is already trained and gets few updates. It predicts too high rewards in states that it
+# was not trained on, and an agent finds them: so the reward head is refitted with every episode, rollouts are short,
+# rollouts of an older head are removed, and the share of real steps grows with the replay.
 CPU_LOOP = dataclasses.replace(
     PAPER.loop,
     steps=2000,
     seed_steps=250,
     updates_per_step=4,
-    initial_model_updates=0,
+    warmup_model_updates=0,
     tokenizer_every=250,
     transformer_every=25,
-    rewards_every=100,
-    initial_rollouts=512,
+    reward_head_every=100,
+    warmup_rollouts=512,
     rollout_every=25,
     rollouts=64,
     horizon=5,
     keep_rollouts=20,
     real_ratio=Linear(0.5, 1.0, 1500),
+    model=COMPACT,
     evaluate_every=250,
     evaluation_episodes=8,
     save_every=500,
@@ -111,22 +114,22 @@ TOY_MODEL = WorldModelConfig(
     tasks=("toy",),
 )
 
-# Model-free it solves most episodes after 1,500 steps, in half a minute. With one rate for all, as published, the actor
-# runs into a corner before the critics know better. Networks this narrow are faster in float32, also where the
-# processor multiplies bfloat16.
+# Without a world model it solves most episodes after 1,500 steps, in half a minute. With one learning rate for actor and
+# critics, as published, the actor runs into a corner before the critics are trained. Networks this narrow are faster in
+# float32, also where the processor multiplies bfloat16.
 TOY = Preset(
     MBPOConfig(
         steps=1500,
         seed_steps=250,
         updates_per_step=1,
-        initial_model_updates=300,
+        warmup_model_updates=300,
         tokenizer_every=10,
         transformer_every=5,
-        initial_rollouts=128,
+        warmup_rollouts=128,
         rollout_every=50,
         keep_rollouts=20,
         precision="float32",
-        model=OnlineConfig(learning_rate=3e-3, reward_weight=5.0, precision="float32"),
+        model=dataclasses.replace(COMPACT, learning_rate=3e-3, reward_weight=5.0, precision="float32"),
         log_every=50,
         evaluate_every=250,
         evaluation_episodes=20,
@@ -154,20 +157,20 @@ DIALS_MODEL = dataclasses.replace(
     sampling=Sampling(0.3),
 )
 
-# Twelve updates a step are more than real steps alone are good for. How a bar moves is learned from 300 random steps,
-# and enough to practise on; what it earns there no head of codes learns (docs/experiments.md), so rewards are read off
-# frames.
+# Twelve updates a step are more than real steps alone are good for. 300 random steps are enough to learn how a bar moves,
+# and to train the agent in imagination. A reward head on codes does not learn these rewards (docs/experiments.md), so
+# they are predicted from pixels.
 DIALS = Preset(
     dataclasses.replace(
         TOY.loop,
         seed_steps=300,
         updates_per_step=12,
-        initial_model_updates=400,
+        warmup_model_updates=400,
         tokenizer_every=25,
         transformer_every=2,
-        reader_updates=3,
-        initial_rollouts=640,
-        initial_updates=1800,
+        pixel_reward_updates=3,
+        warmup_rollouts=640,
+        warmup_agent_updates=1800,
         rollout_every=10,
         rollouts=64,
         horizon=5,
@@ -185,7 +188,11 @@ TOYS = {"toy": TOY, "dials": DIALS}
 
 
 def preset(task: str, name: str | None = None) -> Preset:
-    """The preset ``paper``, ``cpu``, ``toy`` or ``dials`` for a task; without a name a toy world's own, ``paper`` else.
+    """The preset for a task.
+
+    Args:
+        task: of the environment.
+        name: ``paper``, ``cpu``, ``toy`` or ``dials``; a toy world's own, else ``paper``, unless given.
 
     Raises:
         ConfigError: for another name.
@@ -195,25 +202,5 @@ def preset(task: str, name: str | None = None) -> Preset:
     name = name or (task if task in TOYS else "paper")
     if name not in known:
         raise ConfigError(f"unknown preset {name!r}; {nearest(name, known)}")
-    # A world model from scratch has the task's actions and resolution, whatever the other settings are called.
+    # A world model from scratch needs the task's actions and resolution, whichever preset the other settings come from.
     return dataclasses.replace(known[name], world_model=TOYS[task].world_model if task in TOYS else None)
-
-
-def changed(found: Preset, settings: Mapping[str, Any]) -> Preset:
-    """The preset with other settings: ``rollouts`` of the loop, ``model.learning_rate``, ``agent.batch_size``.
-
-    Raises:
-        ConfigError: for a setting that there is not, or a value of another type.
-    """
-    values = {"loop": dataclasses.asdict(found.loop), "agent": dataclasses.asdict(found.agent)}
-    for path, value in settings.items():
-        names = path.split(".") if path.startswith("agent.") else ["loop", *path.split(".")]
-        place: Any = values
-        for name in names[:-1]:
-            place = place.get(name) if isinstance(place, dict) else None
-        if not isinstance(place, dict) or names[-1] not in place:
-            known = [*values["loop"], *(f"agent.{name}" for name in values["agent"])]
-            raise ConfigError(f"there is no setting {path!r}; {nearest(path, known)}")
-        place[names[-1]] = value
-    loop, agent = from_dict(MBPOConfig, values["loop"], "settings"), from_dict(DrQv2Config, values["agent"], "agent")
-    return dataclasses.replace(found, loop=loop, agent=agent)

@@ -1,4 +1,4 @@
-"""How well an agent does: whole episodes in the real simulator, without exploration."""
+"""Evaluating an agent: whole episodes without exploration."""
 
 from collections.abc import Sized
 from typing import NamedTuple
@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 
 from worldgym.agents.drqv2 import DrQv2
 
-FIRST_SEED = 1_000_000  # far from those of training, which are drawn
+FIRST_SEED = 1_000_000
 
 
 class Evaluation(NamedTuple):
-    """What some episodes came to."""
+    """The result of some episodes."""
 
     success: float
     """Share of episodes in which ``info["success"]`` was ever true."""
@@ -24,25 +24,32 @@ class Evaluation(NamedTuple):
 
 
 def evaluate(
-    env: gym.Env[NDArray[np.uint8], NDArray[np.float32]], agent: DrQv2, episodes: int, stopped: Sized = ()
+    env: gym.Env[NDArray[np.uint8], NDArray[np.float32]], agent: DrQv2, episodes: int, stop: Sized = ()
 ) -> Evaluation | None:
-    """Let the agent act greedily for whole episodes, the same ones each time: their seeds are fixed.
+    """Let the agent act without exploration for whole episodes, whose seeds are the same at each call.
 
-    ``stopped``: when something appears in it the evaluation is given up between two episodes: None.
+    Args:
+        env: ends its episodes itself.
+        agent: acts.
+        episodes: how many.
+        stop: the evaluation is given up between two episodes once this is not empty.
+
+    Returns:
+        The result; None if the evaluation was given up.
     """
-    stacked = FrameStackObservation(env, agent.about.frame_stack)
-    returns, successes, film = [], [], list[NDArray[np.uint8]]()
+    stacked = FrameStackObservation(env, agent.spec.frame_stack)
+    returns, successes, first = [], [], list[NDArray[np.uint8]]()
     for index in range(episodes):
-        if len(stopped):
+        if len(stop):
             return None
         stack, _ = stacked.reset(seed=FIRST_SEED + index)
-        frames, score, success, done = [stack[-1]], 0.0, False, False
+        frames, total, success, done = [stack[-1]], 0.0, False, False
         while not done:
             stack, reward, terminated, truncated, info = stacked.step(agent.act(stack, explore=False))
-            score, success = score + float(reward), success or bool(info.get("success", False))
+            total, success = total + float(reward), success or bool(info.get("success", False))
             done = terminated or truncated
             frames.append(stack[-1])
-        returns.append(score)
+        returns.append(total)
         successes.append(success)
-        film = film or frames
-    return Evaluation(float(np.mean(successes)), float(np.mean(returns)), np.stack(film))
+        first = first or frames
+    return Evaluation(float(np.mean(successes)), float(np.mean(returns)), np.stack(first))

@@ -1,9 +1,9 @@
 """Rewards predicted from pixels, for environments whose reward is a sum over places in the frame.
 
 A world model's reward head works from codes, most of which describe what changed since the context. A convolution over
-the decoded frame sees the whole frame, and a sum over places generalises to combinations that were never met: some
-hundred simulator steps are enough (docs/experiments.md, dials). A reward that depends on the distance between two places
-is not such a sum; there the head is better, and the paper uses it alone.
+the decoded frame sees the whole frame, and a sum over places generalises to new combinations: some hundred simulator
+steps are enough (docs/experiments.md, dials). A reward that depends on the distance between two places is not such a
+sum; there the head is better, and the paper uses it alone.
 """
 
 from collections.abc import Mapping
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from worldgym.errors import CheckpointError, ConfigError
+from worldgym.isolation import torch_defaults
 from worldgym.storage.optimizer import load_optimizer_state_dict, optimizer_state_dict
 from worldgym.storage.tensors import add_prefix, select_prefix
 
@@ -29,6 +30,7 @@ class PixelRewardModel:
         ConfigError: for another shape.
     """
 
+    @torch_defaults()
     def __init__(self, frame_shape: tuple[int, ...], seed: int = 0) -> None:
         height, width, channels = frame_shape
         if height % CELL or width % CELL:
@@ -47,8 +49,9 @@ class PixelRewardModel:
             )
         self._parameters = dict(self.network.named_parameters())
         self._optimizer = torch.optim.AdamW(self.network.parameters(), lr=1e-3, weight_decay=1e-2)
-        self._scale = torch.zeros((), dtype=torch.float32)  # the largest absolute reward so far; the network predicts rewards / scale
+        self._scale = torch.zeros((), dtype=torch.float32)  # the largest absolute reward so far; the network's unit
 
+    @torch_defaults()
     def fit(self, frames: Tensor, rewards: Tensor) -> float:
         """One update.
 
@@ -67,7 +70,7 @@ class PixelRewardModel:
         self._optimizer.step()
         return float(loss.detach().sqrt() * self._scale)
 
-    @torch.no_grad()
+    @torch_defaults(grad=False)
     def predict(self, frames: Tensor) -> Tensor:
         """Rewards, float32 ``[...]``, of the steps that led to frames, uint8 ``[..., H, W, 3]``; on their device."""
         scaled = self._predict_scaled(frames.flatten(0, -4).cpu()).view(frames.shape[:-3])

@@ -1,4 +1,4 @@
-"""Random numbers as functions of what they are used for, so that a resumed run repeats them without saving any state."""
+"""Random numbers as functions of what they are used for, so that a resumed run repeats them without saved state."""
 
 from dataclasses import dataclass
 from enum import IntEnum

@@ -14,6 +14,7 @@ from torch import Tensor
 from worldgym.agents.common.replay import ReplayBuffer
 from worldgym.agents.common.rewards import HeadRewards, RewardSource
 from worldgym.errors import ConfigError
+from worldgym.isolation import torch_defaults
 from worldgym.world_model import WorldModel
 
 Policy = Callable[[Tensor], NDArray[np.float32]]
@@ -47,6 +48,7 @@ class Rollouts:
             replay.add_episodes(*parts, context=context, made_at=made_at)
 
 
+@torch_defaults(grad=False)
 def imagine_rollouts(
     world_model: WorldModel,
     policy: Policy,
@@ -123,9 +125,7 @@ class _RolloutBuilder:
         self._rewards, self._uncertainty = (torch.zeros(batch, horizon, **floats) for _ in range(2))
         self._lengths = torch.zeros(batch, dtype=torch.int64, device=history.device)
 
-    def add(
-        self, step: int, rows: Tensor, action: Tensor, frame: Tensor, reward: Tensor, uncertainty: Tensor
-    ) -> None:
+    def add(self, step: int, rows: Tensor, action: Tensor, frame: Tensor, reward: Tensor, uncertainty: Tensor) -> None:
         """Store one step of some rows, int64 ``[N]``; the other arguments are ``[N, ...]``."""
         self._frames[rows, self._context + step] = frame
         self._actions[rows, step] = action

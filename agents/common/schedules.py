@@ -1,4 +1,4 @@
-"""Figures that follow a schedule: exploration noise, the share of real data in a batch."""
+"""Schedules: values that depend on the environment step."""
 
 from dataclasses import dataclass
 
@@ -7,15 +7,18 @@ from worldgym.errors import ConfigError
 
 @dataclass(frozen=True)
 class Linear:
-    """From ``start`` at step 0 to ``end`` at ``steps``, and ``end`` from there on."""
+    """A value that changes linearly, then stays."""
 
     start: float
+    """Value at step 0."""
     end: float
+    """Value from --steps on."""
     steps: int
+    """Environment steps of the change."""
 
     def __post_init__(self) -> None:
         if self.steps < 1:
-            raise ConfigError(f"a linear schedule takes at least 1 step to its end, got {self.steps}")
+            raise ConfigError(f"steps: expected at least 1, got {self.steps}")
 
     def __call__(self, step: int) -> float:
         share = min(max(step / self.steps, 0.0), 1.0)

@@ -40,8 +40,8 @@ class MBPOConfig:
     transformer_every: int = 10
     """Environment steps between two updates of the transformer."""
     reward_head_every: int | None = None
-    """Environment steps between two ridge regressions of the reward head on the replay. None: the head is trained by the
-    transformer's updates alone, which follow an agent to new states slowly."""
+    """Environment steps between two ridge regressions of the reward head on the replay. None: the head is trained by
+    the transformer's updates alone, which follow an agent to new states slowly."""
     pixel_reward_updates: int = 0
     """Updates of a pixel reward model after each environment step. Above 0 it replaces the world model's reward head in
     rollouts; 0 uses the head, as in the paper."""
@@ -64,7 +64,7 @@ class MBPOConfig:
     capacity_bytes: int = 4 * 2**30
     """Size of each replay; beyond it the oldest steps are removed."""
     precision: str = "auto"
-    """Of the world model in rollouts: float32, bfloat16, or auto, which is bfloat16 where the hardware multiplies it."""
+    """Of the world model in rollouts: float32, bfloat16, or auto: bfloat16 where the hardware multiplies it."""
     model: OnlineConfig = field(default_factory=OnlineConfig)
     """How the world model is trained."""
     log_every: int = 200
@@ -80,7 +80,9 @@ class MBPOConfig:
         for name, value in vars(self).items():
             zero_allowed = name in ZERO_ALLOWED or name.startswith("warmup_")
             if isinstance(value, (int, float)) and not (value >= 0 if zero_allowed else value > 0):
-                raise ConfigError(f"{name}: expected a number {'of at least' if zero_allowed else 'above'} 0, got {value!r}")
+                raise ConfigError(
+                    f"{name}: expected a number {'of at least' if zero_allowed else 'above'} 0, got {value!r}"
+                )
         check_precision(self.precision)
         if not all(0 <= share <= 1 for share in (self.real_ratio.start, self.real_ratio.end)):
             raise ConfigError(f"real_ratio: expected shares in [0, 1], got {self.real_ratio}")

@@ -8,11 +8,10 @@ state and its replays, also in the middle of an episode.
 """
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -40,7 +39,7 @@ class MBPO:
             and ending its episodes itself.
         world_model: trained in place; None trains the agent alone.
         agent: trained in place.
-        config: settings of the loop.
+        config: settings of the loop; those of the paper unless given.
         demonstrations: put into the replay before the first step.
 
     Attributes:
@@ -58,11 +57,12 @@ class MBPO:
         real_env: Env,
         world_model: WorldModel | None,
         agent: DrQv2,
-        config: MBPOConfig = MBPOConfig(),
+        config: MBPOConfig | None = None,
         demonstrations: Iterable[Episode] = (),
     ) -> None:
         check_spaces(real_env, agent, world_model)
-        self.agent, self.config = agent, config
+        self.agent = agent
+        self.config = config = config or MBPOConfig()
         demonstrations = list(demonstrations)
         if not config.seed_steps and not demonstrations:
             raise ConfigError("seed_steps: without demonstrations expected a number above 0, got 0")

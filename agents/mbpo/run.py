@@ -1,7 +1,7 @@
 """One run of an agent: the loop of :class:`MBPO`, evaluations, videos, and what remains in the folder.
 
-A run's folder (see :mod:`worldgym.runs.run`) holds, in each checkpoint, the state of agent, world model and counters, and
-both replays; and once it is finished
+A checkpoint in the run's folder (see :mod:`worldgym.runs.run`) holds the state of agent, world model and counters, and
+both replays. Once the run is finished the folder also holds
 
     agent.safetensors     the agent, for ``DrQv2.from_file``
     world_model/          the world model, for ``WorldModel.from_pretrained`` and ``gym.make``

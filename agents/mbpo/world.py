@@ -44,7 +44,9 @@ class LearnedWorld:
         rollout_batches: how many batches of rollouts were imagined.
     """
 
-    def __init__(self, world_model: WorldModel, config: MBPOConfig, replay: ReplayBuffer, streams: RandomStreams) -> None:
+    def __init__(
+        self, world_model: WorldModel, config: MBPOConfig, replay: ReplayBuffer, streams: RandomStreams
+    ) -> None:
         self.world_model, self.config = world_model, config
         self.trainer = OnlineTrainer(world_model, config.model, config.seed)
         self.pixel_rewards: PixelRewardModel | None = None
