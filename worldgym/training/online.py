@@ -113,10 +113,9 @@ class OnlineTrainer:
         return sum(self.updates.values())
 
     @property
-    def untrained(self) -> bool:
-        """Whether the transformer has learned nothing yet: actions start with weights of zero and do not stay there."""
-        actions = self.world_model.transformer.action_linear
-        return actions is not None and not bool(actions.weight.any())
+    def trained(self) -> bool:
+        """Whether the transformer was trained before it was given to this trainer, or by it."""
+        return self.world_model.trained or self.updates[TRANSFORMER] > 0
 
     @property
     def segment_lengths(self) -> range:
@@ -144,7 +143,7 @@ class OnlineTrainer:
     def fit_transformer(self, batch: Batch) -> Metrics:
         """One update of the transformer on segments in the codes of the tokenizer as it is now; raises likewise."""
         self._check(batch, 1)
-        if self.untrained:
+        if not self.trained:
             self._start_transformer(batch)
         model, transform = self.world_model.transformer, self.world_model.config.reward_transform
 
@@ -170,8 +169,8 @@ class OnlineTrainer:
             draws = (self._fed(batch, rng)[:2] for batch in batches)
             solve_rewards(self.world_model.transformer, draws, self.world_model.config.reward_transform)
 
-    def state(self) -> dict[str, Tensor]:
-        """Weights, codebook statistics, optimizers and counters: copies, from which :meth:`load_state` goes on."""
+    def state_dict(self) -> dict[str, Tensor]:
+        """Weights, codebook statistics, optimizers and counters: copies, from which :meth:`load_state_dict` continues."""
         tensors = {"updates": torch.tensor([self.updates[name] for name in PARTS])}
         for name, part in self._parts.items():
             tensors |= _prefixed(f"{name}.weights.", part.state_dict())
@@ -180,8 +179,8 @@ class OnlineTrainer:
                 tensors |= _prefixed(f"{name}.optimizer.{index}.", entries)
         return {name: value.detach().clone() for name, value in tensors.items()}
 
-    def load_state(self, state: Mapping[str, Tensor]) -> None:
-        """Inverse of :meth:`state`, for a trainer of the same model and settings.
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Inverse of :meth:`state_dict`, for a trainer of the same model and settings.
 
         Raises:
             CheckpointError: where the tensors are not those of such a trainer.
@@ -269,7 +268,9 @@ def fresh_world_model(config: WorldModelConfig, seed: int = 0) -> WorldModel:
         for layer in transformer.llm.model.layers.modules():
             if isinstance(layer, nn.Linear):
                 nn.init.normal_(layer.weight, std=layer.in_features**-0.5)
-    return WorldModel(config, tokenizer, transformer)
+    model = WorldModel(config, tokenizer, transformer)
+    model.trained = False
+    return model
 
 
 @contextmanager

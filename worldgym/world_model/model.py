@@ -134,6 +134,7 @@ class WorldModel:
         Raises ConfigError where the parts do not fit ``config``.
         """
         self.config, self.tokenizer, self.transformer = config, tokenizer, transformer
+        self.trained = True  # fresh_world_model() makes untrained ones
         tokenizer.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # as convolutions take weights
         described = config.layout, config.transformer, config.action_dim, config.reward
         built = (
