@@ -114,9 +114,9 @@ TOY_MODEL = WorldModelConfig(
     tasks=("toy",),
 )
 
-# Without a world model it solves most episodes after 1,500 steps, in half a minute. With one learning rate for actor and
-# critics, as published, the actor runs into a corner before the critics are trained. Networks this narrow are faster in
-# float32, also where the processor multiplies bfloat16.
+# Without a world model it solves most episodes after 1,500 steps, in half a minute. With one learning rate for actor
+# and critics, as published, the actor runs into a corner before the critics are trained. Networks this narrow are
+# faster in float32, also where the processor multiplies bfloat16.
 TOY = Preset(
     MBPOConfig(
         steps=1500,
@@ -157,9 +157,9 @@ DIALS_MODEL = dataclasses.replace(
     sampling=Sampling(0.3),
 )
 
-# Twelve updates a step are more than real steps alone are good for. 300 random steps are enough to learn how a bar moves,
-# and to train the agent in imagination. A reward head on codes does not learn these rewards (docs/experiments.md), so
-# they are predicted from pixels.
+# Twelve updates a step are more than real steps alone are good for. 300 random steps are enough to learn how a bar
+# moves, and to train the agent in imagination. A reward head on codes does not learn these rewards
+# (docs/experiments.md), so they are predicted from pixels.
 DIALS = Preset(
     dataclasses.replace(
         TOY.loop,

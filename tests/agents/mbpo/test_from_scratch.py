@@ -6,8 +6,8 @@ import gymnasium as gym
 import pytest
 
 import worldgym  # noqa: F401  (registers the ids)
-from worldgym.agents.drqv2 import DrQv2
 from worldgym.agents.common.evaluation import evaluate
+from worldgym.agents.drqv2 import DrQv2
 from worldgym.agents.mbpo import MBPO
 from worldgym.agents.presets import DIALS, DIALS_MODEL, FRAME_STACK
 from worldgym.envs.simulators.dials import BARS

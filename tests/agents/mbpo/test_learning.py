@@ -12,12 +12,12 @@ from torch import Tensor
 
 import worldgym  # noqa: F401  (registers the ids)
 from worldgym.agents import mbpo
-from worldgym.agents.drqv2 import DrQv2
 from worldgym.agents.common.evaluation import evaluate
-from worldgym.agents.mbpo import MBPO, MBPOConfig
-from worldgym.agents.presets import TOY
 from worldgym.agents.common.rollouts import Policy, Rollouts
 from worldgym.agents.common.schedules import Linear
+from worldgym.agents.drqv2 import DrQv2
+from worldgym.agents.mbpo import MBPO, MBPOConfig
+from worldgym.agents.presets import TOY
 from worldgym.envs.simulators.toy import SimulatorToy
 from worldgym.envs.simulators.toy_world import RESOLUTION
 from worldgym.training.online import fresh_world_model
