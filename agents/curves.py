@@ -1,6 +1,5 @@
-"""Learning curves: success and return against real steps, of several runs, as a picture and as numbers."""
+"""Learning curves: success and return against environment steps, of several runs, as a plot and as numbers."""
 
-import json
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,12 +8,12 @@ from typing import Any
 import numpy as np
 
 from worldgym.errors import DataError
-from worldgym.storage.files import atomic_json, atomic_write, read_json
 from worldgym.runs.folder import setting_differences
-from worldgym.runs.log import METRICS
+from worldgym.runs.log import METRICS, read_metrics
+from worldgym.storage.files import atomic_json, atomic_write, read_json
 
 Curve = dict[int, dict[str, float]]
-"""Of one run: the figures of each evaluation by its step."""
+"""Of one run: step -> ``success`` and ``return`` of the evaluation."""
 Curves = dict[str, dict[str, dict[str, Any]]]
 """By task, then by method: ``steps``, ``runs``, and ``success`` and ``return`` as ``mean``, ``min`` and ``max``."""
 
@@ -22,12 +21,15 @@ FIGURES = ("success", "return")
 
 
 def curves(folders: Sequence[Path]) -> Curves:
-    """Evaluations of runs, those of one task and method together, at the steps that all of them have reached.
+    """Average runs of the same task and method, at the steps at which all of them were evaluated.
 
-    Runs that are joined should differ in their seeds alone; of others, a warning names what differs.
+    Averaged runs should differ in their seeds alone; a warning names other differences.
+
+    Args:
+        folders: of runs.
 
     Raises:
-        DataError: for a folder that holds no run of an agent, or one without an evaluation.
+        DataError: for a folder without an agent's run, or a run without an evaluation.
     """
     grouped: dict[str, dict[str, dict[str, Curve]]] = {}
     first: dict[tuple[str, str], Path] = {}
@@ -38,23 +40,27 @@ def curves(folders: Sequence[Path]) -> Curves:
         runs[str(folder)] = read_curve(folder)
         _compare(first.setdefault((task, method), folder), folder)
     return {
-        task: {method: _joined(runs) for method, runs in sorted(methods.items())}
+        task: {method: _average(runs) for method, runs in sorted(methods.items())}
         for task, methods in sorted(grouped.items())
     }
 
 
 def read_curve(folder: Path) -> Curve:
-    """The evaluations of one run; :class:`DataError` where there are none."""
-    path, found = folder / METRICS, Curve()
-    text = path.read_text(encoding="utf-8") if path.exists() else ""
-    whole = text[: text.rfind("\n") + 1]  # a run that was killed, or is under way, may end in half a line
-    for line in map(json.loads, whole.splitlines()):
+    """The evaluations of one run.
+
+    Raises:
+        DataError: if there are none.
+    """
+    curve = Curve()
+    for line in read_metrics(folder):
         figures = {name: line[f"evaluation/{name}"] for name in FIGURES if f"evaluation/{name}" in line}
         if figures:
-            found[int(line["step"])] = figures
-    if not found:
-        raise DataError(f"{path} holds no evaluation: let the run go on until its first one")
-    return found
+            curve[int(line["step"])] = figures
+    if not curve:
+        raise DataError(
+            f"{folder / METRICS}: expected an evaluation, found none: let the run continue until its first one"
+        )
+    return curve
 
 
 def _about(folder: Path) -> Mapping[str, Any]:
@@ -62,15 +68,18 @@ def _about(folder: Path) -> Mapping[str, Any]:
     about = read_json(path) if path.exists() else {}
     if not {"method", "task"} <= about.keys():
         raise DataError(
-            f"{folder} holds no run of `worldgym mbpo` or `worldgym drqv2`: {path} names no method and task"
+            f"{folder}: expected a run of `worldgym mbpo` or `worldgym drqv2`, but {path} names no method and task"
         )
     return about
 
 
 def _compare(first: Path, folder: Path) -> None:
-    """Warn where two runs that are joined are no two seeds of one."""
-    if told := setting_differences(_seedless(_about(first)), _seedless(_about(folder))):
-        warnings.warn(f"{folder} is joined with {first}, but is no other seed of it: {'; '.join(told)}", stacklevel=3)
+    """Warn if two averaged runs differ in more than their seeds."""
+    if differences := setting_differences(_seedless(_about(first)), _seedless(_about(folder))):
+        warnings.warn(
+            f"{folder} is averaged with {first}, but differs in more than the seed: {'; '.join(differences)}",
+            stacklevel=3,
+        )
 
 
 def _seedless(about: Mapping[str, Any]) -> dict[str, Any]:
@@ -78,16 +87,16 @@ def _seedless(about: Mapping[str, Any]) -> dict[str, Any]:
     return {**about, "training": training}
 
 
-def _joined(runs: Mapping[str, Curve]) -> dict[str, Any]:
+def _average(runs: Mapping[str, Curve]) -> dict[str, Any]:
     steps = sorted(set.intersection(*(set(curve) for curve in runs.values())))
     if not steps:
-        raise DataError(f"these runs were never evaluated at the same step: {', '.join(runs)}")
-    joined: dict[str, Any] = {"steps": steps}
+        raise DataError(f"expected runs evaluated at the same steps, found no common step: {', '.join(runs)}")
+    average: dict[str, Any] = {"steps": steps}
     for figure in FIGURES:
         values = np.array([[curve[step][figure] for step in steps] for curve in runs.values()])
         parts = {"mean": values.mean(axis=0), "min": values.min(axis=0), "max": values.max(axis=0)}
-        joined[figure] = {name: part.tolist() for name, part in parts.items()}
-    return joined | {"runs": {name: _columns(curve) for name, curve in runs.items()}}
+        average[figure] = {name: part.tolist() for name, part in parts.items()}
+    return average | {"runs": {name: _columns(curve) for name, curve in runs.items()}}
 
 
 def _columns(curve: Curve) -> dict[str, Any]:
@@ -96,17 +105,24 @@ def _columns(curve: Curve) -> dict[str, Any]:
 
 
 def write_curves(found: Curves, picture: Path) -> list[Path]:
-    """Draw the curves, a column a task, and write their numbers beside the picture; both paths.
+    """Plot the curves, one column for each task, and write their numbers beside the plot.
+
+    Args:
+        found: of :func:`curves`.
+        picture: file of the plot.
+
+    Returns:
+        The paths of the plot and of the numbers.
 
     Raises:
-        DataError: for a name that does not end as a picture's does.
+        DataError: for a file name without a known picture suffix.
     """
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(0.5 + 4.5 * len(found), 6), layout="constrained")
     known = figure.canvas.get_supported_filetypes()
     if picture.suffix[1:].lower() not in known:
-        raise DataError(f"{picture} is no picture's name: choose one that ends in .{', .'.join(sorted(known))}")
+        raise DataError(f"{picture}: expected a file name that ends in .{', .'.join(sorted(known))}")
     axes = figure.subplots(2, len(found), squeeze=False, sharex="col")
     for column, (task, methods) in enumerate(found.items()):
         for row, name in enumerate(FIGURES):
@@ -118,7 +134,7 @@ def write_curves(found: Curves, picture: Path) -> list[Path]:
             axes[row, column].grid(alpha=0.3)
         axes[0, column].set(title=task, ylim=(-0.03, 1.03))
         axes[0, column].legend(fontsize="small")
-        axes[1, column].set_xlabel("real steps")
+        axes[1, column].set_xlabel("environment steps")
     for row, name in enumerate(FIGURES):
         axes[row, 0].set_ylabel(f"{name} (mean, min to max)")
     with atomic_write(picture) as aside:

@@ -89,6 +89,8 @@ class PixelRewardModel:
             CheckpointError: if the tensors do not fit this model.
         """
         try:
+            if unknown := {name.partition(".")[0] for name in state} - {"scale", "weights", "optimizer"}:
+                raise ValueError(f"unknown entries {sorted(unknown)}")
             self.network.load_state_dict(select_prefix("weights", state))
             load_optimizer_state_dict(self._optimizer, self._parameters, select_prefix("optimizer", state))
             self._scale = state["scale"].clone()

@@ -40,13 +40,13 @@ def test_runs_of_one_method_are_joined_where_all_of_them_were_evaluated(tmp_path
 
 def test_folders_without_curves_are_named(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match=r"empty holds no run of .worldgym mbpo"):
+    with pytest.raises(DataError, match=r"empty: expected a run of .worldgym mbpo"):
         curves([tmp_path / "empty"])
     young = make_run(tmp_path / "young", "A", {})
-    with pytest.raises(DataError, match="holds no evaluation"):
+    with pytest.raises(DataError, match="expected an evaluation, found none"):
         curves([young])
     apart = [make_run(tmp_path / name, "A", {step: 0.0}) for name, step in (("x", 1), ("y", 2))]
-    with pytest.raises(DataError, match="never evaluated at the same step"):
+    with pytest.raises(DataError, match="found no common step"):
         curves(apart)
 
 
@@ -54,7 +54,7 @@ def test_runs_that_are_no_seeds_of_one_are_joined_with_a_warning(tmp_path: Path)
     runs = [make_run(tmp_path / str(seed), "A", {1: 0.0}, seed=seed, horizon=5) for seed in range(2)]
     assert len(curves(runs)["hammer"]["A"]["runs"]) == 2
     other = make_run(tmp_path / "other", "A", {1: 0.0}, seed=2, horizon=9)
-    with pytest.warns(UserWarning, match=r"other is joined with .*0, but .*: training.horizon is 5 there, 9 was"):
+    with pytest.warns(UserWarning, match=r"other is averaged with .*0, but .*: training.horizon: saved 5, requested 9"):
         curves([*runs, other])
 
 
@@ -68,6 +68,6 @@ def test_half_a_line_at_the_end_of_a_log_is_left_out(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["curves", "curves.foo", "curves.json"])
 def test_a_picture_needs_a_pictures_name(name: str, tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", "A", {10: 0.5})
-    with pytest.raises(DataError, match=r"no picture's name: choose one that ends in .*\.png"):
+    with pytest.raises(DataError, match=r"expected a file name that ends in .*\.png"):
         write_curves(curves([run]), tmp_path / "out" / name)
     assert not (tmp_path / "out").exists()

@@ -689,5 +689,5 @@ def test_a_linear_schedule() -> None:
     schedule = Linear(1.0, 0.1, 90)
     assert [schedule(step) for step in (-5, 0, 45, 90, 1000)] == pytest.approx([1.0, 1.0, 0.55, 0.1, 0.1])
     assert Linear(0.5, 0.3, 7)(7) == 0.3
-    with pytest.raises(ConfigError, match="at least 1 step"):
+    with pytest.raises(ConfigError, match="steps: expected at least 1"):
         Linear(1.0, 0.0, 0)

@@ -13,8 +13,11 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from worldgym.agents.drqv2 import Actor, DrQv2, DrQv2Config, Encoder, random_shift, within_bounds
 from worldgym.agents.common.replay import Transitions
+from worldgym.agents.drqv2 import DrQv2, DrQv2Config
+from worldgym.agents.drqv2.agent import within_bounds
+from worldgym.agents.drqv2.augmentation import random_shift, shift_by_gather, shift_by_slices
+from worldgym.agents.drqv2.networks import Actor, Encoder
 from worldgym.errors import CheckpointError, ConfigError, InvalidFrames, StorageError, TrainingError
 
 TINY = DrQv2Config(channels=4, features=6, hidden=16, precision="float32")
@@ -59,9 +62,7 @@ def set_to_constant(network: torch.nn.Module, value: float) -> None:
 
 @pytest.mark.parametrize("frame_shape", [(32, 32, 3), (64, 64, 3), (84, 84, 3), (15, 20, 3)])
 @pytest.mark.parametrize(("frame_stack", "action_dim"), [(3, 4), (1, 1)])
-def test_frames_of_any_size_and_actions_of_any_number(
-    frame_shape: tuple[int, ...], frame_stack: int, action_dim: int
-) -> None:
+def test_any_frame_size_and_action_dim(frame_shape: tuple[int, ...], frame_stack: int, action_dim: int) -> None:
     agent = DrQv2(frame_shape, frame_stack, action_dim, TINY)
     batch = draw(0, 3, frame_shape, frame_stack, action_dim)
     metrics = agent.update(batch)
@@ -75,7 +76,7 @@ def test_frames_of_any_size_and_actions_of_any_number(
     assert np.allclose(agent.act(batch.frames[1], explore=False), agent.act(batch.frames, explore=False)[1], atol=1e-5)
 
 
-def test_the_encoder_is_the_papers() -> None:
+def test_encoder_equals_the_published_one() -> None:
     """Two-dimensional convolutions over 3 S channels of frames / 255 - 0.5; 39,200 features of 84 pixels."""
     frames = draw(0, 2, (84, 84, 3)).frames
     encoder = Encoder((84, 84, 3), 3, 32)
@@ -137,7 +138,7 @@ def interpolated(frames: Tensor, shifts: Tensor, pad: int) -> Tensor:
 
 
 @pytest.mark.parametrize("pad", [4, 1, 0])
-def test_shifting_is_what_the_paper_does_and_what_a_slow_loop_does(pad: int) -> None:
+def test_shifts_equal_the_published_ones_and_a_plain_loop(pad: int) -> None:
     frames = draw(1, 12, (10, 10, 3)).frames
     shifted = random_shift(frames, pad, torch.Generator().manual_seed(3))
     drawn = torch.randint(2 * pad + 1, (12, 2), generator=torch.Generator().manual_seed(3))
@@ -146,7 +147,13 @@ def test_shifting_is_what_the_paper_does_and_what_a_slow_loop_does(pad: int) -> 
     assert torch.allclose(interpolated(frames, drawn, pad), shifted.float(), atol=0.01)
 
 
-def test_shifts_are_uniform_and_each_row_has_its_own() -> None:
+def test_shifts_without_a_loop_are_equal() -> None:
+    frames = torch.randint(0, 256, (6, 2, 9, 11, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    shifts = torch.tensor([[-4, -4], [4, 4], [0, 0], [3, -2], [-1, 4], [2, 2]])
+    assert torch.equal(shift_by_gather(frames, shifts), shift_by_slices(frames, 4, shifts))
+
+
+def test_shifts_are_uniform_and_independent_by_row() -> None:
     ramp = torch.arange(20 * 12).view(1, 1, 20, 12, 1).expand(2000, 2, -1, -1, 3).to(torch.uint8)
     corners = random_shift(ramp, 4, torch.Generator().manual_seed(0))[:, :, 4, 4]
     assert torch.equal(corners[:, 0], corners[:, 1])
@@ -155,7 +162,7 @@ def test_shifts_are_uniform_and_each_row_has_its_own() -> None:
     assert counts.min() > 5
 
 
-def test_clamped_actions_pass_their_gradient_on() -> None:
+def test_clamped_actions_keep_their_gradient() -> None:
     actions = torch.tensor([-3.0, -1.0, -0.5, 0.0, 0.25, 1.0, 7.0], requires_grad=True)
     bounded = within_bounds(actions)
     assert bounded.tolist() == pytest.approx([-1, -1, -0.5, 0, 0.25, 1, 1], abs=2e-6)
@@ -180,7 +187,7 @@ def test_exploration_follows_the_schedule_and_stays_in_range() -> None:
 @pytest.mark.parametrize(
     ("step", "stddev"), [(0, 1.0), (1, 0.999991), (50_000, 0.55), (100_000, 0.1), (100_001, 0.1), (10**9, 0.1)]
 )
-def test_the_schedule_is_linear(step: int, stddev: float) -> None:
+def test_schedule_is_linear(step: int, stddev: float) -> None:
     assert DrQv2Config().stddev(step) == pytest.approx(stddev, abs=1e-12)
     assert DrQv2Config(stddev_steps=500_000).stddev(5 * step) == pytest.approx(stddev, abs=1e-12)
 
@@ -229,7 +236,7 @@ def test_targets_value_the_action_that_the_actor_would_take() -> None:
     assert found["target_q"] == pytest.approx((0.9 + 0.5) / 2)
 
 
-def test_the_target_follows_by_a_hundredth() -> None:
+def test_target_follows_by_a_hundredth() -> None:
     agent = tiny(learning_rate=1e-2)
     for seed in range(2):
         before = weights(agent)
@@ -243,7 +250,7 @@ def test_the_target_follows_by_a_hundredth() -> None:
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_an_update_trains_every_weight(precision: str) -> None:
+def test_update_trains_every_weight(precision: str) -> None:
     agent = tiny(precision=precision)
     before = weights(agent)
     agent.update(draw(0))
@@ -251,7 +258,7 @@ def test_an_update_trains_every_weight(precision: str) -> None:
     assert still == ["step", "explored"]
 
 
-def test_the_actor_does_not_train_the_encoder() -> None:
+def test_actor_does_not_train_the_encoder() -> None:
     """Where nothing is bootstrapped, only the actor's own update could tell one actor from another."""
     first, second = tiny(), tiny()
     with torch.no_grad():
@@ -266,7 +273,7 @@ def test_the_actor_does_not_train_the_encoder() -> None:
         assert torch.equal(mine[name], others[name]) or name.startswith(("actor", "adam.actor")), name
 
 
-def test_bfloat16_says_what_float32_says() -> None:
+def test_bfloat16_agrees_with_float32() -> None:
     fine, coarse = (tiny(precision=precision) for precision in ("float32", "bfloat16"))
     batch = draw(0)
     assert np.allclose(fine.act(batch.frames, False), coarse.act(batch.frames, False), atol=0.02)
@@ -297,7 +304,7 @@ def bandit(seed: int, rows: int = 32) -> tuple[Transitions, Tensor]:
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_it_learns_which_action_is_best(precision: str) -> None:
+def test_learns_the_best_action(precision: str) -> None:
     config = DrQv2Config(channels=8, features=16, hidden=64, learning_rate=1e-3, pad=2, precision=precision)
     agent = DrQv2((16, 16, 3), 1, 1, config)
     agent.step = config.stddev_steps
@@ -321,7 +328,7 @@ def test_equal_seeds_make_equal_agents() -> None:
     assert torch.equal(torch.get_rng_state(), state)
 
 
-def test_a_generator_that_is_given_draws_the_noise() -> None:
+def test_given_generator_samples_the_noise() -> None:
     agent, frames = tiny(), draw(0).frames
     first, second = (agent.act(frames, generator=torch.Generator().manual_seed(4)) for _ in range(2))
     assert np.array_equal(first, second)
@@ -330,7 +337,7 @@ def test_a_generator_that_is_given_draws_the_noise() -> None:
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 @pytest.mark.parametrize("way", ["from_file", "load", "state_dict"])
-def test_a_saved_agent_goes_on_as_if_it_had_not_been(tmp_path: Path, way: str, precision: str) -> None:
+def test_saved_agent_continues_exactly(tmp_path: Path, way: str, precision: str) -> None:
     agent = tiny(3, precision=precision)
     agent.update(draw(0))
     agent.act(draw(0).frames)
@@ -339,7 +346,7 @@ def test_a_saved_agent_goes_on_as_if_it_had_not_been(tmp_path: Path, way: str, p
     saved = weights(agent)
     if way == "from_file":
         again = DrQv2.from_file(tmp_path / "agent.safetensors")
-        assert again.about == agent.about
+        assert again.spec == agent.spec
     else:
         again = tiny(3, precision=precision)
         again.update(draw(7))  # all of this is to be forgotten
@@ -355,7 +362,7 @@ def test_a_saved_agent_goes_on_as_if_it_had_not_been(tmp_path: Path, way: str, p
     assert_equal(agent, again)
 
 
-def test_an_agent_that_never_learnt_is_saved_too(tmp_path: Path) -> None:
+def test_untrained_agent_can_be_saved(tmp_path: Path) -> None:
     tiny(3).save(tmp_path / "new" / "agent.safetensors")
     again = DrQv2.from_file(tmp_path / "new" / "agent.safetensors")
     assert_equal(again, tiny(3))
@@ -364,7 +371,7 @@ def test_an_agent_that_never_learnt_is_saved_too(tmp_path: Path) -> None:
     assert_equal(agent, again)
 
 
-def test_where_nothing_can_be_written_an_error_says_so(tmp_path: Path) -> None:
+def test_unwritable_path_raises(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(StorageError, match="could not write"):
         tiny().save(tmp_path / "file" / "agent.safetensors")
@@ -379,7 +386,7 @@ def test_where_nothing_can_be_written_an_error_says_so(tmp_path: Path) -> None:
         (tiny(hidden=8, channels=5), "channels 4 instead of 5, hidden 16 instead of 8"),
     ],
 )
-def test_an_agent_built_otherwise_is_refused(tmp_path: Path, agent: DrQv2, message: str) -> None:
+def test_agent_of_another_architecture_is_refused(tmp_path: Path, agent: DrQv2, message: str) -> None:
     tiny().save(tmp_path / "agent.safetensors")
     before = weights(agent)
     with pytest.raises(CheckpointError, match=message):
@@ -387,12 +394,12 @@ def test_an_agent_built_otherwise_is_refused(tmp_path: Path, agent: DrQv2, messa
     assert all(torch.equal(value, before[name]) for name, value in agent.state_dict().items())
 
 
-def test_other_settings_and_seeds_are_no_hindrance(tmp_path: Path) -> None:
+def test_agent_loads_with_other_settings_and_seed(tmp_path: Path) -> None:
     tiny().save(tmp_path / "agent.safetensors")
     agent = tiny(4, learning_rate=0.5, stddev_steps=7)
     agent.load(tmp_path / "agent.safetensors")
     assert_equal(agent, tiny())
-    assert (agent.about.seed, agent.config.learning_rate) == (4, 0.5)
+    assert (agent.spec.seed, agent.config.learning_rate) == (4, 0.5)
 
 
 def cut(path: Path) -> None:
@@ -417,20 +424,20 @@ def rewrite(**changes: str) -> Callable[[Path], None]:
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (Path.unlink, "cannot be read"),
-        (cut, "cannot be read"),
-        (lambda path: path.write_text("no agent"), "cannot be read"),
+        (Path.unlink, "is missing"),
+        (cut, "damaged or not an agent"),
+        (lambda path: path.write_text("no agent"), "damaged or not an agent"),
         (flip, "damaged or was changed"),
-        (rewrite(format="worldgym-episode-1"), "expected an agent of format .* got 'worldgym-episode-1'"),
-        (rewrite(agent="{}"), "does not say what agent it holds.*'action_dim' is missing"),
-        (rewrite(agent="{"), "does not say what agent it holds.*not JSON"),
+        (rewrite(format="worldgym-episode-1"), "expected an agent .* of format .* got format 'worldgym-episode-1'"),
+        (rewrite(agent="{}"), "do not describe an agent .*'action_dim' is missing"),
+        (rewrite(agent="{"), "do not describe an agent .*not JSON"),
         (
-            rewrite(agent=json.dumps({**dataclasses.asdict(tiny().about), "action_dim": 3})),
+            rewrite(agent=json.dumps({**dataclasses.asdict(tiny().spec), "action_dim": 3})),
             r"'actor.policy.4.weight' has shape \[2, 16\], expected \[3, 16\]",
         ),
     ],
 )
-def test_files_that_hold_no_agent_are_refused(tmp_path: Path, damage: Callable[[Path], None], message: str) -> None:
+def test_files_without_an_agent_are_refused(tmp_path: Path, damage: Callable[[Path], None], message: str) -> None:
     path = tmp_path / "agent.safetensors"
     tiny().save(path)
     damage(path)
@@ -439,7 +446,7 @@ def test_files_that_hold_no_agent_are_refused(tmp_path: Path, damage: Callable[[
     assert caught.value.args
 
 
-def test_a_state_that_does_not_fit_is_refused_whole() -> None:
+def test_state_that_does_not_fit_changes_nothing() -> None:
     agent, state = tiny(), weights(tiny(1))
     state["target.first.0.weight"][0, 0] = math.nan
     state["more"] = state.pop("adam.encoder.first.weight.exp_avg")
@@ -462,19 +469,21 @@ def test_a_state_that_does_not_fit_is_refused_whole() -> None:
         ({"discounts": torch.zeros(8, dtype=torch.float64)}, "expected discounts torch.float32"),
         ({"next_frames": torch.zeros(8, 3, 16, 16, 3)}, "expected next_frames torch.uint8"),
         ({"frames": torch.zeros(0, 3, 16, 16, 3, dtype=torch.uint8)}, r"expected frames .*\[0, 3"),
-        ({"rewards": torch.full((8,), math.nan)}, "batch's rewards are not all finite"),
-        ({"actions": torch.full((8, 2), math.inf)}, "batch's actions are not all finite"),
+        ({"rewards": torch.full((8,), math.nan)}, "expected finite rewards, got others"),
+        ({"actions": torch.full((8, 2), math.inf)}, "expected finite actions, got others"),
     ],
 )
-def test_nothing_is_learnt_from_a_bad_batch(changes: dict[str, Tensor], message: str) -> None:
+def test_bad_batches_are_refused_before_training(changes: dict[str, Tensor], message: str) -> None:
     agent = tiny()
     with pytest.raises(TrainingError, match=message):
         agent.update(draw(0)._replace(**changes))
     assert_equal(agent, tiny())
 
 
-def test_a_loss_that_is_not_finite_ends_training() -> None:
-    with pytest.raises(TrainingError, match=r"losses of update 1 are inf.*lower learning_rate than 0.0001"):
+def test_diverged_training_raises() -> None:
+    with pytest.raises(
+        TrainingError, match=r"Training diverged at update 1: critic loss inf.*learning_rate below 0.0001"
+    ):
         tiny().update(draw(0)._replace(rewards=torch.full((8,), 1e30)))
 
 
@@ -488,12 +497,12 @@ def test_a_loss_that_is_not_finite_ends_training() -> None:
         np.zeros((16, 16, 3), np.uint8),
     ],
 )
-def test_act_names_what_it_takes(frames: Any) -> None:
+def test_act_refuses_other_frames(frames: Any) -> None:
     with pytest.raises(InvalidFrames, match=r"expected uint8 frames \[3, 16, 16, 3\], or a batch of them, got"):
         tiny().act(frames)
 
 
-def test_read_only_frames_will_do() -> None:
+def test_act_takes_read_only_frames() -> None:
     frames = draw(0).frames.numpy()
     frames.flags.writeable = False
     assert tiny().act(frames).shape == (8, 2)
@@ -511,20 +520,20 @@ def test_read_only_frames_will_do() -> None:
         {"precision": "half"},
     ],
 )
-def test_settings_that_cannot_be_are_named(changes: dict[str, Any]) -> None:
+def test_invalid_settings_raise(changes: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=next(iter(changes))):
         DrQv2Config(**changes)
 
 
 @pytest.mark.parametrize("sizes", [((14, 64, 3), 3, 4), ((64, 64), 3, 4), ((64, 64, 1), 3, 4), ((64, 64, 3), 0, 4)])
-def test_sizes_that_cannot_be_are_named(sizes: tuple[tuple[int, ...], int, int]) -> None:
+def test_invalid_sizes_raise(sizes: tuple[tuple[int, ...], int, int]) -> None:
     with pytest.raises(ConfigError, match="got"):
         DrQv2(*sizes, TINY)
     with pytest.raises(ConfigError, match="seed at least 0"):
         DrQv2((16, 16, 3), 3, 2, TINY, seed=-1)
 
 
-def test_the_actor_alone_gives_means_in_range() -> None:
+def test_actor_means_are_in_range() -> None:
     means = Actor(7, 3, TINY)(100 * torch.randn(50, 7))
     assert means.shape == (50, 3)
     assert means.abs().max() <= 1

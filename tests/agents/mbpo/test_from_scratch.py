@@ -35,11 +35,12 @@ def steps_to_target(seed: int, model: WorldModel | None, most: int) -> int:
     agent = DrQv2((RESOLUTION, RESOLUTION, 3), FRAME_STACK, BARS, DIALS.agent, seed)
     learner = MBPO(env, model, agent, dataclasses.replace(DIALS.loop, steps=max(most, STEPS), seed=seed))
     while learner.step < most:
-        if learner.preparing:
-            learner.prepare()
-            continue
         learner.advance()
-        if learner.step % DIALS.loop.evaluate_every == 0 and learner.step > DIALS.loop.seed_steps:
+        if (
+            not learner.warming_up
+            and learner.step % DIALS.loop.evaluate_every == 0
+            and learner.step > DIALS.loop.seed_steps
+        ):
             result = evaluate(judge, agent, DIALS.loop.evaluation_episodes)
             assert result is not None
             print(f"  {learner.step}: {result.mean_return:.1f}", flush=True)

@@ -453,9 +453,7 @@ def test_schedule_of_all_updates() -> None:
     while learner.warming_up:
         assert learner.agent.updates == (7 if learner.warmup_done == 2 + 2 + 2 + 1 else 0)
         learner.warm_up()
-    assert (
-        learner.warmup_done == learner.warmup_units == 2 + 2 + 2 + 2
-    )  # 7 of the agent's updates after each of the last
+    assert learner.warmup_done == learner.warmup_units == 2 + 2 + 2 + 2  # 7 agent updates after each of the last
     assert updates(learner) == (2, 2)
     assert learner.agent.updates == config.warmup_agent_updates == 10
     assert learner.world.rollout_batches == 2 + 2
@@ -705,9 +703,8 @@ def test_pixel_rewards_replace_the_world_models_own(stacks: torch.Tensor, monkey
 
 
 def test_pixel_reward_model_is_trained_before_the_first_rollouts() -> None:
-    learner = MBPO(
-        make_env(), random_world_model(), make_agent(), settings(pixel_reward_updates=1, warmup_model_updates=0)
-    )
+    config = settings(pixel_reward_updates=1, warmup_model_updates=0)
+    learner = MBPO(make_env(), random_world_model(), make_agent(), config)
     while learner.step < SEED_STEPS:
         learner.advance()
     learner.warm_up()
