@@ -119,10 +119,9 @@ class _RolloutBuilder:
 
     def __init__(self, history: Tensor, horizon: int, action_dim: int) -> None:
         self._context, batch = history.shape[1], len(history)
-        floats = {"dtype": torch.float32, "device": history.device}
         self._frames = torch.cat([history, history[:, -1:].repeat(1, horizon, 1, 1, 1)], dim=1)
-        self._actions = torch.zeros(batch, horizon, action_dim, **floats)
-        self._rewards, self._uncertainty = (torch.zeros(batch, horizon, **floats) for _ in range(2))
+        self._actions = _zeros(history.device, batch, horizon, action_dim)
+        self._rewards, self._uncertainty = (_zeros(history.device, batch, horizon) for _ in range(2))
         self._lengths = torch.zeros(batch, dtype=torch.int64, device=history.device)
 
     def add(self, step: int, rows: Tensor, action: Tensor, frame: Tensor, reward: Tensor, uncertainty: Tensor) -> None:
@@ -137,3 +136,7 @@ class _RolloutBuilder:
         """The rollouts collected so far."""
         tensors = self._frames, self._actions, self._rewards, self._uncertainty, self._lengths
         return Rollouts(*(tensor.cpu().numpy() for tensor in tensors))
+
+
+def _zeros(device: torch.device, *shape: int) -> Tensor:
+    return torch.zeros(shape, dtype=torch.float32, device=device)

@@ -18,22 +18,22 @@ def check_spaces(env: gym.Env[Any, Any], agent: DrQv2, world_model: WorldModel |
         ConfigError: unless frames are uint8 ``[H, W, 3]``, actions are continuous ``[A]`` in [-1, 1], and agent and
             world model have these sizes.
     """
-    frames, actions = env.observation_space, env.action_space
+    frames, space = env.observation_space, env.action_space
     if not isinstance(frames, gym.spaces.Box) or frames.dtype != np.uint8 or len(frames.shape) != 3:
         raise ConfigError(f"expected an environment with frames uint8 [height, width, 3], got {frames}")
-    _check_actions(actions)
-    if (tuple(agent.spec.frame_shape), agent.spec.action_dim) != (frames.shape, actions.shape[0]):
+    action_dim = _checked_action_dim(space)
+    if (tuple(agent.spec.frame_shape), agent.spec.action_dim) != (frames.shape, action_dim):
         raise ConfigError(
             f"the agent takes frames {tuple(agent.spec.frame_shape)} and {agent.spec.action_dim} actions, the "
-            f"environment has frames {frames.shape} and {actions.shape[0]} actions: build the agent for it"
+            f"environment has frames {frames.shape} and {action_dim} actions: build the agent for it"
         )
     if world_model is None:
         return
     config = world_model.config
     check_rollouts_possible(world_model, agent.spec.frame_stack)
-    if config.action_dim != actions.shape[0]:
+    if config.action_dim != action_dim:
         raise ConfigError(
-            f"the world model takes {config.action_dim} actions, the environment {actions.shape[0]}: "
+            f"the world model takes {config.action_dim} actions, the environment {action_dim}: "
             "choose a checkpoint that was made for it"
         )
     if (config.resolution, config.resolution, 3) != frames.shape:
@@ -43,7 +43,7 @@ def check_spaces(env: gym.Env[Any, Any], agent: DrQv2, world_model: WorldModel |
         )
 
 
-def _check_actions(space: gym.spaces.Space[Any]) -> None:
+def _checked_action_dim(space: gym.spaces.Space[Any]) -> int:
     if not isinstance(space, gym.spaces.Box) or len(space.shape) != 1:
         raise ConfigError(f"expected an environment with continuous actions [action_dim], got {space}")
     if not ((space.low == -1).all() and (space.high == 1).all()):
@@ -51,3 +51,4 @@ def _check_actions(space: gym.spaces.Space[Any]) -> None:
             f"expected an environment with actions in [-1, 1], got {space}: wrap it in "
             "gymnasium.wrappers.RescaleAction(env, -1.0, 1.0)"
         )
+    return int(space.shape[0])
