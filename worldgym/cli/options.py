@@ -62,11 +62,11 @@ def _positive_number(text: str) -> float:
 
 
 def _count_type(metavar: str, least: int) -> Any:
-    return PrimitiveConstructorSpec[int](
+    return PrimitiveConstructorSpec[int | None](
         nargs=1,
         metavar=metavar,
         instance_from_str=lambda texts: _whole_number(texts[0], least),
-        is_instance=lambda value: isinstance(value, int),
+        is_instance=lambda value: value is None or isinstance(value, int),
         str_from_instance=lambda value: [str(value)],
     )
 
@@ -95,8 +95,8 @@ def _optional(metavar: str) -> Any:
 
 OptionalText = Annotated[str | None, _optional("NAME")]
 OptionalPath = Annotated[Path | None, _optional("PATH")]
-OptionalPositive = Annotated[Positive | None, _optional("1,2,...")]
-OptionalNatural = Annotated[Natural | None, _optional("0,1,...")]
+OptionalPositive = Annotated[int | None, _count_type("1,2,...", 1), _optional("1,2,...")]
+OptionalNatural = Annotated[int | None, _count_type("0,1,...", 0), _optional("0,1,...")]
 Texts = Annotated[tuple[str, ...], _optional("NAME ...")]
 
 

@@ -1,4 +1,6 @@
+import importlib
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -6,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from worldgym.cli import build_parser, main
+from worldgym.cli import COMMANDS, main
 from worldgym.config import CompactTokenizerConfig, TransformerConfig, WorldModelConfig, from_dict, to_dict
 from worldgym.data.episode import Episode
 from worldgym.data.recordings import Recordings
 from worldgym.errors import WorldGymError
-from worldgym.training.recipe import Recipe, TokenizerRecipe, TransformerRecipe
 from worldgym.training.loop import TrainingConfig
+from worldgym.training.recipe import Recipe, TokenizerRecipe, TransformerRecipe
 from worldgym.training.tokenizer import TokenizerTrainingConfig
 from worldgym.training.transformer import TransformerTrainingConfig
 
@@ -20,24 +22,24 @@ RECIPE = Recipe(
     TokenizerRecipe(CompactTokenizerConfig(), TokenizerTrainingConfig(), TrainingConfig(steps=5)),
     TransformerRecipe(TransformerConfig(), TransformerTrainingConfig(), TrainingConfig(steps=5)),
 )
-COMMANDS = ["demo", "collect", "train", "train tokenizer", "train transformer", "export", "evaluate", "checkpoints"]
+WITH_EXAMPLES = ["train tokenizer", "train transformer", *(name for name in COMMANDS if name != "train")]
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", WITH_EXAMPLES)
 def test_help_shows_an_example_that_parses(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="0"):
         main([*command.split(), "--help"])
     shown = capsys.readouterr().out
-    example = shown.partition("example:\n")[2].split()
+    example = shown.partition("example:\n")[2].partition("\n\n")[0].split()
     assert example[: 1 + len(command.split())] == ["worldgym", *command.split()]
-    assert callable(build_parser().parse_args(example[1:]).run)
+    assert callable(importlib.import_module(f"worldgym.cli.{example[1]}").parse(example[2:]).run)
 
 
 def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="0"):
         main(["--help"])
     shown = capsys.readouterr().out
-    assert all(command.split()[0] in shown for command in COMMANDS)
+    assert all(f"  {command}  " in shown for command in COMMANDS)
 
 
 def test_the_module_is_the_command() -> None:
@@ -46,16 +48,20 @@ def test_the_module_is_the_command() -> None:
 
 
 @pytest.mark.parametrize(
-    ("command", "said"),
+    ("command", "message"),
     [
         ("demo --checkpoint nothing", "no checkpoint 'nothing'"),
         ("demo --checkpoint {checkpoint} --task hamer --out {out}", "did you mean 'hammer'"),
         ("demo --checkpoint {checkpoint} --device tpu9 --out {out}", "device 'tpu9' cannot be used here"),
         ("evaluate --checkpoint {checkpoint} --data {out}", "no episodes"),
         ("evaluate --checkpoint {checkpoint} --data {data} --out {out}/f.json --starts 99", "ask for fewer"),
-        ("evaluate --checkpoint {checkpoint} --data {data} --write-card", "does not say what it was trained on"),
+        ("evaluate --checkpoint {checkpoint} --data {data} --write-card", "expected training data in config.json"),
         ("train tokenizer --data {data} --held-out {data} --out {out} --recipe nothing", "nothing is missing"),
         ("train tokenizer --data {data} --held-out {data} --out {out}", "not held out"),
+        ("train tokenizer --data {data} --held-out {data} --out {out} --steps 0", "must be positive"),
+        ("train transformr", "unknown part 'transformr'; did you mean 'transformer'"),
+        ("demmo", "unknown command 'demmo'; did you mean 'demo'"),
+        ("collect --out {out} --env Simulator-Toi-v0", "did you mean 'Simulator-Toy-v0'"),
         (
             "train tokenizer --data {data} --held-out {data} --out {out} --lpips {out}/none",
             "not a readable safetensors",
@@ -69,7 +75,7 @@ def test_the_module_is_the_command() -> None:
 )
 def test_errors_are_one_line_without_a_traceback(
     command: str,
-    said: str,
+    message: str,
     tiny_checkpoint: Path,
     synthetic_recordings: Path,
     tmp_path: Path,
@@ -79,13 +85,13 @@ def test_errors_are_one_line_without_a_traceback(
     assert main(filled.split()) == 2
     shown = capfd.readouterr().err.strip()
     assert shown.startswith("worldgym: ")
-    assert said in shown
+    assert message in shown
     assert len(shown.splitlines()) == 1
     assert not list(tmp_path.rglob("*.*"))
 
 
 @pytest.mark.parametrize(
-    ("command", "said"),
+    ("command", "message"),
     [
         ("demo --steps 0", "--steps: expected a whole number from 1 to 2147483647, got '0'"),
         ("demo --steps 1e3", "--steps: expected a whole number"),
@@ -93,37 +99,45 @@ def test_errors_are_one_line_without_a_traceback(
         (f"demo --seed {10**30}", "--seed: expected a whole number from 0"),
         ("collect --out {out} --workers 0", "--workers: expected a whole number from 1"),
         ("collect --out {out} --seed 1.5", "--seed: expected a whole number from 0"),
-        ("train tokenizer --steps 0", "--steps: expected a whole number from 1"),
-        ("train tokenizer --batch-size -4", "--batch-size: expected a whole number from 1"),
-        ("train tokenizer --threads 0", "--threads: expected a whole number from 1"),
-        ("train transformer --learning-rate nan", "--learning-rate: expected a number above 0, got 'nan'"),
-        ("train transformer --learning-rate fast", "--learning-rate: expected a number above 0, got 'fast'"),
-        ("evaluate --horizon 0", "--horizon: expected a whole number from 1"),
-        ("evaluate --starts 0", "--starts: expected a whole number from 1"),
-        ("evaluate --first-steps none", "--first-steps: expected a whole number from 1"),
+        ("train tokenizer --data {out} --held-out {out} --out {out} --steps many", "invalid literal for int"),
+        (
+            "train tokenizer --data {out} --held-out {out} --out {out} --threads 0",
+            "--threads: expected a whole number from 1",
+        ),
+        (
+            "train transformer --tokenizer {out} --data {out} --held-out {out} --out {out} --learning-rate fast",
+            "could not convert string to float: 'fast'",
+        ),
+        (
+            "export --tokenizer {out} --transformer {out} --held-out {out} --out {out} --temperature nan",
+            "--temperature: expected a number above 0, got 'nan'",
+        ),
+        ("evaluate --data {out} --horizon 0", "--horizon: expected a whole number from 1"),
+        ("evaluate --data {out} --starts 0", "--starts: expected a whole number from 1"),
+        ("evaluate --data {out} --first-steps none", "--first-steps: expected a whole number from 1"),
     ],
 )
-def test_numbers_that_make_no_sense_are_refused(
-    command: str, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_invalid_numbers_are_refused(
+    command: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit, match="2"):
         main(command.format(out=tmp_path / "out").split())
-    assert said in capsys.readouterr().err.splitlines()[-1]
+    assert " ".join(message.split()) in " ".join(capsys.readouterr().err.replace("│", "").split())
     assert not list(tmp_path.iterdir())
 
 
-def test_a_list_of_problems_stays_a_list(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    def fail(options: object) -> None:
+def test_errors_of_several_lines(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def fail(command: object) -> None:
         raise WorldGymError("problems:\n  - one\n  - two")
 
-    monkeypatch.setattr("worldgym.cli._checkpoints", fail)
+    monkeypatch.setattr("worldgym.cli.checkpoints.Checkpoints.run", fail)
     assert main(["checkpoints"]) == 2
     assert capsys.readouterr().err == "worldgym: problems:\n  - one\n  - two\n"
 
 
 @pytest.mark.parametrize("part", ["tokenizer", "transformer"])
 @pytest.mark.parametrize(("reached", "status"), [(9, 0), (7, 130)])
-def test_a_stopped_training_says_how_to_go_on(
+def test_stopped_training_says_how_to_continue(
     part: str,
     reached: int,
     status: int,
@@ -133,16 +147,16 @@ def test_a_stopped_training_says_how_to_go_on(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr(f"worldgym.training.recipe.train_{part}", lambda *given: reached)
-    monkeypatch.setattr("worldgym.cli._recipe", lambda name: RECIPE)
+    monkeypatch.setattr("worldgym.cli.train._recipe", lambda name: RECIPE)
     data = f"--data {synthetic_recordings} --held-out {synthetic_recordings} --out {tmp_path} --steps 9 --device cpu"
     more = f" --tokenizer {tmp_path}" if part == "transformer" else ""
     assert main(f"train {part} {data}{more}".split()) == status
-    said = capsys.readouterr().err
-    assert said == ("" if status == 0 else "worldgym: stopped at 7 of 9 steps; add --resume to go on\n")
+    shown = capsys.readouterr().err
+    assert shown == ("" if status == 0 else "worldgym: stopped at 7 of 9 steps; add --resume to continue\n")
 
 
 @pytest.mark.parametrize("text", ["expert", "expert=", "=3", "expert=-1", "expert=1,,random=2"])
-def test_episode_counts_that_make_no_sense_are_refused(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_invalid_episode_counts_are_refused(text: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="2"):
         main(["collect", "--out", "nowhere", "--episodes", text])
     assert "BEHAVIOUR=COUNT" in capsys.readouterr().err
@@ -151,13 +165,11 @@ def test_episode_counts_that_make_no_sense_are_refused(text: str, capsys: pytest
 @pytest.mark.parametrize(
     ("error", "status"), [(KeyboardInterrupt(), 130), (WorldGymError("a\nb"), 2), (OSError(28, "No space left"), 2)]
 )
-def test_what_ends_a_command_sets_its_status(
-    error: BaseException, status: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def fail(options: object) -> None:
+def test_exit_status(error: BaseException, status: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(command: object) -> None:
         raise error
 
-    monkeypatch.setattr("worldgym.cli._checkpoints", fail)
+    monkeypatch.setattr("worldgym.cli.checkpoints.Checkpoints.run", fail)
     assert main(["checkpoints"]) == status
 
 
@@ -172,6 +184,15 @@ def test_checkpoints_lists_what_ships(
     monkeypatch.setattr("worldgym.checkpoints.shipped", dict)
     assert main(["checkpoints"]) == 0
     assert "none" in capsys.readouterr().out
+
+
+def test_consoles_that_are_not_utf8(tmp_path: Path) -> None:
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0", "LC_ALL": "C"}
+    for command in ("--help", "demo --help", "collect --help"):
+        shown = subprocess.run(
+            [sys.executable, "-m", "worldgym", *command.split()], capture_output=True, env=environment, check=False
+        )
+        assert (shown.returncode, shown.stderr) == (0, b"")
 
 
 def test_demo_writes_what_it_prints(tiny_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -191,7 +212,7 @@ def test_collect_records_what_training_reads(tmp_path: Path, capsys: pytest.Capt
     assert recordings.tasks == ("plate-slide",)
     assert recordings.episodes[0].shape == (101, 64, 64, 3)
     assert main(command) == 0  # and does not repeat it
-    assert "1 episodes asked for, 1 in" in capsys.readouterr().out
+    assert "1 episodes requested, 1 in" in capsys.readouterr().out
 
 
 def test_from_recordings_to_a_checkpoint_with_a_card(
