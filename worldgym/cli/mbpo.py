@@ -16,7 +16,7 @@ class Mbpo(AgentOptions):
     """Train an agent in a simulator and in a world model that learns with it (MBPO; paper, Algorithm 1)."""
 
     world_model: OptionalText = None
-    """A shipped name, a folder, or scratch for fresh weights (default: the shipped checkpoint; for toy worlds scratch)."""
+    """A shipped name, a folder, or scratch for fresh weights (default: the shipped checkpoint; toy worlds: scratch)."""
 
     def run(self) -> int:
         name = self.world_model or (SCRATCH if self.task in TOYS else DEFAULT)

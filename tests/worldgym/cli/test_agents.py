@@ -19,7 +19,8 @@ from worldgym.runs.checkpoint import checkpoints
 from worldgym.world_model import WorldModel
 
 SMALL = (
-    "--steps 24 --seed-steps 8 --warmup-model-updates 2 --warmup-rollouts 4 --rollouts 4 --horizon 2 --rollout-every 5 "
+    "--steps 24 --seed-steps 8 --warmup-model-updates 2 --warmup-rollouts 4 --warmup-agent-updates 8 --rollouts 4 "
+    "--horizon 2 --rollout-every 5 "
     "--model-batch-size 24 --evaluate-every 12 --evaluation-episodes 1 --save-every 6 --log-every 6 "
     "--agent.channels 4 --agent.features 8 --agent.hidden 16 --agent.batch-size 8 --device cpu --threads 1"
 )
