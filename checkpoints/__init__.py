@@ -2,6 +2,9 @@
 
 from pathlib import Path
 
+DEFAULT = "metaworld-64"
+"""The checkpoint that commands use unless told otherwise."""
+
 
 def shipped() -> dict[str, Path]:
     """Name -> folder of every checkpoint that ships."""
