@@ -73,7 +73,7 @@ class AgentOptions:
         try:
             frames, actions = envs[0].observation_space.shape, envs[0].action_space.shape
             agent = DrQv2(frames, FRAME_STACK, actions[0], self.agent, self.loop.seed, device)
-            model = None if world_model is None else self._world_model(world_model, defaults, device)
+            model = None if world_model is None else self._world_model(world_model, defaults, device, actions[0])
             demonstrations = self._demonstrations(defaults, envs[0])
             learner = MBPO(envs[0], model, agent, self.loop, demonstrations)
             about = {"method": method, "world_model": world_model, "demonstrations": len(demonstrations)}
@@ -110,18 +110,19 @@ class AgentOptions:
             raise DataError(f"{folder}: expected {count} demonstrations of {task}, found {len(found)}")
         return found[:count]
 
-    def _world_model(self, name: str, defaults: Preset, device: "torch.device") -> WorldModel:
-        """A checkpoint to continue with, or fresh weights of the preset's architecture."""
+    def _world_model(self, name: str, defaults: Preset, device: "torch.device", action_dim: int) -> WorldModel:
+        """A checkpoint to train further, or fresh weights of the preset's architecture."""
         import dataclasses
 
         from worldgym.checkpoints import DEFAULT
         from worldgym.config import WorldModelConfig, from_dict
         from worldgym.pretrained import CONFIG, locate
         from worldgym.storage.files import read_json
-        from worldgym.training.online import fresh_world_model
+        from worldgym.training.initial import fresh_world_model, with_actions
 
         if name != SCRATCH:
-            return WorldModel.from_pretrained(name, device=device)
+            model = WorldModel.from_pretrained(name, device=device)
+            return model if model.config.action_dim else with_actions(model, action_dim)
         config = defaults.world_model or from_dict(WorldModelConfig, read_json(locate(DEFAULT) / CONFIG), DEFAULT)
         config = dataclasses.replace(config, training_data={}, figures={})  # they describe other weights
         return fresh_world_model(config, self.loop.seed).to(device)

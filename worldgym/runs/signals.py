@@ -26,8 +26,8 @@ def stop_signals() -> Iterator[list[int]]:
         signal.signal(number, previous[number])
 
     previous: dict[int, Any] = {}
-    for number in (signal.SIGINT, signal.SIGTERM):
-        previous[number] = signal.signal(number, stop)
+    for handled in (signal.SIGINT, signal.SIGTERM):
+        previous[handled] = signal.signal(handled, stop)
     try:
         yield received
     finally:

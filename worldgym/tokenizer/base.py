@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from worldgym.errors import InvalidFrames
+from worldgym.tokenizer.quantizer import VectorQuantizer
 from worldgym.tokens import TokenLayout
 
 
@@ -87,6 +88,12 @@ class Tokenizer(nn.Module, ABC):
     @abstractmethod
     def forward(self, frames: Tensor) -> TokenizerOutput:
         """Encode, quantise and decode a clip ``[B, C + T, 3, H, W]``, with gradients straight through the codes."""
+
+    def update_codebooks(self) -> None:
+        """Move the codebooks by the last forward pass in training mode, once its loss is known to be finite."""
+        for module in self.modules():
+            if isinstance(module, VectorQuantizer):
+                module.apply_update()
 
     @abstractmethod
     def codebooks(self) -> tuple[Tensor, Tensor]:

@@ -58,20 +58,26 @@ class VectorQuantizer(nn.Module):
         nn.init.uniform_(self.embedding.weight, -1 / codes, 1 / codes)
         self.embedding.weight.requires_grad_(False)
         # Latents per batch that chose each code, averaged; 0 marks a code that was never placed.
+        self._pending: tuple[Tensor, Tensor] | None = None
         self.register_buffer("usage", torch.zeros(codes), persistent=False)
 
     def forward(self, latents: Tensor) -> Quantized:
-        """Quantise ``[..., D]``; in training mode also move the codebook."""
-        if self.training:
+        """Quantise ``[..., D]``; in training mode :meth:`apply_update` then moves the codebook."""
+        if self.training and torch.isfinite(latents).all():
             self.revive(latents)
         codes = self.codes(latents)
         chosen = self.lookup(codes)
         distance = F.mse_loss(latents.float(), chosen.float())
         # The second term would train the codebook; its value is kept so that losses compare with published ones.
         commit_loss = self.beta * distance + distance.detach()
-        if self.training:
-            self.update(latents, codes)
+        self._pending = (latents.detach(), codes) if self.training else None
         return Quantized(latents + (chosen.to(latents.dtype) - latents).detach(), codes, commit_loss)
+
+    def apply_update(self) -> None:
+        """Move the codebook by the last forward pass in training mode; call it once the loss is finite."""
+        if self._pending is not None:
+            self.update(*self._pending)
+            self._pending = None
 
     @torch.no_grad()
     def codes(self, latents: Tensor) -> Tensor:

@@ -30,19 +30,16 @@ from worldgym.config import (
 from worldgym.data.recordings import Recordings
 from worldgym.data.summary import check_held_out, summarise
 from worldgym.errors import CheckpointError, ConfigError
+from worldgym.runs.checkpoint import checkpoint_step, load_state, newest_checkpoint
 from worldgym.storage.files import atomic_json, read_json
+from worldgym.storage.tensors import select_prefix
 from worldgym.tokenizer import build_tokenizer
 from worldgym.tokenizer.base import Tokenizer
-from worldgym.runs.checkpoint import checkpoint_step, load_state, newest_checkpoint
-from worldgym.storage.tensors import select_prefix
+from worldgym.training.initial import start_from_codebooks
 from worldgym.training.loop import TrainingConfig, train
+from worldgym.training.reward_head import start_from_rewards
 from worldgym.training.tokenizer import TokenizerJob, TokenizerTrainingConfig
-from worldgym.training.transformer import (
-    TransformerJob,
-    TransformerTrainingConfig,
-    start_from_codebooks,
-    start_from_rewards,
-)
+from worldgym.training.transformer import TransformerJob, TransformerTrainingConfig
 from worldgym.transformer.llama import Transformer
 from worldgym.world_model import WorldModel
 

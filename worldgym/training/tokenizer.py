@@ -6,29 +6,43 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from worldgym.data.recordings import Recordings, fixed_segments, to_uint8, to_unit
 from worldgym.metrics.pixels import psnr, squared_error
+from worldgym.reports.video import below, compared, enlarge, write_gif
+from worldgym.runs.log import Metrics
 from worldgym.tokenizer.base import Tokenizer, codes_perplexity
 from worldgym.tokenizer.quantizer import load_state_for_resume, state_for_resume
-from worldgym.runs.log import Metrics
-from worldgym.reports.video import below, compared, enlarge, write_gif
-
-SQUARED_WEIGHT = 10.0
+from worldgym.training.losses import tokenizer_loss
+from worldgym.training.transformer import check_frame_shape
 
 
 @dataclass(frozen=True)
 class TokenizerTrainingConfig:
-    """``segment_length`` frames from which the context and ``future_frames`` random later frames are taken."""
+    """How clips are sampled."""
 
     segment_length: int = 12
+    """Frames from which the context, its first frames, and random later frames are taken."""
     future_frames: int = 6
+    """Number of later frames."""
 
 
 class TokenizerJob:
-    """:func:`tokenizer_loss` on clips drawn from recordings."""
+    """:func:`worldgym.training.losses.tokenizer_loss` on clips of recordings: what the loop trains.
+
+    Args:
+        model: the tokenizer.
+        config: how clips are sampled.
+        batch_size: clips in an update.
+        recordings: to train on.
+        held_out: to validate on.
+        perceptual: as in ``tokenizer_loss``.
+
+    Raises:
+        ConfigError: if frames have another size than the model's.
+        DataError: if an episode is shorter than a segment.
+    """
 
     def __init__(
         self,
@@ -39,6 +53,8 @@ class TokenizerJob:
         held_out: Recordings,
         perceptual: torch.nn.Module | None = None,
     ) -> None:
+        for part in (recordings, held_out):
+            check_frame_shape(part, model.resolution)
         recordings.check_length(config.segment_length)
         self.model: Tokenizer = model
         self.slow: torch.nn.Module | None = None
@@ -47,17 +63,17 @@ class TokenizerJob:
 
     def loss(self, rng: np.random.Generator) -> tuple[Tensor, Metrics]:
         batch = self.recordings.sample(rng, self.batch_size, self.config.segment_length)
-        frames = drawn_frames(rng, batch.frames, self.model.layout.context_length, self.config.future_frames)
+        frames = sample_frames(rng, batch.frames, self.model.layout.context_length, self.config.future_frames)
         return tokenizer_loss(self.model, frames, self.perceptual)
 
     def after_update(self) -> None:
-        pass
+        self.model.update_codebooks()
 
     def finish(self) -> None:
         pass
 
     def validate(self, video: Path) -> Metrics:
-        """Pooled PSNR by horizon beside repeating the last context frame, and both codebooks' perplexity."""
+        """Pooled PSNR by horizon, also of repeating the last context frame, and both codebooks' perplexity."""
         context, length = self.model.layout.context_length, self.config.segment_length
         real = to_unit(
             fixed_segments(self.held_out, length, starts=(10, 40)).batch.frames.to(next(self.model.parameters()).device)
@@ -66,8 +82,8 @@ class TokenizerJob:
         future = torch.cat([out.future for out in outs]).float()
         errors = squared_error(future.clamp(0, 1), real[:, context:]).mean(dim=0)
         still = squared_error(real[:, context - 1 : context], real[:, context:]).mean(dim=0)
-        old = torch.cat([out.context for out in outs]).float().clamp(0, 1)
-        metrics = {"psnr/context": psnr(float(squared_error(old, real[:, :context]).mean()))}
+        context_frames = torch.cat([out.context for out in outs]).float().clamp(0, 1)
+        metrics = {"psnr/context": psnr(float(squared_error(context_frames, real[:, :context]).mean()))}
         for horizon in (h for h in (1, 5, 10, 16) if h <= length - context):
             metrics[f"psnr/{horizon}"] = psnr(float(errors[horizon - 1]))
             metrics[f"psnr_last_frame/{horizon}"] = psnr(float(still[horizon - 1]))
@@ -90,42 +106,20 @@ class TokenizerJob:
         load_state_for_resume(self.model, state)
 
 
-def drawn_frames(rng: np.random.Generator, frames: Tensor, context: int, count: int) -> Tensor:
-    """Of each clip ``[B, L, H, W, 3]`` the ``context`` first frames and ``count`` random later ones, in their order."""
+def sample_frames(rng: np.random.Generator, frames: Tensor, context: int, count: int) -> Tensor:
+    """Sample frames of clips.
+
+    Args:
+        rng: samples.
+        frames: clips, ``[B, L, H, W, 3]``.
+        context: number of first frames to keep.
+        count: number of later frames to sample.
+
+    Returns:
+        The frames in their order, ``[B, context + count, H, W, 3]``.
+    """
     batch, length = frames.shape[:2]
     later = rng.permuted(np.tile(np.arange(context, length), (batch, 1)), axis=1)
     chosen = np.sort(later[:, :count], axis=1)
     picks = np.concatenate([np.tile(np.arange(context), (batch, 1)), chosen], axis=1)
-    return frames[torch.arange(batch)[:, None], torch.from_numpy(picks)]
-
-
-def tokenizer_loss(
-    model: Tokenizer, frames: Tensor, perceptual: torch.nn.Module | None = None
-) -> tuple[Tensor, Metrics]:
-    """Reconstruction and commitment losses with equal weights, of clips uint8 ``[B, C + T, H, W, 3]``.
-
-    The paper adds LPIPS to an L1 loss. LPIPS needs weights that cannot be shipped here; without ``perceptual`` its
-    place is taken by ``10 * squared error``, which, like LPIPS, weighs a misplaced object more than a slight tint.
-    """
-    context = model.layout.context_length
-    real = to_unit(frames.to(next(model.parameters()).device))
-    out = model(real)
-    old = _reconstruction(out.context, real[:, :context], perceptual)
-    new = _reconstruction(out.future, real[:, context:], perceptual)
-    loss = old + new + out.commit_loss + out.dynamics_commit_loss
-    return loss, {
-        "reconstruction/context": old.item(),
-        "reconstruction/future": new.item(),
-        "commitment/context": out.commit_loss.item(),
-        "commitment/dynamics": out.dynamics_commit_loss.item(),
-    }
-
-
-def _reconstruction(predicted: Tensor, real: Tensor, perceptual: torch.nn.Module | None) -> Tensor:
-    predicted = predicted.float()
-    detail: Tensor
-    if perceptual is None:
-        detail = SQUARED_WEIGHT * F.mse_loss(predicted, real)
-    else:
-        detail = perceptual(predicted.flatten(0, 1), real.flatten(0, 1)).mean()
-    return F.l1_loss(predicted, real) + detail
+    return frames[torch.arange(batch, device="cpu")[:, None], torch.from_numpy(picks)]

@@ -12,7 +12,7 @@ from worldgym.agents.mbpo import MBPO
 from worldgym.agents.presets import DIALS, DIALS_MODEL, FRAME_STACK
 from worldgym.envs.simulators.dials import BARS
 from worldgym.envs.simulators.toy_world import RESOLUTION
-from worldgym.training.online import fresh_world_model
+from worldgym.training.initial import fresh_world_model
 from worldgym.world_model import WorldModel
 
 TARGET = 14.0  # of a return; a random policy earns 8.6, the expert 24.3

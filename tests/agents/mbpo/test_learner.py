@@ -32,7 +32,8 @@ from worldgym.envs.simulators.toy import SimulatorToy
 from worldgym.errors import CheckpointError, ConfigError, DataError, OutOfMemory, StorageError, TrainingError
 from worldgym.runs.checkpoint import checkpoints
 from worldgym.runs.log import Metrics
-from worldgym.training.online import OnlineConfig, fresh_world_model
+from worldgym.training.initial import fresh_world_model
+from worldgym.training.online import OnlineConfig
 from worldgym.world_model import WorldModel
 
 STEPS, EPISODE, SEED_STEPS = 40, 25, 13

@@ -19,7 +19,7 @@ from worldgym.agents.mbpo import MBPO, MBPOConfig, world
 from worldgym.agents.presets import TOY
 from worldgym.envs.simulators.toy import SimulatorToy
 from worldgym.envs.simulators.toy_world import RESOLUTION
-from worldgym.training.online import fresh_world_model
+from worldgym.training.initial import fresh_world_model
 from worldgym.world_model import WorldModel
 
 STEPS = 1250

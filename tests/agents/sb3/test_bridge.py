@@ -34,7 +34,8 @@ from worldgym.config import CompactTokenizerConfig, TransformerConfig, WorldMode
 from worldgym.envs.contract import Frame
 from worldgym.errors import ConfigError, DataError, InvalidAction, InvalidOption
 from worldgym.tokenizer import build_tokenizer
-from worldgym.training.online import OnlineConfig, OnlineTrainer, fresh_world_model
+from worldgym.training.initial import fresh_world_model
+from worldgym.training.online import OnlineConfig, OnlineTrainer
 from worldgym.transformer.llama import Transformer
 from worldgym.world_model import WorldModel
 

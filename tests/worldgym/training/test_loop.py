@@ -20,7 +20,6 @@ from worldgym.config import WorldModelConfig
 from worldgym.data.recordings import Recordings
 from worldgym.errors import CheckpointError, ConfigError, StorageError, TrainingError
 from worldgym.tokenizer import build_tokenizer
-from worldgym.training.recipe import Recipe, load_tokenizer_run
 from worldgym.training.loop import (
     SLOW_FACTOR,
     Metrics,
@@ -32,6 +31,7 @@ from worldgym.training.loop import (
     read_checkpoint,
     train,
 )
+from worldgym.training.recipe import Recipe, load_tokenizer_run
 from worldgym.training.tokenizer import TokenizerJob
 from worldgym.training.transformer import TransformerJob
 from worldgym.transformer.llama import Transformer

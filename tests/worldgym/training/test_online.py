@@ -1,7 +1,8 @@
 """A world model that learns from segments as they come."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,8 @@ from worldgym.data.episode import Episode
 from worldgym.data.recordings import Batch, Recordings, Segment, to_batch, to_unit
 from worldgym.errors import CheckpointError, ConfigError, DataError, TrainingError
 from worldgym.metrics.pixels import psnr, r_squared, squared_error
-from worldgym.training.online import OnlineConfig, OnlineTrainer, fresh_world_model
+from worldgym.training.initial import fresh_world_model, with_actions
+from worldgym.training.online import OnlineConfig, OnlineTrainer
 from worldgym.world_model import WorldModel
 
 LENGTH = 6  # of the tiny model's window: 2 context frames and 4 more
@@ -56,7 +58,7 @@ def steps_of(clips: list[Segment], rng: np.random.Generator, count: int) -> Batc
     )
 
 
-def test_a_model_from_scratch_foresees_more_than_that_nothing_moves() -> None:
+def test_model_from_scratch_beats_the_last_frame() -> None:
     tokenizer = CompactTokenizerConfig(32, 1, 8, 1, 4, 4, latent_channels=8, context_codes=64, dynamics_codes=64)
     positions = tokenizer.layout.length(1)
     transformer = TransformerConfig(3, 4, 1, 64, 128, positions, cumulative_actions=True, place_embeddings=True)
@@ -80,7 +82,7 @@ def test_a_model_from_scratch_foresees_more_than_that_nothing_moves() -> None:
     assert r_squared(imagined.rewards[:, 0], unseen.rewards[:, 0]) > 0.3
 
 
-def test_what_is_imagined_follows_the_newest_weights(tiny_checkpoint: Path, recordings: Recordings) -> None:
+def test_imagination_uses_the_newest_weights(tiny_checkpoint: Path, recordings: Recordings) -> None:
     model = WorldModel.from_pretrained(tiny_checkpoint)
     trainer = OnlineTrainer(model, SETTINGS)
     batch = drawn(recordings, 0)
@@ -99,22 +101,22 @@ def test_what_is_imagined_follows_the_newest_weights(tiny_checkpoint: Path, reco
     )  # nothing of before is kept
 
 
-def test_a_run_resumes_bit_for_bit(tiny_config: WorldModelConfig, recordings: Recordings) -> None:
+def test_resumed_training_is_bit_identical(tiny_config: WorldModelConfig, recordings: Recordings) -> None:
     unbroken = OnlineTrainer(fresh_world_model(tiny_config), SETTINGS)
     learn(unbroken, recordings, range(6))
     first = OnlineTrainer(fresh_world_model(tiny_config), SETTINGS)
     learn(first, recordings, range(3))
-    saved = first.state()
+    saved = first.state_dict()
     learn(first, recordings, range(3, 4))  # what was saved does not follow
     second = OnlineTrainer(fresh_world_model(tiny_config, seed=5), SETTINGS)
-    second.load_state(saved)
+    second.load_state_dict(saved)
     learn(second, recordings, range(3, 6))
-    states = unbroken.state(), second.state()
+    states = unbroken.state_dict(), second.state_dict()
     assert states[0].keys() == states[1].keys()
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
 
 
-def test_the_random_numbers_of_others_are_left_alone(tiny_checkpoint: Path, recordings: Recordings) -> None:
+def test_global_random_state_is_unchanged(tiny_checkpoint: Path, recordings: Recordings) -> None:
     trainer = OnlineTrainer(WorldModel.from_pretrained(tiny_checkpoint), SETTINGS)
     torch.manual_seed(3)
     expected = torch.rand(2)
@@ -124,7 +126,7 @@ def test_the_random_numbers_of_others_are_left_alone(tiny_checkpoint: Path, reco
     assert torch.equal(torch.rand(2), expected)
 
 
-def test_rewards_are_solved_for(tiny_checkpoint: Path, recordings: Recordings) -> None:
+def test_refitted_rewards_have_a_smaller_error(tiny_checkpoint: Path, recordings: Recordings) -> None:
     model = WorldModel.from_pretrained(tiny_checkpoint)
     trainer = OnlineTrainer(model, SETTINGS)
     batches = [drawn(recordings, index) for index in range(20)]
@@ -136,17 +138,92 @@ def test_rewards_are_solved_for(tiny_checkpoint: Path, recordings: Recordings) -
     assert trainer.fit_transformer(batches[0])["reward_error"] < 0.7 * before
 
 
-def test_a_fresh_model_is_told_from_a_trained_one(tiny_config: WorldModelConfig, recordings: Recordings) -> None:
+def test_fresh_models_are_untrained_until_their_first_update(
+    tiny_config: WorldModelConfig, recordings: Recordings
+) -> None:
     trainer = OnlineTrainer(fresh_world_model(tiny_config), SETTINGS)
-    assert trainer.untrained
+    assert not trainer.trained
     trainer.fit_transformer(drawn(recordings, 0))
-    assert not trainer.untrained
+    assert trainer.trained
+    resumed = OnlineTrainer(fresh_world_model(tiny_config), SETTINGS)
+    resumed.load_state_dict(trainer.state_dict())
+    assert resumed.trained
     one, two = fresh_world_model(tiny_config, 4), fresh_world_model(tiny_config, 4)
     assert one.fingerprint() == two.fingerprint() != fresh_world_model(tiny_config, 5).fingerprint()
 
 
+def test_training_without_action_weights_is_not_restarted(
+    tiny_config: WorldModelConfig, recordings: Recordings
+) -> None:
+    """With actions of zero their weights stay zero; the embeddings must keep what they learned all the same."""
+    batch = drawn(recordings, 0)
+    still = batch._replace(actions=torch.zeros_like(batch.actions))
+    trainer = OnlineTrainer(fresh_world_model(tiny_config), SETTINGS)
+    losses = [trainer.fit_transformer(still)["cross_entropy"] for _ in range(60)]
+    assert not trainer.world_model.transformer.action_linear.weight.any()  # type: ignore[union-attr]
+    assert losses[-1] < 0.6 * losses[0]
+
+
+def test_codebook_does_not_move_when_the_loss_is_infinite(tiny_checkpoint: Path, recordings: Recordings) -> None:
+    model = WorldModel.from_pretrained(tiny_checkpoint)
+    trainer = OnlineTrainer(model, SETTINGS)
+    before = {name: value.clone() for name, value in model.tokenizer.state_dict().items() if "quantizer" in name}
+    with torch.no_grad():
+        model.tokenizer.decoder.out.bias.fill_(float("inf"))
+    with pytest.raises(TrainingError):
+        trainer.fit_tokenizer(drawn(recordings, 0))
+    after = model.tokenizer.state_dict()
+    assert before
+    assert all(torch.equal(after[name], value) for name, value in before.items())
+
+
+def test_action_free_model_takes_actions(tiny_config: WorldModelConfig, recordings: Recordings) -> None:
+    free = fresh_world_model(dataclasses.replace(tiny_config, action_dim=0, reward=False))
+    batch = drawn(recordings, 0)
+    model = with_actions(free, 4)
+    expected = free.rollout(batch.frames[:, :2], horizon=3, top_k=1)
+    imagined = model.rollout(batch.frames[:, :2], batch.actions[:, 1:4], top_k=1)
+    assert torch.equal(imagined.frames, expected.frames)
+    assert not imagined.rewards.any()
+    trainer = OnlineTrainer(model, SETTINGS)
+    assert trainer.trained
+    for _ in range(3):
+        trainer.fit_transformer(batch)
+    assert model.transformer.action_linear.weight.any()  # type: ignore[union-attr]
+    assert model.rollout(batch.frames[:, :2], batch.actions[:, 1:4], top_k=1).rewards.any()
+    with pytest.raises(ConfigError, match="action-free"):
+        with_actions(model, 4)
+
+
+@pytest.mark.parametrize("change", ["dtype", "autocast", "no_grad", "inference_mode"])
+def test_training_ignores_the_callers_torch_settings(
+    change: str, tiny_config: WorldModelConfig, recordings: Recordings
+) -> None:
+    expected = OnlineTrainer(fresh_world_model(tiny_config), SETTINGS)
+    learn(expected, recordings, range(2))
+    contexts: dict[str, AbstractContextManager[object]] = {
+        "dtype": default_dtype(torch.float64),
+        "autocast": torch.autocast("cpu", torch.bfloat16),
+        "no_grad": torch.no_grad(),
+        "inference_mode": torch.inference_mode(),
+    }
+    with contexts[change]:
+        trainer = OnlineTrainer(fresh_world_model(tiny_config), SETTINGS)
+        learn(trainer, recordings, range(2))
+    states = expected.state_dict(), trainer.state_dict()
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+
+
+@contextmanager
+def default_dtype(dtype: torch.dtype) -> Iterator[None]:
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    yield
+    torch.set_default_dtype(before)
+
+
 @pytest.mark.parametrize(
-    ("change", "complaint"),
+    ("change", "message"),
     [
         (lambda batch: batch._replace(frames=batch.frames[:, :, :32]), "64, 64, 3"),
         (lambda batch: batch._replace(frames=batch.frames.float()), "float32"),
@@ -157,18 +234,18 @@ def test_a_fresh_model_is_told_from_a_trained_one(tiny_config: WorldModelConfig,
         (lambda batch: Batch(*(torch.cat([part, part], dim=1) for part in batch)), "3 to 6 frames, got 12"),
     ],
 )
-def test_segments_that_do_not_fit_are_named(
-    tiny_checkpoint: Path, recordings: Recordings, change: Callable[[Batch], Batch], complaint: str
+def test_mismatched_segments_raise(
+    tiny_checkpoint: Path, recordings: Recordings, change: Callable[[Batch], Batch], message: str
 ) -> None:
     trainer = OnlineTrainer(WorldModel.from_pretrained(tiny_checkpoint), SETTINGS)
-    with pytest.raises(DataError, match=complaint):
+    with pytest.raises(DataError, match=message):
         trainer.fit_transformer(change(drawn(recordings, 0)))
     assert trainer.version == 0
 
 
-def test_models_that_replay_cannot_teach_are_named(tiny_checkpoint: Path, tiny_config: WorldModelConfig) -> None:
+def test_unsuitable_models_raise(tiny_checkpoint: Path, tiny_config: WorldModelConfig) -> None:
     for change in ({"action_dim": 0}, {"goal_conditioned": True}):
-        with pytest.raises(ConfigError, match="takes actions and no goal frame"):
+        with pytest.raises(ConfigError, match=r"with_actions|without a goal frame"):
             OnlineTrainer(fresh_world_model(dataclasses.replace(tiny_config, **change)))
     with pytest.raises(ConfigError, match="float32"):
         OnlineTrainer(WorldModel.from_pretrained(tiny_checkpoint, dtype="bfloat16"))
@@ -176,27 +253,25 @@ def test_models_that_replay_cannot_teach_are_named(tiny_checkpoint: Path, tiny_c
         OnlineConfig(learning_rate=0.0)
 
 
-def test_states_of_others_are_refused(tiny_config: WorldModelConfig, recordings: Recordings) -> None:
+def test_state_of_another_trainer_raises(tiny_config: WorldModelConfig, recordings: Recordings) -> None:
     trainer = OnlineTrainer(fresh_world_model(tiny_config), SETTINGS)
-    state = trainer.state()
-    with pytest.raises(CheckpointError, match="state"):
-        trainer.load_state({name: value for name, value in state.items() if "weights" not in name})
+    state = trainer.state_dict()
+    with pytest.raises(CheckpointError, match="expected the state of a trainer"):
+        trainer.load_state_dict({name: value for name, value in state.items() if "weights" not in name})
 
 
-def test_a_loss_that_is_not_finite_stops_before_the_weights_change(
-    tiny_checkpoint: Path, recordings: Recordings
-) -> None:
+def test_infinite_loss_raises_before_the_weights_change(tiny_checkpoint: Path, recordings: Recordings) -> None:
     model = WorldModel.from_pretrained(tiny_checkpoint)
     trainer = OnlineTrainer(model, SETTINGS)
     with torch.no_grad():
         model.transformer.llm.lm_head.weight.fill_(float("inf"))
     others = {name: value.clone() for name, value in model.transformer.state_dict().items() if "lm_head" not in name}
-    with pytest.raises(TrainingError, match="learning rate"):
+    with pytest.raises(TrainingError, match=r"Training diverged at update 0 of the transformer.*learning rate"):
         trainer.fit_transformer(drawn(recordings, 0))
     assert all(torch.equal(model.transformer.state_dict()[name], value) for name, value in others.items())
 
 
-def test_short_episodes_are_no_trouble(tiny_checkpoint: Path, make_episode: Callable[..., Episode]) -> None:
+def test_short_episodes(tiny_checkpoint: Path, make_episode: Callable[..., Episode]) -> None:
     episode = make_episode("hammer", "random", 0, steps=LENGTH - 1)
     parts = (episode.frames, episode.actions, episode.rewards)
     batch = Batch(*(torch.from_numpy(part)[None] for part in parts))

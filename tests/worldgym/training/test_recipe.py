@@ -9,10 +9,10 @@ import torch
 
 import worldgym.checkpoints
 from worldgym import WorldModel
-from worldgym.reports.card import training_commands
 from worldgym.config import Sampling
 from worldgym.data.recordings import Recordings
 from worldgym.errors import CheckpointError, ConfigError, DataError, WorldGymError
+from worldgym.reports.card import training_commands
 from worldgym.training.recipe import (
     Recipe,
     export,

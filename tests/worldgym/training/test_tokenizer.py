@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from worldgym.data.recordings import Recordings
 from worldgym.tokenizer import build_tokenizer
-from worldgym.training.recipe import Recipe
 from worldgym.training.loop import TrainingConfig, train
+from worldgym.training.recipe import Recipe
 from worldgym.training.tokenizer import TokenizerJob
 
 

@@ -10,9 +10,12 @@ from worldgym.config import WorldModelConfig
 from worldgym.data.recordings import Recordings
 from worldgym.errors import ConfigError, DataError
 from worldgym.symlog import symlog
-from worldgym.training.recipe import Recipe, load_tokenizer_run
+from worldgym.training.code_kernels import CodeKernels, code_kernel
+from worldgym.training.initial import start_from_codebooks
 from worldgym.training.loop import TrainingConfig, train
-from worldgym.training.transformer import TransformerJob, code_kernel, ridge, start_from_codebooks
+from worldgym.training.recipe import Recipe, load_tokenizer_run
+from worldgym.training.reward_head import ridge
+from worldgym.training.transformer import TransformerJob
 from worldgym.transformer.llama import Transformer
 
 
@@ -32,7 +35,7 @@ def job(recipe: Recipe, tokenizer_run: Path, recordings: Recordings, held_out: R
     return make_job(recipe, tokenizer_run, recordings, held_out)
 
 
-def test_the_loss_falls_on_a_moving_square(job: TransformerJob, tmp_path: Path) -> None:
+def test_loss_falls_on_a_moving_square(job: TransformerJob, tmp_path: Path) -> None:
     config = TrainingConfig(60, 8, 3e-3, warmup_steps=5, log_every=1, validate_every=100, precision="float32")
     train(job, config, tmp_path, {})
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
@@ -44,7 +47,7 @@ def test_the_loss_falls_on_a_moving_square(job: TransformerJob, tmp_path: Path) 
     ].keys()
 
 
-def test_the_tokenizer_is_not_trained(job: TransformerJob) -> None:
+def test_tokenizer_is_not_trained(job: TransformerJob) -> None:
     loss, _ = job.loss(np.random.default_rng(0))
     loss.backward()
     assert all(parameter.grad is None for parameter in job.tokenizer.parameters())
@@ -53,12 +56,12 @@ def test_the_tokenizer_is_not_trained(job: TransformerJob) -> None:
 
 def test_segments_start_at_multiples_of_the_stride_and_fit(job: TransformerJob) -> None:
     rng = np.random.default_rng(0)
-    drawn = [job._draw(rng) for _ in range(300)]
+    drawn = [job._sample_key(rng) for _ in range(300)]
     assert {episode for episode, _ in drawn} == set(range(8))
     assert {start for _, start in drawn} == {0, 4, 8, 12, 16}  # of 25 frames a segment takes 8
 
 
-def test_codes_are_worked_out_once_whatever_else_is_in_the_batch(job: TransformerJob) -> None:
+def test_codes_are_computed_once_and_independently_of_the_batch(job: TransformerJob) -> None:
     together = job._coded_batch([(0, 0), (1, 4), (0, 0)])
     alone = job._coded_batch([(1, 4)])
     assert together.context.shape == (3, 2, 16)
@@ -71,27 +74,29 @@ def test_codes_are_worked_out_once_whatever_else_is_in_the_batch(job: Transforme
     assert set(job._coded) == {(0, 0), (1, 4)}
 
 
-def test_noise_draws_codes_from_around_the_real_ones(
+def test_noise_samples_codes_near_the_true_ones(
     recipe: Recipe, tokenizer_run: Path, recordings: Recordings, held_out: Recordings
 ) -> None:
     noisy_job = make_job(recipe, tokenizer_run, recordings, held_out, noise_width=0.05)
     codes = torch.randint(32, (200, 6, 4), generator=torch.Generator().manual_seed(0))
-    noisy = noisy_job.kernels.with_noise(codes, np.random.default_rng(0))
+    noisy = noisy_job.kernels.with_noise(noisy_job._codebook, codes, np.random.default_rng(0))
     kernel = code_kernel(noisy_job.tokenizer.codebooks()[1], 0.05)
     assert (kernel[codes, noisy] > 0).all()
     kept, expected = (noisy == codes).float().mean().item(), kernel.diagonal()[codes].mean().item()
     assert kept == pytest.approx(expected, abs=0.03)
 
 
-def test_without_width_the_real_codes_are_fed(job: TransformerJob) -> None:
+def test_without_width_the_true_codes_are_fed(job: TransformerJob) -> None:
     codes = torch.zeros(2, 3, 4, dtype=torch.int64)
-    assert job.kernels.with_noise(codes, np.random.default_rng(0)) is codes
+    assert job.kernels.with_noise(job._codebook, codes, np.random.default_rng(0)) is codes
 
 
 def test_without_width_the_loss_is_the_cross_entropy_of_the_codes(job: TransformerJob) -> None:
     job.model.eval()  # no dropout
     _, metrics = job.loss(np.random.default_rng(0))
-    batch = job._coded_batch([job._draw(rng) for rng in [np.random.default_rng(0)] for _ in range(job.batch_size)])
+    batch = job._coded_batch(
+        [job._sample_key(rng) for rng in [np.random.default_rng(0)] for _ in range(job.batch_size)]
+    )
     layout = job.model.layout
     tokens = layout.sequence(batch.context, batch.future)
     out = job.model(tokens, batch.actions, logits_from=layout.prefix_length)
@@ -101,13 +106,41 @@ def test_without_width_the_loss_is_the_cross_entropy_of_the_codes(job: Transform
     assert metrics["divergence"] == pytest.approx(metrics["cross_entropy"])
 
 
-def test_a_kernel_prefers_near_codes_and_sums_to_one() -> None:
+def test_kernel_prefers_near_codes_and_sums_to_one() -> None:
     codebook = torch.tensor([[0.0, 0.0], [0.1, 0.0], [1.0, 0.0]])
     kernel = code_kernel(codebook, 0.1)
     torch.testing.assert_close(kernel.sum(1), torch.ones(3))
     assert kernel[0, 1] / kernel[0, 0] == pytest.approx(np.exp(-0.5), rel=1e-4)
     assert kernel[0, 2] < 1e-12
-    assert torch.equal(code_kernel(codebook, 0.0), torch.eye(3))
+
+
+@pytest.mark.parametrize("size", [20, 2100])  # with a table of all rows, and without one
+def test_kernels_follow_a_codebook_that_changes_and_compute_nothing_twice(
+    size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    codebook = torch.randn(size, 3, generator=torch.Generator().manual_seed(0))
+    codes = torch.tensor([[1, 5], [1, 2]])
+    kernels, computed = CodeKernels(label_width=0.5, noise_width=0.0), []
+    plain = code_kernel
+
+    def counted(*given: torch.Tensor) -> torch.Tensor:
+        computed.append(plain(*given))
+        return computed[-1]
+
+    monkeypatch.setattr("worldgym.training.code_kernels.code_kernel", counted)
+    for _ in range(2):
+        torch.testing.assert_close(kernels.targets(codebook, codes), plain(codebook, 0.5)[codes])
+    assert [len(rows) for rows in computed] == ([20] if size == 20 else [3, 3])  # never a matrix of 2100 x 2100
+    codebook[1] += 1.0
+    torch.testing.assert_close(kernels.targets(codebook, codes), plain(codebook, 0.5)[codes])
+
+
+def test_paper_targets_need_no_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("worldgym.training.code_kernels.code_kernel", None)
+    codes = torch.tensor([[1, 5]])
+    kernels = CodeKernels(label_width=0.0, noise_width=0.0)
+    assert kernels.targets(torch.zeros(8192, 64), codes) is None
+    assert kernels.with_noise(torch.zeros(8192, 64), codes, np.random.default_rng(0)) is codes
 
 
 def test_noise_is_fed_but_never_the_target(
@@ -116,8 +149,8 @@ def test_noise_is_fed_but_never_the_target(
     noisy_job = make_job(recipe, tokenizer_run, recordings, held_out, noise_width=10.0)
     _, metrics = noisy_job.loss(np.random.default_rng(0))
     rng = np.random.default_rng(0)
-    batch = noisy_job._coded_batch([noisy_job._draw(rng) for _ in range(noisy_job.batch_size)])
-    fed = noisy_job.kernels.with_noise(batch.future, rng)
+    batch = noisy_job._coded_batch([noisy_job._sample_key(rng) for _ in range(noisy_job.batch_size)])
+    fed = noisy_job.kernels.with_noise(noisy_job._codebook, batch.future, rng)
     assert not torch.equal(fed, batch.future)
     layout = noisy_job.model.layout
     out = noisy_job.model(layout.sequence(batch.context, fed), batch.actions, logits_from=layout.prefix_length)
@@ -130,14 +163,14 @@ def test_symlog_by_hand() -> None:
     torch.testing.assert_close(symlog(torch.tensor([0.0, torch.e - 1, 1 - torch.e])), torch.tensor([0.0, 1.0, -1.0]))
 
 
-def test_recordings_of_another_kind_are_refused(
+def test_recordings_of_another_size_are_refused(
     job: TransformerJob, synthetic_recordings: Path, held_out: Recordings
 ) -> None:
-    with pytest.raises(ConfigError, match=r"takes 2 actions at 32 pixels.*holds 4 at 64"):
+    with pytest.raises(ConfigError, match=r"expected frames of 32 x 32 pixels, got \[64, 64, 3\]"):
         TransformerJob(job.model, job.tokenizer, job.about, job.config, 8, Recordings(synthetic_recordings), held_out)
 
 
-def test_an_episode_shorter_than_a_segment_is_named(job: TransformerJob, held_out: Recordings) -> None:
+def test_episode_shorter_than_a_segment_raises(job: TransformerJob, held_out: Recordings) -> None:
     settings = dataclasses.replace(job.config, segment_length=26)
     with pytest.raises(DataError, match=r"0\.safetensors holds 25 frames, fewer than a segment of 26"):
         TransformerJob(job.model, job.tokenizer, job.about, settings, 8, job.recordings, held_out)
@@ -159,7 +192,7 @@ def test_ridge_finds_the_line() -> None:
     assert bias.item() == pytest.approx(3, abs=0.01)
 
 
-def test_a_finished_job_has_the_reward_head_that_fits_best(job: TransformerJob) -> None:
+def test_finish_solves_for_the_reward_head(job: TransformerJob) -> None:
     def error() -> float:
         rng = np.random.default_rng(5)
         return float(np.mean([job.loss(rng)[1]["reward_error"] for _ in range(10)]))

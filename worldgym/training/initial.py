@@ -1,0 +1,98 @@
+"""World models to begin with: fresh weights, or an action-free checkpoint that learns to take actions."""
+
+import copy
+import dataclasses
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from worldgym.config import WorldModelConfig
+from worldgym.errors import ConfigError
+from worldgym.isolation import torch_defaults
+from worldgym.tokenizer import build_tokenizer
+from worldgym.tokenizer.base import Tokenizer
+from worldgym.transformer.llama import INIT_STD, Transformer
+from worldgym.world_model import WorldModel
+
+
+@torch_defaults()
+def fresh_world_model(config: WorldModelConfig, seed: int = 0) -> WorldModel:
+    """An untrained world model on the CPU.
+
+    The transformer's blocks are initialised to keep the size of their inputs, whatever their width. With the published
+    initialisation (0.02, for a width of 768) the blocks of narrow models hardly see each other's outputs for hundreds
+    of updates.
+
+    Args:
+        config: of the model.
+        seed: equal seeds give equal weights.
+    """
+    with seeded(seed, torch.device("cpu")):
+        tokenizer = build_tokenizer(config.tokenizer).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        transformer = Transformer(config.transformer, config.layout, config.action_dim, config.reward)
+        for layer in transformer.llm.model.layers.modules():
+            if isinstance(layer, nn.Linear):
+                nn.init.normal_(layer.weight, std=layer.in_features**-0.5)
+    model = WorldModel(config, tokenizer, transformer)
+    model.trained = False
+    return model
+
+
+@torch_defaults()
+def with_actions(world_model: WorldModel, action_dim: int) -> WorldModel:
+    """An action-free world model with an action projection and a reward head, both zero.
+
+    This is how the paper begins model-based RL from a model that was pre-trained without actions (section 4.3). Until
+    it is trained further, the new model imagines the frames of the old one, whatever the actions, and rewards of 0.
+
+    Args:
+        world_model: action-free; its weights are copied.
+        action_dim: A.
+
+    Raises:
+        ConfigError: for a model that takes actions already, or an ``action_dim`` below 1.
+    """
+    if world_model.config.action_dim or action_dim < 1:
+        raise ConfigError(
+            f"expected an action-free world model and an action_dim of at least 1, got a model with "
+            f"action_dim={world_model.config.action_dim} and action_dim={action_dim}"
+        )
+    config = dataclasses.replace(world_model.config, action_dim=action_dim, action_names=(), reward=True)
+    old = world_model.transformer
+    transformer = Transformer(config.transformer, config.layout, action_dim, reward=True)
+    transformer.load_state_dict(old.state_dict(), strict=False)  # the new layers keep their initial zeros
+    model = WorldModel(config, copy.deepcopy(world_model.tokenizer), transformer.to(old.llm.lm_head.weight.device))
+    return model.to(dtype=world_model.dtype)
+
+
+@torch.no_grad()
+def start_from_codebooks(model: Transformer, tokenizer: Tokenizer) -> None:
+    """Initialise embeddings and output vectors so that near codes have near vectors.
+
+    Each vector is a random projection of the code's vector and its squared length, so a logit can be the distance to a
+    point in code space from the first step on (``-|e - z|^2`` is linear in ``e`` and ``|e|^2``). Otherwise the ids
+    start unrelated, and every code has to be learned separately.
+    """
+    layout = model.layout
+    for codebook, first in zip(tokenizer.codebooks(), (0, layout.dynamics_ids.start), strict=True):
+        features = torch.cat([codebook, codebook.square().sum(1, keepdim=True)], dim=1)
+        features = ((features - features.mean(0)) / features.std(0).clamp(min=1e-6)).cpu()
+        for weight in (model.llm.model.embed_tokens.weight, model.llm.lm_head.weight):
+            weight[first : first + len(codebook)] = (features @ _projection(features.shape[1], weight.shape[1])).to(
+                weight
+            )
+
+
+def _projection(inputs: int, outputs: int) -> Tensor:
+    sampled = torch.randn(inputs, outputs, dtype=torch.float32, device="cpu")
+    return sampled.mul_(INIT_STD).div_(inputs**0.5)
+
+
+@contextmanager
+def seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """Seed PyTorch's global generators inside the block; outside they continue as if nothing had happened."""
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield
