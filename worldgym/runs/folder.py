@@ -10,8 +10,8 @@ from worldgym.storage.files import atomic_json, read_json
 
 CONFIG = "config.json"
 VIDEOS = "videos"
-OLD_CHECKPOINTS = ("last.safetensors", "learner.safetensors")
-"""Files of run folders that were written before 0.2; their checkpoints cannot be resumed."""
+OLD_CHECKPOINTS = ("last.safetensors", "checkpoint-*/learner.safetensors")
+"""Checkpoints of earlier versions, which cannot be resumed."""
 CHECKPOINT_KEPT = "The last checkpoint is kept: add --resume to continue from it"
 
 
@@ -26,7 +26,7 @@ def check_run_folder(folder: Path, resume: bool) -> None:
         raise TrainingError(f"{folder} already holds a run: add --resume to continue it, or choose another folder")
     if resume and not exists:
         raise TrainingError(f"nothing to resume: {folder / CONFIG} does not exist")
-    if resume and (old := [path for name in OLD_CHECKPOINTS for path in folder.glob(f"**/{name}")]):
+    if resume and (old := [path for name in OLD_CHECKPOINTS for path in folder.glob(name)]):
         raise TrainingError(
             f"{old[0]} is a checkpoint of worldgym 0.1, which this version cannot resume: resume it with version 0.1, "
             "or start a new run in another folder"

@@ -13,6 +13,7 @@ from worldgym.config import Sampling
 from worldgym.data.recordings import Recordings
 from worldgym.errors import CheckpointError, ConfigError, DataError, WorldGymError
 from worldgym.reports.card import training_commands
+from worldgym.runs.checkpoint import newest_checkpoint
 from worldgym.training.recipe import (
     Recipe,
     export,
@@ -41,12 +42,12 @@ def transformer_run(
     return folder
 
 
-def test_a_recipe_is_read_back_as_it_was(recipe: Recipe) -> None:
+def test_recipe_is_read_back(recipe: Recipe) -> None:
     assert recipe_from_dict(json.loads(json.dumps(recipe_to_dict(recipe))), "here") == recipe
 
 
 @pytest.mark.parametrize("path", sorted(Path(worldgym.checkpoints.__file__).parent.glob("*/recipe.json")), ids=str)
-def test_the_recipes_that_ship_can_be_followed(path: Path) -> None:
+def test_shipped_recipes_can_be_built(path: Path) -> None:
     recipe = load_recipe(path)
     layout = recipe.tokenizer.model.layout
     future = recipe.transformer.job.segment_length - layout.context_length
@@ -65,12 +66,12 @@ def test_the_recipes_that_ship_can_be_followed(path: Path) -> None:
         ),
     ],
 )
-def test_a_recipe_that_makes_no_sense_says_where(recipe: Recipe, change: dict[str, Any], message: str) -> None:
+def test_invalid_recipe_names_the_entry(recipe: Recipe, change: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         recipe_from_dict({**recipe_to_dict(recipe), **change}, "here")
 
 
-def test_what_is_no_recipe_is_named(tmp_path: Path) -> None:
+def test_file_that_is_no_recipe_raises(tmp_path: Path) -> None:
     (tmp_path / "recipe.json").write_text("{")
     with pytest.raises(ConfigError, match=r"recipe\.json"):
         load_recipe(tmp_path / "recipe.json")
@@ -84,7 +85,7 @@ def test_what_is_no_recipe_is_named(tmp_path: Path) -> None:
         load_recipe(tmp_path / "recipe.json")
 
 
-def test_two_runs_become_a_checkpoint(
+def test_export_of_two_runs(
     tokenizer_run: Path, transformer_run: Path, held_out: Recordings, recipe: Recipe, tmp_path: Path
 ) -> None:
     export(tokenizer_run, transformer_run, held_out, tmp_path, Sampling(0.3, 50))
@@ -101,7 +102,7 @@ def test_two_runs_become_a_checkpoint(
     assert load_recipe(tmp_path / "recipe.json") == recipe
 
 
-def test_recordings_that_only_the_tokenizer_saw_are_noted_and_not_held_out(
+def test_recordings_of_the_tokenizer_alone_are_noted_and_not_held_out(
     tokenizer_run: Path, transformer_run: Path, held_out: Recordings, tmp_path: Path
 ) -> None:
     other = shutil.copytree(tokenizer_run, tmp_path / "other")
@@ -124,7 +125,7 @@ def test_recordings_that_only_the_tokenizer_saw_are_noted_and_not_held_out(
     assert "worldgym train transformer --recipe mine --tokenizer runs/tokenizer --data data/train" in commands
 
 
-def test_a_transformer_goes_with_its_own_tokenizer_only(
+def test_transformer_needs_its_own_tokenizer(
     recipe: Recipe, transformer_run: Path, recordings: Recordings, held_out: Recordings, tmp_path: Path
 ) -> None:
     training = dataclasses.replace(recipe.tokenizer.training, steps=1)
@@ -133,7 +134,7 @@ def test_a_transformer_goes_with_its_own_tokenizer_only(
         load_world_model_run(tmp_path, transformer_run)
 
 
-def test_a_run_that_is_not_finished_is_not_built_upon(
+def test_unfinished_runs_are_refused(
     recipe: Recipe,
     tokenizer_run: Path,
     transformer_run: Path,
@@ -154,13 +155,13 @@ def test_a_run_that_is_not_finished_is_not_built_upon(
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"tokenizer": {"type": ["x"]}}', '{"tokenizer": 3}'])
-def test_a_run_whose_settings_are_damaged_is_named(tmp_path: Path, text: str) -> None:
+def test_run_with_damaged_settings_raises(tmp_path: Path, text: str) -> None:
     (tmp_path / "config.json").write_text(text)
     with pytest.raises(WorldGymError, match=str(tmp_path)):
         load_tokenizer_run(tmp_path)
 
 
-def test_episodes_seen_in_training_are_no_held_out_ones(
+def test_training_episodes_are_not_held_out(
     recipe: Recipe, recordings: Recordings, tokenizer_run: Path, transformer_run: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(DataError, match="not held out"):
@@ -170,17 +171,17 @@ def test_episodes_seen_in_training_are_no_held_out_ones(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_folder_that_is_no_run_is_named(tmp_path: Path, tokenizer_run: Path) -> None:
+def test_folder_without_a_run_raises(tmp_path: Path, tokenizer_run: Path) -> None:
     with pytest.raises(CheckpointError, match="nowhere"):
         load_tokenizer_run(tmp_path / "nowhere")
     with pytest.raises(CheckpointError, match="tokenizer_fingerprint"):
         load_world_model_run(tokenizer_run, tokenizer_run)
 
 
-def test_weights_that_do_not_fit_the_run_are_named(tokenizer_run: Path, tmp_path: Path) -> None:
+def test_weights_that_do_not_fit_the_run_raise(tokenizer_run: Path, tmp_path: Path) -> None:
     described = json.loads((tokenizer_run / "config.json").read_text())
     described["tokenizer"]["width"] = 16
     (tmp_path / "config.json").write_text(json.dumps(described))
-    (tmp_path / "last.safetensors").write_bytes((tokenizer_run / "last.safetensors").read_bytes())
+    shutil.copytree(newest_checkpoint(tokenizer_run), tmp_path / "checkpoint-000001")
     with pytest.raises(CheckpointError, match=r"do not fit its config\.json"):
         load_tokenizer_run(tmp_path)
