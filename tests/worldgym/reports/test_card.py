@@ -3,9 +3,9 @@ from pathlib import Path
 
 import pytest
 
-from worldgym.reports.card import checkpoint_table, render_card
 from worldgym.config import CompactTokenizerConfig, TransformerConfig, WorldModelConfig
 from worldgym.errors import ConfigError
+from worldgym.reports.card import checkpoint_table, render_card
 
 
 @pytest.mark.parametrize("text", ["{", "[]", json.dumps({"format": "worldgym", "format_version": 1, "tokenizer": 3})])

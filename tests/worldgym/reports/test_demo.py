@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from worldgym import WorldModel
-from worldgym.reports.demo import PLOT_HEIGHT, TITLE_HEIGHT, Dream, Scene, _video, alike, imagine, write
 from worldgym.errors import DataError
+from worldgym.reports.demo import PLOT_HEIGHT, TITLE_HEIGHT, Dream, Scene, _video, alike, imagine, write
 
 
 def scene(title: str, steps: int = 6, seed: int = 0) -> Scene:

@@ -7,8 +7,8 @@ import torch
 from worldgym import WorldModel
 from worldgym.config import Sampling
 from worldgym.data.recordings import Recordings, Segments, drawn_segments, fixed_segments, to_unit
-from worldgym.reports.evaluation import Figures, evaluate, perplexities
 from worldgym.metrics.pixels import psnr
+from worldgym.reports.evaluation import Figures, evaluate, perplexities
 
 HORIZON = 3
 SAMPLINGS = {"sampled": Sampling(), "greedy": Sampling(top_k=1)}

@@ -25,9 +25,9 @@ from worldgym.tokens import TokenLayout
 from worldgym.transformer import graphs
 from worldgym.transformer.cache import KeyValueCache
 from worldgym.transformer.decoding.cuda_graph import Frame, Graphs
+from worldgym.transformer.decoding.eager import Drawn
 from worldgym.transformer.decoding.frame import _position_by_position, read_context
 from worldgym.transformer.llama import Transformer
-from worldgym.transformer.decoding.eager import Drawn
 
 FRAMES, TOKENS, CODES = 6, 4, 37
 SAID = "worldgym: imagining without CUDA graphs"

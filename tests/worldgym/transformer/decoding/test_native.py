@@ -20,8 +20,8 @@ from worldgym.pretrained import START_STATES, locate
 from worldgym.tokens import TokenLayout
 from worldgym.transformer import positions
 from worldgym.transformer.cache import KeyValueCache
-from worldgym.transformer.decoding.native import imagine_codes
 from worldgym.transformer.decoding.frame import ImaginedFrame, imagine_frame, read_context
+from worldgym.transformer.decoding.native import imagine_codes
 from worldgym.transformer.llama import Transformer
 from worldgym.world_model import WorldModel
 
