@@ -20,7 +20,7 @@ from gymnasium.envs.registration import EnvSpec
 from gymnasium.vector import AutoresetMode
 from numpy.typing import NDArray
 
-from worldgym.agents.common.rollouts import check_imaginable
+from worldgym.agents.common.rollouts import check_rollouts_possible
 from worldgym.data.recordings import Batch
 from worldgym.errors import ConfigError, DataError, DependencyNotInstalled, InvalidAction, InvalidOption
 from worldgym.world_model import WorldModel
@@ -477,7 +477,7 @@ class ImaginationCallback(BaseCallback):
         if self.trainer is not None:
             for _ in range(now // self.refresh_every - before // self.refresh_every):
                 self._refresh(self.trainer)
-        if self.trainer is not None and self.trainer.untrained:
+        if self.trainer is not None and not self.trainer.trained:
             return  # its first round of updates is still to come
         for _ in range(now // self.every - before // self.every):
             self._imagine()
@@ -559,7 +559,7 @@ class ImaginationCallback(BaseCallback):
         expected = (config.resolution, config.resolution, 3)
         if frame_shape != expected:
             raise ConfigError(f"the world model imagines frames {expected}, the environment shows {frame_shape}")
-        check_imaginable(self.world_model, config.context_length)  # the replay gives as many frames as it starts from
+        check_rollouts_possible(self.world_model, config.context_length)  # the replay gives as many frames as it starts from
 
     def _checked_actions(self, space: gym.spaces.Space[Any]) -> NDArray[np.float32] | None:
         """The table of a discrete space's actions; None for continuous ones."""
