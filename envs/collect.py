@@ -1,55 +1,41 @@
-"""Recording episodes from simulators, in parallel processes.
+"""Recording episodes from simulators, in parallel processes."""
 
-Behaviours, from the most to the least purposeful:
-
-    expert   the scripted expert
-    noisy    the expert with Gaussian noise, its scale drawn anew each episode from 0.1 to 1
-    straying the expert, the expert pushed aside, a held action and a random walk by turns: as agents that have half
-             learned a task, it is often near success without having it
-    smooth   a mean-reverting random walk, which crosses the whole workspace
-    random   independent uniform actions
-"""
-
-import os
 import signal
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import get_context
+from multiprocessing import current_process, get_context
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 from tqdm import tqdm
 
 from worldgym.data.episode import SUFFIX, Episode, EpisodeInfo
-from worldgym.envs.simulators import toy_world
-from worldgym.envs.simulators.dials import SimulatorDials
-from worldgym.envs.simulators.metaworld import ACTION_REPEAT, EPISODE_STEPS, SimulatorMetaWorld, plain_task_name
-from worldgym.envs.simulators.toy import SimulatorToy
-from worldgym.envs.simulators.toy_world import ToyWorld
-from worldgym.errors import DataError, InvalidOption, UnknownTask, nearest
-
-Simulator = SimulatorMetaWorld | ToyWorld
-Policy = Callable[[], NDArray[np.float32]]
-TOY_WORLDS: dict[str, type[ToyWorld]] = {world.task: world for world in (SimulatorToy, SimulatorDials)}
-SMOOTH_REVERSION = 0.1
-STRAYING_SPELL = (5, 30)  # steps
+from worldgym.data.names import file_name
+from worldgym.envs.behaviours import BEHAVIOURS
+from worldgym.envs.registry import SimulatorSpec, find_task, specs
+from worldgym.errors import DataError, InvalidOption, nearest
 
 
 class Job(NamedTuple):
-    """One episode to record."""
+    """One episode to record. ``simulator`` is the name of the family; ``look`` None is its first."""
 
+    simulator: str
     task: str
     behaviour: str
     seed: int
-    look: str
+    look: str | None
+
+    @property
+    def spec(self) -> SimulatorSpec:
+        """The simulator's family."""
+        return specs()[self.simulator]
 
     def path(self, folder: Path) -> Path:
-        """Where its file lies: ``folder/task/behaviour-seed.safetensors``."""
-        return folder / self.task / f"{self.behaviour}-{self.seed:08d}{SUFFIX}"
+        """The file: ``folder/task/behaviour-seed.safetensors``."""
+        return folder / file_name(self.task) / f"{self.behaviour}-{self.seed:08d}{SUFFIX}"
 
 
 def collect(
@@ -58,152 +44,112 @@ def collect(
     episodes: Mapping[str, int],
     seed: int = 0,
     workers: int = 2,
-    look: str = "fast",
+    look: str | None = None,
 ) -> list[Path]:
-    """Record ``episodes[behaviour]`` episodes a task into ``folder``; those already there are kept and not repeated.
+    """Record episodes into a folder. Episodes that are already there are kept and not repeated.
 
-    Tasks are Meta-World's, and the toy worlds ``toy`` and ``dials``. Equal seeds record equal episodes. A kill loses
-    only the episodes under way.
+    Equal seeds record equal episodes. If the process is killed, only the episodes in progress are lost. Call it below
+    ``if __name__ == "__main__"``, because it starts processes.
+
+    Args:
+        folder: of the recordings.
+        tasks: of any simulator.
+        episodes: behaviour -> number of episodes of each task; see :mod:`worldgym.envs.behaviours`.
+        seed: of each behaviour's first episode; the others count up from it.
+        workers: number of processes.
+        look: how the simulator draws; its first look unless given.
 
     Returns:
-        The files of all episodes asked for.
+        The files of all episodes requested.
+
+    Raises:
+        UnknownTask, InvalidOption: for an unknown task, behaviour or look.
+        DataError: if a process died.
     """
-    jobs = list(_jobs([task_name(task) for task in tasks], episodes, seed, look))
+    jobs = list(_jobs([find_task(task) for task in tasks], episodes, seed, look))
     missing = [job for job in jobs if not job.path(folder).exists()]
-    # Mesa's software renderer starts threads of its own in every process, which then get in each other's way.
-    os.environ.setdefault("LP_NUM_THREADS", "0")
+    if missing and getattr(current_process(), "_inheriting", False):
+        raise DataError(
+            'collect() starts processes, which import the main script again: call it below if __name__ == "__main__":'
+        )
     bar = tqdm(total=len(jobs), initial=len(jobs) - len(missing), desc="collect", unit="episode")
-    # Whoever interrupts tells this process; it lets those that record finish their episodes.
-    with (
-        bar,
-        ProcessPoolExecutor(workers, get_context("spawn"), signal.signal, (signal.SIGINT, signal.SIG_IGN)) as pool,
-    ):
+    # This process handles interrupts; the recording ones finish their episodes.
+    context, ignore = get_context("spawn"), (signal.SIGINT, signal.SIG_IGN)
+    with bar, ProcessPoolExecutor(workers, context, signal.signal, ignore) as pool:
         try:
-            futures = [pool.submit(_record_to, job, folder) for job in missing]
-            for future in as_completed(futures):
+            for future in as_completed([pool.submit(_record_to, job, folder) for job in missing]):
                 future.result()
                 bar.update()
         except BrokenProcessPool as error:
-            raise DataError(
-                f"a collecting process died (out of memory?); the episodes finished are kept in {folder}. "
-                "Run the same command again to go on, with fewer workers if it dies again"
-            ) from error
+            raise DataError(_why_broken(folder)) from error
         except BaseException as error:
             pool.shutdown(cancel_futures=True)
             if isinstance(error, KeyboardInterrupt):
-                held = sum(job.path(folder).exists() for job in jobs)
-                bar.write(f"stopped at {held} of {len(jobs)} episodes; run the same command again to go on", sys.stderr)
+                done = sum(job.path(folder).exists() for job in jobs)
+                bar.write(
+                    f"stopped at {done} of {len(jobs)} episodes; run the same command again to continue", sys.stderr
+                )
             raise
     return [job.path(folder) for job in jobs]
 
 
-def task_name(task: str) -> str:
-    """A task's plain name. Raises UnknownTask where neither Meta-World nor a toy world has it."""
-    if task in TOY_WORLDS:
-        return task
-    try:
-        return plain_task_name(task)
-    except UnknownTask as error:
-        raise UnknownTask(f"{error} (toy worlds: {', '.join(TOY_WORLDS)})") from error
+def record(env: Any, behaviour: str, seed: int, look: str | None = None) -> Episode:
+    """Record one whole episode.
+
+    Args:
+        env: a simulator without wrappers, as :meth:`SimulatorSpec.make` gives it.
+        behaviour: one of :data:`worldgym.envs.behaviours.BEHAVIOURS`.
+        seed: of the episode; equal seeds give equal episodes.
+        look: what the recording says of how the simulator draws; its first look unless given.
+    """
+    spec = next(spec for spec in specs().values() if spec.entry_point.endswith(f":{type(env).__name__}"))
+    rng = np.random.default_rng([seed, *behaviour.encode()])
+    frame, _ = env.reset(seed=int(rng.integers(2**31)))
+    policy = BEHAVIOURS[behaviour](env, rng)
+    frames, actions, rewards, successes = [frame], [], [], []
+    for _ in range(spec.episode_steps):
+        actions.append(policy())
+        frame, reward, _, _, info = env.step(actions[-1])
+        frames.append(frame)
+        rewards.append(reward)
+        successes.append(info["success"])
+    info = EpisodeInfo(spec.simulator_id, env.task, behaviour, seed, spec.frame_skip, look or spec.looks[0])
+    return Episode(
+        np.stack(frames), np.stack(actions), np.array(rewards, np.float32), np.array(successes, np.bool_), info
+    )
 
 
-def _jobs(tasks: list[str], episodes: Mapping[str, int], seed: int, look: str) -> Iterator[Job]:
+def _jobs(
+    tasks: list[tuple[SimulatorSpec, str]], episodes: Mapping[str, int], seed: int, look: str | None
+) -> Iterator[Job]:
     for behaviour in episodes:
         if behaviour not in BEHAVIOURS:
             raise InvalidOption(f"unknown behaviour {behaviour!r}; {nearest(behaviour, BEHAVIOURS)}")
-    for task in tasks:
+    for spec, task in tasks:
+        if look is not None and look not in spec.looks:
+            raise InvalidOption(f"{spec.name} has no look {look!r}; {nearest(look, spec.looks)}")
         for behaviour, count in episodes.items():
-            yield from (Job(task, behaviour, seed + index, look) for index in range(count))
+            yield from (Job(spec.name, task, behaviour, seed + index, look) for index in range(count))
 
 
 def _record_to(job: Job, folder: Path) -> None:
-    env = _simulator(job)
+    env = job.spec.make(job.task, **({} if job.look is None else {"look": job.look}))
     try:
         record(env, job.behaviour, job.seed, job.look).save(job.path(folder))
     finally:
         env.close()
 
 
-def _simulator(job: Job) -> Simulator:
-    if job.task in TOY_WORLDS:
-        return TOY_WORLDS[job.task]()
-    return SimulatorMetaWorld(job.task, look=job.look)  # type: ignore[arg-type]
-
-
-def record(env: Simulator, behaviour: str, seed: int, look: str = "fast") -> Episode:
-    """One whole episode of a behaviour (see the head of this file)."""
-    rng = np.random.default_rng([seed, *behaviour.encode()])
-    frame, _ = env.reset(seed=int(rng.integers(2**31)))
-    policy = BEHAVIOURS[behaviour](env, rng)
-    frames, actions, rewards, successes = [frame], [], [], []
-    steps, name, repeat = _facts(env)
-    for _ in range(steps):
-        actions.append(policy())
-        frame, reward, _, _, info = env.step(actions[-1])
-        frames.append(frame)
-        rewards.append(reward)
-        successes.append(info["success"])
-    about = EpisodeInfo(name, env.task, behaviour, seed, repeat, look)
-    return Episode(
-        np.stack(frames), np.stack(actions), np.array(rewards, np.float32), np.array(successes, np.bool_), about
+def _why_broken(folder: Path) -> str:
+    main = sys.modules["__main__"]
+    script = getattr(main, "__file__", None)
+    text = Path(script).read_text(encoding="utf-8", errors="replace") if script and Path(script).exists() else ""
+    if script and "__main__" not in text and getattr(main, "__spec__", None) is None:
+        return (
+            f"a recording process died while it imported {script}: put the call of collect() below "
+            'if __name__ == "__main__":'
+        )
+    return (
+        f"a recording process died (out of memory?); finished episodes are kept in {folder}. Run the same command again "
+        "to continue, with fewer workers if it dies again"
     )
-
-
-def _facts(env: Simulator) -> tuple[int, str, int]:
-    """Steps of an episode, the environment's id, and simulator steps a step."""
-    if isinstance(env, ToyWorld):
-        return toy_world.EPISODE_STEPS, env.env_id, 1
-    return EPISODE_STEPS, "Simulator-MetaWorld-v0", ACTION_REPEAT
-
-
-def _expert(env: Simulator, rng: np.random.Generator) -> Policy:
-    return env.expert_action
-
-
-def _noisy(env: Simulator, rng: np.random.Generator) -> Policy:
-    scale, shape = rng.uniform(0.1, 1.0), env.action_space.shape
-    return lambda: np.clip(env.expert_action() + scale * rng.standard_normal(shape), -1.0, 1.0).astype(np.float32)
-
-
-def _straying(env: Simulator, rng: np.random.Generator) -> Policy:
-    """Spells of one kind of behaviour each, with noise of their own."""
-    shape = env.action_space.shape
-    left, spell, scale = 0, env.expert_action, 0.0
-
-    def kinds() -> tuple[Callable[[], NDArray[np.floating[Any]]], ...]:
-        push, held = rng.uniform(-1, 1, shape), rng.uniform(-2, 2, shape)  # half of a held action is at its bounds
-        return env.expert_action, lambda: env.expert_action() + push, lambda: held, _smooth(env, rng)
-
-    def act() -> NDArray[np.float32]:
-        nonlocal left, spell, scale
-        if not left:
-            left, scale = int(rng.integers(*STRAYING_SPELL)), rng.uniform(0, 0.5)
-            spell = kinds()[rng.integers(4)]
-        left -= 1
-        return np.clip(spell() + scale * rng.standard_normal(shape), -1.0, 1.0).astype(np.float32)
-
-    return act
-
-
-def _smooth(env: Simulator, rng: np.random.Generator) -> Policy:
-    walk = 0.5 * rng.standard_normal(env.action_space.shape)
-
-    def act() -> NDArray[np.float32]:
-        nonlocal walk
-        walk = (1 - SMOOTH_REVERSION) * walk + 0.4 * rng.standard_normal(env.action_space.shape)
-        return np.clip(walk, -1.0, 1.0).astype(np.float32)
-
-    return act
-
-
-def _random(env: Simulator, rng: np.random.Generator) -> Policy:
-    return lambda: rng.uniform(-1.0, 1.0, env.action_space.shape).astype(np.float32)
-
-
-BEHAVIOURS: dict[str, Callable[[Simulator, np.random.Generator], Policy]] = {
-    "expert": _expert,
-    "noisy": _noisy,
-    "straying": _straying,
-    "smooth": _smooth,
-    "random": _random,
-}

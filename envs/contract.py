@@ -1,22 +1,31 @@
-"""What all environments here share: spaces, action checks, the window of ``render_mode="human"``."""
+"""What all environments share: spaces, checks of actions and options, order of calls, the window of mode ``human``."""
 
 import functools
-import sys
+import warnings
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from worldgym.errors import InvalidAction
+from worldgym.errors import EnvironmentClosed, InvalidAction, InvalidOption, ResetNeeded, nearest
 
 Frame = NDArray[np.uint8]
 
 FrameSpace = gym.spaces.Box[np.uint8]
 ActionSpace = gym.spaces.Box[np.float32]
 
-METADATA: dict[str, Any] = {"render_modes": ["rgb_array", "human"], "render_fps": 40}
-"""Real time: Meta-World runs at 80 steps a second, and an environment's step is two of them."""
+Info = dict[str, Any]
+Options = Mapping[str, Any]
+RENDER_MODES = ("rgb_array", "human")
+IGNORED_OPTIONS = ("minari_autoseed",)
+"""Reset options that other libraries add and that change nothing here."""
+
+
+def metadata(render_fps: int) -> dict[str, Any]:
+    """An environment's ``metadata``: render modes, and steps in a second of real time."""
+    return {"render_modes": list(RENDER_MODES), "render_fps": render_fps}
 
 
 def frame_space(resolution: int) -> FrameSpace:
@@ -71,16 +80,100 @@ def _as_float32(action: ArrayLike, space: ActionSpace, shape: tuple[int, ...]) -
     return values
 
 
-def show_frame(frame: Frame, title: str) -> None:
-    """Show the frame in a window; where there is no display, say so once on stderr and go on.
+def checked_render_mode(mode: str | None) -> str | None:
+    """The render mode. Raises InvalidOption for an unknown one."""
+    if mode not in (None, *RENDER_MODES):
+        raise InvalidOption(f"render_mode: expected None, 'rgb_array' or 'human', got {mode!r}")
+    return mode
 
-    It is no error, because Gymnasium's ``check_env`` makes every environment anew in each of its render modes.
+
+def checked_options(options: Any, known: Iterable[str] = ()) -> dict[str, Any]:
+    """The options of a reset, as a new dictionary; :data:`IGNORED_OPTIONS` are left out.
+
+    Raises:
+        InvalidOption: for anything but a dictionary or None, and for an option that is not in ``known``.
+    """
+    if options is not None and not isinstance(options, Mapping):
+        raise InvalidOption(f"reset options: expected a dictionary or None, got {options!r}")
+    given = {name: value for name, value in (options or {}).items() if name not in IGNORED_OPTIONS}
+    names = list(known)
+    for name in given:
+        if name not in names:
+            advice = nearest(str(name), names) if names else "this environment takes none"
+            raise InvalidOption(f"unknown reset option {name!r}; {advice}")
+    return given
+
+
+class FrameEnv(gym.Env[Frame, NDArray[np.float32]]):
+    """Base of all single environments: one frame is the observation; calls are checked for their order.
+
+    Args:
+        resolution: height and width of a frame.
+        action_dim: of an action.
+        title: of the window of mode ``human``.
+        render_mode: ``rgb_array``, ``human`` or None.
+    """
+
+    action_space: ActionSpace
+
+    def __init__(self, resolution: int, action_dim: int, title: str, render_mode: str | None) -> None:
+        self.render_mode = checked_render_mode(render_mode)
+        self.observation_space = frame_space(resolution)
+        self.action_space = action_space(action_dim)
+        self._title = title
+        self._frame: Frame | None = None
+        self._closed = False
+
+    def render(self) -> Frame | None:
+        """The current frame in mode ``rgb_array``; in mode ``human`` every step shows its frame in a window.
+
+        Raises:
+            ResetNeeded: before the first reset.
+            EnvironmentClosed: after ``close``.
+        """
+        frame = self._current_frame("render")
+        return frame.copy() if self.render_mode == "rgb_array" else None
+
+    def close(self) -> None:
+        """Close the window and free what the environment holds; it cannot be used afterwards."""
+        self._closed, self._frame = True, None
+        if self.render_mode == "human":
+            close_window(self._title)
+
+    def _check_open(self, call: str) -> None:
+        check_open(self._closed, call)
+
+    def _current_frame(self, call: str) -> Frame:
+        """The current frame. Raises ResetNeeded or EnvironmentClosed if there is none."""
+        self._check_open(call)
+        if self._frame is None:
+            raise ResetNeeded(f"{call}() was called before reset(): call env.reset() first")
+        return self._frame
+
+    def _show(self, frame: Frame) -> Frame:
+        """Make a frame the current one; a copy for the caller."""
+        self._frame = frame
+        if self.render_mode == "human":
+            show_frame(frame, self._title)
+        return frame.copy()
+
+
+def check_open(closed: bool, call: str) -> None:
+    """Raise EnvironmentClosed if the environment was closed."""
+    if closed:
+        raise EnvironmentClosed(f"{call}() was called after close(): make a new environment")
+
+
+def show_frame(frame: Frame, title: str) -> None:
+    """Show the frame in a window; without a display, warn once.
+
+    A missing display is no error, because Gymnasium's ``check_env`` makes every environment in each render mode.
     """
     import matplotlib
     import matplotlib.pyplot as plt
 
     if matplotlib.get_backend().lower() == "agg":
-        _say_that_nothing_is_shown()
+        _warn_of_no_window()
         return
     figure = plt.figure(title)
     figure.clear()
@@ -91,11 +184,11 @@ def show_frame(frame: Frame, title: str) -> None:
 
 
 @functools.cache
-def _say_that_nothing_is_shown() -> None:
-    print(
-        "worldgym: render_mode='human' shows no window here: it needs a display and a window toolkit; "
-        "`pip install pyqt6`, or use 'rgb_array'",
-        file=sys.stderr,
+def _warn_of_no_window() -> None:
+    warnings.warn(
+        "render_mode='human' shows no window here: it needs a display and a window toolkit; `pip install pyqt6`, or "
+        "use 'rgb_array'",
+        stacklevel=4,
     )
 
 

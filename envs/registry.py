@@ -12,12 +12,14 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
+from gymnasium.envs.registration import WrapperSpec
 from numpy.typing import NDArray
 
 from worldgym.errors import UnknownTask, nearest
 
 LEARNED_ENV = "worldgym.envs.learned.env:WorldModelEnv"
 LEARNED_VECTOR_ENV = "worldgym.envs.learned.vector_env:WorldModelVectorEnv"
+TIME_LIMIT = "worldgym.envs.learned.env:CheckpointTimeLimit"
 
 Env = gym.Env[NDArray[np.uint8], NDArray[np.float32]]
 
@@ -28,9 +30,9 @@ class SimulatorSpec:
 
     Attributes:
         name: X of the ids ``Simulator-X-v0`` and ``WorldModel-X-v0``.
-        entry_point: ``"module:Class"`` of the simulator's environment. The class takes ``task`` and ``render_mode``, and
-            ``look`` where there are several; it has the methods of :class:`gymnasium.Env`, ``expert_action()`` and the
-            attribute ``task``.
+        entry_point: ``"module:Class"`` of the simulator's environment. The class takes ``task`` and ``render_mode``,
+            and ``look`` where there are several. It is a :class:`gymnasium.Env` with the method ``expert_action()`` and
+            the attribute ``task``.
         tasks: tasks that commands use unless told otherwise, and that can be named without the simulator installed.
         action_names: what each dimension of an action means.
         frame_skip: simulator steps in one environment step.
@@ -134,11 +136,15 @@ def register_envs() -> None:
     Learned environments take their time limit from the checkpoint, so their registration has none.
     """
     options: dict[str, Any] = {"order_enforce": False, "disable_env_checker": True}
-    learned = {"entry_point": LEARNED_ENV, "vector_entry_point": LEARNED_VECTOR_ENV, **options}
+    limit = WrapperSpec("CheckpointTimeLimit", TIME_LIMIT, kwargs={"max_episode_steps": None})
+    learned = {
+        "entry_point": LEARNED_ENV,
+        "vector_entry_point": LEARNED_VECTOR_ENV,
+        "additional_wrappers": (limit,),
+        **options,
+    }
     gym.register("WorldModel-v0", **learned)
     for spec in specs().values():
-        gym.register(
-            spec.simulator_id, entry_point=spec.entry_point, max_episode_steps=spec.episode_steps, **options
-        )
+        gym.register(spec.simulator_id, entry_point=spec.entry_point, max_episode_steps=spec.episode_steps, **options)
         if spec.checkpoint is not None:
             gym.register(spec.world_model_id, kwargs={"checkpoint": spec.checkpoint}, **learned)

@@ -46,6 +46,10 @@ class ResetNeeded(WorldGymError, gymnasium.error.ResetNeeded):
     """step() or render() before reset(), or after the episode ended."""
 
 
+class EnvironmentClosed(WorldGymError, gymnasium.error.ClosedEnvironmentError):
+    """A call to an environment that was closed."""
+
+
 class InvalidOption(WorldGymError, gymnasium.error.Error, ValueError):
     """An environment was given an option or argument it does not take."""
 

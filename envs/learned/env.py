@@ -1,178 +1,217 @@
-"""A world model as an environment: ``step`` imagines the next frame and its reward.
-
-:class:`WorldModelVectorEnv` runs all its slots as one batch; slot ``i`` equals a :class:`WorldModelEnv` of the same
-seed, because every slot owns its generator and all that it draws.
-"""
+"""A world model as an environment: ``step`` imagines the next frame and its reward."""
 
 import copy
 import math
-from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
 import torch
-from gymnasium.utils import seeding
-from gymnasium.vector import AutoresetMode
-from gymnasium.vector.utils import batch_space
+from gymnasium.envs.registration import EnvSpec
 from numpy.typing import NDArray
-from torch import Tensor
 
-from worldgym.envs.contract import (
-    METADATA,
-    ActionSpace,
-    Frame,
-    checked_action,
-    checked_actions,
-    close_window,
-    show_frame,
+from worldgym.envs.contract import Frame, FrameEnv, Info, Options, checked_action, metadata
+from worldgym.envs.learned.session import (
+    Checkpoint,
+    Device,
+    EnvState,
+    Precision,
+    Session,
+    Slot,
+    json_spec,
+    with_model,
+    without_model,
 )
-from worldgym.envs.learned.session import Checkpoint, Device, EnvState, Imagination, Precision, Slot
-from worldgym.errors import InvalidAction, InvalidOption, ResetNeeded, nearest
 from worldgym.world_model import WorldModel, WorldModelState
 
-Info = dict[str, Any]
-Options = dict[str, Any]
 WINDOW = "worldgym"
+METADATA = metadata(render_fps=40)
 
 
-class WorldModelEnv(gym.Env[Frame, NDArray[np.float32]]):
+class WorldModelEnv(FrameEnv):
     """One imagined episode at a time.
 
     Args:
-        task: one of the checkpoint's tasks; None draws one at each reset, named in ``info["task"]``.
         checkpoint: a shipped name, a folder, a Hugging Face Hub id, or a :class:`WorldModel`.
+        task: one of the checkpoint's tasks; None chooses one at each reset, named in ``info["task"]``.
         device: where to compute, such as ``cuda``; None is the CPU.
         dtype: the precision to compute in, such as ``bfloat16``; None is float32.
         temperature: of the token sampling; None takes the checkpoint's own.
-        top_k: how many tokens it may choose from, 1 is greedy; None takes the checkpoint's own.
+        top_k: number of tokens to sample from, 1 is greedy; None takes the checkpoint's own.
         render_mode: ``rgb_array``, ``human`` or None.
 
     Raises:
-        UnknownTask: for a task that the checkpoint does not name.
+        UnknownTask: for a task that the checkpoint does not have.
         CheckpointError: for a checkpoint that is missing or damaged.
         ConfigError: for a device that cannot be used here, or a temperature or top_k out of range.
         InvalidOption: for another render mode, or an argument of another kind.
     """
 
     metadata = METADATA
-    action_space: ActionSpace
 
     def __init__(
         self,
+        checkpoint: Checkpoint,
         task: str | None = None,
-        checkpoint: Checkpoint = "metaworld-64",
         device: Device = None,
         dtype: Precision = None,
         temperature: float | None = None,
         top_k: int | None = None,
         render_mode: str | None = None,
     ) -> None:
-        self.render_mode = _checked_render_mode(render_mode)
-        self._imagination = Imagination(task, checkpoint, device, dtype, temperature, top_k)
-        self.observation_space = self._imagination.observation_space
-        self.action_space = self._imagination.action_space
+        self._session = Session(task, checkpoint, device, dtype, temperature, top_k)
+        config = self.world_model.config
+        super().__init__(config.resolution, config.action_dim, WINDOW, render_mode)
         self._state: WorldModelState | None = None
-        self._frame: Frame | None = None
-        self._task: str | None = None
+        self._task, self._start = "", 0
 
     @property
     def world_model(self) -> WorldModel:
         """The model that imagines; environments of the same checkpoint share it."""
-        return self._imagination.model
+        return self._session.model
+
+    @property
+    def max_episode_steps(self) -> int | None:
+        """Steps of the checkpoint's episodes, after which ``gym.make`` truncates unless told otherwise."""
+        return self.world_model.config.max_episode_steps
+
+    @property  # type: ignore[override]
+    def spec(self) -> EnvSpec | None:
+        """The specification that ``gym.make`` was given, with arguments that can be written as JSON."""
+        return self._spec
+
+    @spec.setter
+    def spec(self, spec: EnvSpec | None) -> None:
+        self._spec = json_spec(spec)
+
+    _spec: EnvSpec | None = None
 
     def reset(self, *, seed: int | None = None, options: Options | None = None) -> tuple[Frame, Info]:
         """Start from real frames; equal seeds give equal episodes.
 
         Args:
-            seed: of the start and of all tokens drawn from now on.
-            options: ``{"frames": uint8 [C, H, W, 3]}`` starts from these, oldest first; ``{"start": index}`` from
-                this start state of the task; otherwise the seed draws one.
+            seed: of the start and of all tokens sampled from now on.
+            options: ``{"frames": uint8 [C, H, W, 3]}`` starts from these, oldest first; ``{"start": index}`` from this
+                start state of the task; otherwise the seed chooses one.
 
         Returns:
-            The newest context frame, uint8 ``[H, W, 3]``, and ``info`` with ``task`` (None where given frames leave
-            it open), ``uncertainty`` 0.0, ``reanchored`` False, and ``start``, the start state's index, where one
-            was used.
+            The newest context frame, uint8 ``[H, W, 3]``, and ``info``, which has the same entries at every step:
+            ``task`` (empty if given frames leave it open), ``start`` (the index of the start state, -1 for given
+            frames), ``uncertainty`` (0.0 here) and ``reanchored`` (False here).
 
         Raises:
-            InvalidOption: for another option, or an index outside the bank.
+            InvalidOption: for another option, or an index out of range.
             InvalidFrames: for frames of another shape or dtype.
-            CheckpointError: without ``frames`` where the checkpoint has no start states (a WorldModel: InvalidOption).
+            CheckpointError: without ``frames`` if the checkpoint has no start states (a WorldModel: InvalidOption).
+            EnvironmentClosed: after ``close``.
         """
+        self._check_open("reset")
         super().reset(seed=seed)
-        frames, info = self._imagination.draw_start(self.np_random, options)
-        self._state = self._imagination.start([frames])
-        self._task = info["task"]
-        return self._show(frames[-1]), info
+        start = self._session.choose_start(self.np_random, options)
+        self._state = self._session.start([start.frames])
+        self._task, self._start = start.task, start.index
+        return self._show(start.frames[-1]), self._info()
 
     def step(self, action: NDArray[np.float32]) -> tuple[Frame, float, bool, bool, Info]:
         """Imagine one step; ``action`` is float32 ``[action_dim]``, clipped to [-1, 1].
 
         Returns:
-            The frame, uint8 ``[H, W, 3]``; the reward (0.0 where the checkpoint predicts none); ``terminated`` and
-            ``truncated``, both False (``gym.make`` adds the time limit); ``info`` with ``task``, ``uncertainty``
-            (mean entropy of the frame's tokens in nats) and ``reanchored`` (True where the model's window was full
-            and it went on from its last frames).
+            The frame, uint8 ``[H, W, 3]``; the reward (0.0 if the checkpoint predicts none); ``terminated`` and
+            ``truncated``, both False (``gym.make`` adds the time limit); ``info`` with ``task``, ``start``,
+            ``uncertainty`` (mean entropy of the frame's tokens in nats) and ``reanchored`` (True if the model's window
+            was full and it continued from its last frames).
 
         Raises:
             ResetNeeded: before the first reset.
             InvalidAction: for an action of another shape, or one that is not finite.
+            EnvironmentClosed: after ``close``.
         """
-        if self._state is None:
-            raise ResetNeeded("step() came before reset(); call env.reset() first")
+        self._current_frame("step")
+        assert self._state is not None
         actions = checked_action(action, self.action_space)[None]
-        noise = self._imagination.noise(self.np_random)[None]
-        frames, rewards = self._imagination.step(self._state, actions, noise)
-        uncertainty, reanchored = self._state.uncertainty.item(), bool(self._state.reanchored.item())
-        info = {"task": self._task, "uncertainty": uncertainty, "reanchored": reanchored}
-        return self._show(frames[0].numpy(force=True)), rewards.item(), False, False, info
+        noise = self._session.noise(self.np_random)[None]
+        frames, rewards = self._session.step(self._state, actions, noise)
+        return self._show(frames[0].numpy(force=True)), rewards.item(), False, False, self._info()
 
     def get_state(self) -> EnvState:
-        """Where the episode stands, its randomness included; :meth:`set_state` brings it back exactly.
+        """The episode's state, its random state included; :meth:`set_state` restores it exactly.
 
         Steps that wrappers count, such as those of ``gym.make``'s time limit, are not part of it.
 
         Raises:
             ResetNeeded: before the first reset.
+            EnvironmentClosed: after ``close``.
         """
-        if self._state is None or self._frame is None:
-            raise ResetNeeded("get_state() came before reset(); call env.reset() first")
-        slot = Slot(copy.deepcopy(self.np_random), self.np_random_seed, self._task)
-        return EnvState(self._state.select([0]), torch.from_numpy(self._frame.copy())[None], (slot,))
+        frame = self._current_frame("get_state")
+        assert self._state is not None
+        slot = Slot(copy.deepcopy(self.np_random), self.np_random_seed, self._task, self._start)
+        return EnvState(self._state.select([0]), torch.from_numpy(frame.copy())[None], (slot,))
 
     def set_state(self, state: EnvState) -> None:
-        """Go on from a state that :meth:`get_state` gave, as often as wanted.
+        """Continue from a state that :meth:`get_state` gave, as often as wanted.
 
         Raises:
             InvalidOption: for anything else, or the state of another model.
+            EnvironmentClosed: after ``close``.
         """
-        (slot,) = self._imagination.check_state(state, 1).slots
+        self._check_open("set_state")
+        (slot,) = self._session.check_state(state, 1).slots
+        slot = slot.copied()
         self._state = state.restored(self.world_model)
-        self._frame, self._task = state.frames[0].numpy(force=True).copy(), slot.task
-        self._np_random, self._np_random_seed = copy.deepcopy(slot.generator), slot.seed
-
-    def render(self) -> Frame | None:
-        """The current frame in mode ``rgb_array``; in mode ``human`` every step shows its own."""
-        if self._frame is None:
-            raise ResetNeeded("render() came before reset(); call env.reset() first")
-        return self._frame.copy() if self.render_mode == "rgb_array" else None
+        self._frame = state.frames[0].numpy(force=True).copy()
+        self._task, self._start = slot.task, slot.start
+        self._np_random, self._np_random_seed = slot.generator, slot.seed
 
     def close(self) -> None:
-        """Let go of the episode and its window."""
-        self._state = self._frame = None
-        if self.render_mode == "human":
-            close_window(WINDOW)
+        """Free the episode and its window; the environment cannot be used afterwards."""
+        super().close()
+        self._state = None
 
-    def _show(self, frame: Frame) -> Frame:
-        self._frame = frame
-        if self.render_mode == "human":
-            show_frame(frame, WINDOW)
-        return frame.copy()
+    def __getstate__(self) -> dict[str, Any]:
+        """For copies and pickles in the middle of an episode; see :meth:`Session.__getstate__`."""
+        return without_model(self.__dict__)
+
+    def __setstate__(self, attributes: dict[str, Any]) -> None:
+        self.__dict__.update(attributes)
+        with_model(self._state, self.world_model)
+
+    def _info(self) -> Info:
+        assert self._state is not None
+        return {
+            "task": self._task,
+            "start": self._start,
+            "uncertainty": self._state.uncertainty.item(),
+            "reanchored": bool(self._state.reanchored.item()),
+        }
 
 
-def _checked_render_mode(mode: str | None) -> str | None:
-    if mode not in (None, *METADATA["render_modes"]):
-        raise InvalidOption(f"render_mode must be None, 'rgb_array' or 'human', got {mode!r}")
-    return mode
+class CheckpointTimeLimit(gym.wrappers.TimeLimit):
+    """Truncates episodes after the checkpoint's number of steps, unless ``gym.make`` was given ``max_episode_steps``.
+
+    Gymnasium applies it to every learned environment; the number of steps is known once the checkpoint is loaded.
+
+    Args:
+        env: a learned environment, possibly in wrappers.
+        max_episode_steps: the number of steps; the checkpoint's unless given.
+    """
+
+    def __init__(self, env: gym.Env[Any, Any], max_episode_steps: int | None = None) -> None:
+        limited = _has_time_limit(env)
+        own = env.unwrapped.max_episode_steps  # type: ignore[attr-defined]
+        self._limited = limited or own is None
+        super().__init__(env, max_episode_steps or own or 1)
+        if self._limited:
+            self._max_episode_steps = math.inf  # type: ignore[assignment]
+
+    @property
+    def spec(self) -> EnvSpec | None:
+        """The specification, with the number of steps."""
+        return self.env.spec if self._limited else super().spec
 
 
+def _has_time_limit(env: gym.Env[Any, Any]) -> bool:
+    while isinstance(env, gym.Wrapper):
+        if isinstance(env, gym.wrappers.TimeLimit):
+            return True
+        env = env.env
+    return False

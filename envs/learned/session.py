@@ -1,5 +1,7 @@
-"""What the single and the vector environment share: the model, its start states, and how a step is drawn."""
+"""What the single and the vector environment share: the model, its start states, and how a step is sampled."""
 
+import copy
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,24 +10,42 @@ from weakref import WeakValueDictionary
 
 import numpy as np
 import torch
+from gymnasium.envs.registration import EnvSpec
 from numpy.typing import NDArray
 from torch import Tensor
 
 from worldgym.config import Sampling
+from worldgym.data.start_states import StartStates
 from worldgym.devices import checked_device
-from worldgym.envs.contract import action_space, frame_space
-from worldgym.envs.learned.start_states import StartStates
+from worldgym.envs.contract import action_space, checked_options, frame_space
 from worldgym.errors import CheckpointError, InvalidFrames, InvalidOption, UnknownTask, nearest
 from worldgym.pretrained import START_STATES, locate
 from worldgym.world_model import WorldModel, WorldModelState
 
-Checkpoint: TypeAlias = str | Path | WorldModel
+Checkpoint: TypeAlias = str | os.PathLike[str] | WorldModel
 Device: TypeAlias = str | torch.device | None
 Precision: TypeAlias = str | torch.dtype | None
+NO_START = -1
+"""``info["start"]`` of an episode that began with frames of the caller's."""
 
 
-class Imagination:
-    """A world model made ready for environments. Arguments and errors: :class:`WorldModelEnv`."""
+@dataclass(frozen=True)
+class Start:
+    """Where an episode begins.
+
+    Attributes:
+        frames: the context, uint8 ``[C, H, W, 3]``.
+        task: of the episode; empty if the caller's frames leave it open.
+        index: of the start state within its task, or :data:`NO_START`.
+    """
+
+    frames: NDArray[np.uint8]
+    task: str
+    index: int
+
+
+class Session:
+    """A world model ready for environments. Arguments and errors are those of :class:`WorldModelEnv`."""
 
     def __init__(
         self,
@@ -36,6 +56,7 @@ class Imagination:
         temperature: float | None,
         top_k: int | None,
     ) -> None:
+        self._arguments = (task, checkpoint, device, dtype, temperature, top_k)
         self._loaded = _load(checkpoint, device, dtype)
         self.model, self.starts = self._loaded.model, self._loaded.starts
         config = self.model.config
@@ -48,123 +69,163 @@ class Imagination:
         self.observation_space = frame_space(config.resolution)
         self.action_space = action_space(config.action_dim)
 
-    def _known_task(self, task: str) -> str:
-        if not isinstance(task, str):
-            raise InvalidOption(f"task must be a name or None, got {task!r}; {nearest('', self.tasks)}")
-        name = task if task in self.tasks else task.removesuffix("-v3")  # Meta-World's own ids end so
-        if name not in self.tasks:
-            raise UnknownTask(f"the checkpoint does not know the task {task!r}; {nearest(task, self.tasks)}")
-        return name
+    def __getstate__(self) -> tuple[Any, ...]:
+        """Copies and pickles hold the arguments; a model that was named by its checkpoint is shared or loaded again."""
+        return self._arguments
 
-    def draw_start(
-        self, rng: np.random.Generator, options: Mapping[str, Any] | None
-    ) -> tuple[NDArray[np.uint8], dict[str, Any]]:
-        """Context frames, uint8 ``[C, H, W, 3]``, and the info of a reset, as the options ask."""
-        options = options or {}
-        for name in options:
-            if name not in ("frames", "start"):
-                raise InvalidOption(f"unknown reset option {name!r}; {nearest(str(name), ('frames', 'start'))}")
-        if len(options) > 1:
-            raise InvalidOption("give one of the reset options 'frames' and 'start', not both")
-        info: dict[str, Any] = {"task": self.task, "uncertainty": 0.0, "reanchored": False}
-        if "frames" in options:
-            return self._checked_frames(options["frames"]), info
-        if self.starts is None:
-            frames = f'options={{"frames": uint8 {list(self._context_shape)}}}'
-            if self._loaded.in_memory:
-                raise InvalidOption(
-                    f"a WorldModel was given, which carries no start states: reset with {frames}, or make the "
-                    "environment with the checkpoint's name or folder instead"
-                )
-            raise CheckpointError(
-                f"this checkpoint has no start states, so it needs real frames to go on from: reset with {frames}"
-            )
+    def __setstate__(self, arguments: tuple[Any, ...]) -> None:
+        Session.__init__(self, *arguments)
+
+    def choose_start(self, rng: np.random.Generator, options: Any) -> Start:
+        """Where an episode begins, as the reset's options say; otherwise the generator chooses a start state.
+
+        Raises:
+            InvalidOption, InvalidFrames, CheckpointError: as :meth:`WorldModelEnv.reset`.
+        """
+        given = checked_options(options, ("frames", "start"))
+        if len(given) > 1:
+            raise InvalidOption("reset options: expected one of 'frames' and 'start', got both")
+        if "frames" in given:
+            return Start(self._checked_frames(given["frames"]), self.task or "", NO_START)
+        starts = self._checked_starts()
         task = self.task if self.task is not None else self.tasks[rng.integers(len(self.tasks))]
-        index = options["start"] if "start" in options else int(rng.integers(self.starts.count(task)))
+        index = given["start"] if "start" in given else int(rng.integers(starts.count(task)))
         if isinstance(index, bool) or not isinstance(index, (int, np.integer)):
-            raise InvalidOption(f"the reset option 'start' must be an integer, got {index!r}")
-        start = self.starts.get(task, int(index), self.model.config.context_length)
-        return start.frames, {**info, "task": task, "start": start.index}
-
-    @property
-    def _context_shape(self) -> tuple[int, ...]:
-        return (self.model.config.context_length, *self.observation_space.shape)
-
-    def _checked_frames(self, frames: Any) -> NDArray[np.uint8]:
-        try:
-            array = frames.numpy(force=True) if isinstance(frames, torch.Tensor) else np.asarray(frames)
-        except (TypeError, ValueError, RuntimeError) as error:  # such as ragged lists
-            raise InvalidFrames(f"the reset option 'frames' must be uint8 {self._context_shape}: {error}") from error
-        if array.dtype != np.uint8 or array.shape != self._context_shape:
-            raise InvalidFrames(
-                f"the reset option 'frames' must be uint8 {self._context_shape}, got {array.dtype} {array.shape}"
-            )
-        return array.copy()
+            raise InvalidOption(f"reset option 'start': expected an integer, got {index!r}")
+        start = starts.get(task, int(index), self.model.config.context_length)
+        return Start(start.frames, task, start.index)
 
     def noise(self, rng: np.random.Generator) -> NDArray[np.float32]:
-        """What one slot draws for one step: float32 ``[tokens_per_frame]`` in [0, 1)."""
-        noise: NDArray[np.float32] = rng.random(self.model.layout.tokens_per_frame, np.float32)
-        return noise
+        """What one row samples a step with, float32 ``[tokens_per_frame]``."""
+        return rng.random(self.model.layout.tokens_per_frame, np.float32)
 
-    def idle_noise(self, slots: int) -> NDArray[np.float32]:
-        """What slots that draw nothing put in its place: zeros, float32 ``[slots, tokens_per_frame]``."""
-        return np.zeros((slots, self.model.layout.tokens_per_frame), np.float32)
+    def idle_noise(self, rows: int) -> NDArray[np.float32]:
+        """The noise of rows whose result is not used: zeros, float32 ``[rows, tokens_per_frame]``."""
+        return np.zeros((rows, self.model.layout.tokens_per_frame), np.float32)
 
-    def start(self, frames: Sequence[NDArray[np.uint8]]) -> WorldModelState:
-        """Encode the contexts of some slots, each uint8 ``[C, H, W, 3]``."""
-        return self.model.start(np.stack(frames))
+    def start(self, contexts: Sequence[NDArray[np.uint8]]) -> WorldModelState:
+        """Encode the contexts of some rows, each uint8 ``[C, H, W, 3]``."""
+        return self.model.start(np.stack(contexts))
 
     def step(
         self, state: WorldModelState, actions: Tensor | NDArray[np.float32], noise: NDArray[np.float32]
     ) -> tuple[Tensor, Tensor]:
-        """Advance the state by one step of all rows, on its device: frames, uint8 ``[N, H, W, 3]``, and rewards,
-        float32 ``[N]``, 0 where the model predicts none.
+        """Advance all rows of the state by one step.
+
+        Returns:
+            Frames, uint8 ``[N, H, W, 3]``, and rewards, float32 ``[N]``, 0 if the model predicts none; on its device.
         """
         action = actions if self.model.config.action_dim else None
         _, frames, rewards = self.model.step(state, action, self.sampling.temperature, self.sampling.top_k, noise=noise)
         return frames, rewards if self.model.config.reward else torch.zeros_like(rewards)
 
     def check_state(self, state: Any, slots: int) -> "EnvState":
-        """Raise InvalidOption unless ``state`` is one of as many slots, of this model or one of equal weights."""
+        """The state, checked. Raises InvalidOption unless it has as many slots, and a model of equal weights."""
         if not isinstance(state, EnvState):
-            raise InvalidOption(f"set_state takes what get_state returned, got {type(state).__name__}")
+            raise InvalidOption(f"set_state: expected what get_state returned, got {type(state).__name__}")
         if len(state.slots) != slots:
-            raise InvalidOption(f"this environment has {slots} slots, the state was taken of {len(state.slots)}")
+            raise InvalidOption(f"set_state: expected a state of {slots} slots, got {len(state.slots)}")
         other = state.model.model
         if other is not self.model and other.fingerprint() != self.model.fingerprint():
-            raise InvalidOption("the state was taken of an environment with another model")
+            raise InvalidOption("set_state: expected a state of an environment with this model, got another model's")
         return state
+
+    def _known_task(self, task: str) -> str:
+        if not isinstance(task, str):
+            raise InvalidOption(f"task: expected a name or None, got {task!r}; {nearest('', self.tasks)}")
+        name = task if task in self.tasks else task.removesuffix("-v3")  # simulators' own ids may end so
+        if name not in self.tasks:
+            raise UnknownTask(f"the checkpoint has no task {task!r}; {nearest(task, self.tasks)}")
+        return name
+
+    def _checked_starts(self) -> StartStates:
+        if self.starts is not None:
+            return self.starts
+        frames = f'options={{"frames": uint8 {list(self._context_shape)}}}'
+        if self._loaded.in_memory:
+            raise InvalidOption(
+                f"a WorldModel in memory has no start states: reset with {frames}, or make the environment with a "
+                "checkpoint's name or folder"
+            )
+        raise CheckpointError(f"this checkpoint has no start states: reset with {frames}")
+
+    @property
+    def _context_shape(self) -> tuple[int, ...]:
+        return (self.model.config.context_length, *self.observation_space.shape)
+
+    def _checked_frames(self, frames: Any) -> NDArray[np.uint8]:
+        expected = f"reset option 'frames': expected uint8 {self._context_shape}"
+        try:
+            array = frames.numpy(force=True) if isinstance(frames, torch.Tensor) else np.asarray(frames)
+        except (TypeError, ValueError, RuntimeError) as error:  # such as ragged lists
+            raise InvalidFrames(f"{expected}, got {type(frames).__name__}: {error}") from error
+        if array.dtype != np.uint8 or array.shape != self._context_shape:
+            raise InvalidFrames(f"{expected}, got {array.dtype} {array.shape}")
+        return np.array(array)
 
 
 @dataclass(frozen=True)
 class Slot:
-    """What one episode is beside the model's state."""
+    """One episode, apart from the model's state."""
 
     generator: np.random.Generator | None
     seed: int | None
-    task: str | None
+    task: str
+    start: int
     elapsed: int = 0
     ended: bool = False
+
+    def copied(self) -> "Slot":
+        """The slot with a generator of its own."""
+        return copy.deepcopy(self)
 
 
 @dataclass(frozen=True)
 class EnvState:
-    """Where the episodes of an environment stand: what ``get_state`` returns and ``set_state`` takes."""
+    """The state of all episodes of an environment: what ``get_state`` returns and ``set_state`` takes."""
 
     model: WorldModelState
     frames: Tensor
     slots: tuple[Slot, ...]
 
     def restored(self, model: WorldModel) -> WorldModelState:
-        """The model's part, a copy that ``model`` can go on from."""
+        """A copy of the model's part, with which ``model`` can continue."""
         state = self.model.select(range(len(self.slots)))
         state.model = model
         return state
 
 
+def without_model(attributes: Mapping[str, Any]) -> dict[str, Any]:
+    """An environment's attributes for copies and pickles: the state refers to no model; see :func:`with_model`."""
+    state = attributes["_state"]
+    if state is not None:
+        state = copy.copy(state)
+        state.model = None
+    return {**attributes, "_state": state}
+
+
+def with_model(state: WorldModelState | None, model: WorldModel) -> None:
+    """Inverse of :func:`without_model`, in place."""
+    if state is not None:
+        state.model = model
+
+
+def json_spec(spec: EnvSpec | None) -> EnvSpec | None:
+    """A specification whose arguments can be written as JSON, in place: paths, dtypes and devices become text."""
+    if spec is not None:
+        spec.kwargs = {name: _json_argument(value) for name, value in spec.kwargs.items()}
+    return spec
+
+
+def _json_argument(value: Any) -> Any:
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    return str(value).removeprefix("torch.") if isinstance(value, (torch.dtype, torch.device)) else value
+
+
 @dataclass(frozen=True)
 class _Loaded:
-    """A model and its bank; ``starts`` is None for a checkpoint without one, and for a model given ``in_memory``."""
+    """A model and its start states; None for a checkpoint without them, and for a model given ``in_memory``."""
 
     model: WorldModel
     starts: StartStates | None
@@ -178,13 +239,14 @@ _SHARED: WeakValueDictionary[tuple[object, ...], _Loaded] = WeakValueDictionary(
 def _load(checkpoint: Checkpoint, device: Device, dtype: Precision) -> _Loaded:
     if isinstance(checkpoint, WorldModel):
         if device is not None or dtype is not None:
-            raise InvalidOption("a WorldModel was given, which has its device and dtype; leave them out")
+            raise InvalidOption("a WorldModel in memory has its device and dtype: leave both arguments out")
         return _Loaded(checkpoint, None, in_memory=True)
-    if not isinstance(checkpoint, (str, Path)):
-        raise InvalidOption(f"checkpoint must be a name, a folder, a Hub id or a WorldModel, got {checkpoint!r}")
+    if not isinstance(checkpoint, (str, os.PathLike)):
+        raise InvalidOption(f"checkpoint: expected a name, a folder, a Hub id or a WorldModel, got {checkpoint!r}")
     device = checked_device("cpu" if device is None else device)
-    folder, precision = locate(checkpoint).resolve(), _as_dtype(dtype)
-    about = folder.stat()  # a checkpoint that was written anew in the meantime is another one
+    source = checkpoint if isinstance(checkpoint, str) else Path(checkpoint)
+    folder, precision = locate(source).resolve(), _as_dtype(dtype)
+    about = folder.stat()  # a checkpoint that was written again in the meantime is another one
     key = (folder, about.st_ino, about.st_mtime_ns, str(device), precision)
     loaded = _SHARED.get(key)
     if loaded is None:
@@ -200,12 +262,12 @@ def _check_tasks(loaded: _Loaded) -> None:
     if loaded.starts is not None and (missing := set(loaded.model.config.tasks) - set(loaded.starts.tasks)):
         raise CheckpointError(
             f"{loaded.starts.folder} has no start states of {sorted(missing)}, tasks that the checkpoint names; "
-            "fetch it again"
+            "download it again"
         )
 
 
 def _as_dtype(dtype: Precision) -> torch.dtype | None:
     value = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
     if dtype is not None and not (isinstance(value, torch.dtype) and value.is_floating_point):
-        raise InvalidOption(f"dtype must be a floating-point type such as 'bfloat16' or torch.bfloat16, got {dtype!r}")
+        raise InvalidOption(f"dtype: expected a floating-point type such as 'bfloat16', got {dtype!r}")
     return value

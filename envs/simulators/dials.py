@@ -1,30 +1,29 @@
-"""A toy world in which real steps are dear: eight bars have to be set, each by an action of its own."""
+"""A toy world in which an agent needs many steps: eight bars have to be set, each by its own action."""
 
 from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from worldgym.envs.registry import SimulatorSpec
-from worldgym.envs.simulators.toy_world import EPISODE_STEPS, RENDER_FPS, RESOLUTION, Canvas, State, ToyWorld
+from worldgym.envs.simulators.toy_world import RESOLUTION, Canvas, State, ToyWorld
 
 BARS = 8
-CELL = 8  # pixels along a side: the picture has 4 x 4 cells, and a bar has one to itself
+CELL = 8  # pixels along a side: a frame has 4 x 4 cells, and each bar its own
 CELLS = np.linspace(0, (RESOLUTION // CELL) ** 2 - 1, BARS).round().astype(int)
 HEIGHT = 7.0  # pixels, of a bar that is full; an action of 1 raises it by one of them
 LEVELS = 2.0 + np.arange(BARS) * 7 % 4  # pixels, where the bars should stand
 NEAR = 0.75  # pixels
 
-FLOOR_COLOUR = (128, 128, 128)  # mid-grey: 0 to agents that centre pixels
+FLOOR_COLOUR = (128, 128, 128)  # mid-grey: 0 after pixels are centred
 EMPTY_COLOUR = (80, 80, 80)
 FULL_COLOUR = (250, 140, 30)
 
 
 class SimulatorDials(ToyWorld):
-    """Eight bars that are raised and lowered, each to a level of its own that no picture shows.
+    """Eight bars that are raised and lowered, each to its own level, which no frame shows.
 
-    A reward tells little of which action it is due to, and going over the same steps more often tells no more: an agent
-    by itself needs many real ones. How a bar moves can be learned from a few hundred: it stays within its cell.
+    A reward says little about which action caused it, also when the same steps are used more often: an agent alone
+    needs many steps. How a bar moves can be learned from a few hundred, because it stays within its cell.
 
     The reward is the mean of ``1 / (1 + d^2)`` over the bars, ``d`` pixels from their levels after the move. It counts
     as success while no bar is further than 3/4 of a pixel from its own.
@@ -32,8 +31,7 @@ class SimulatorDials(ToyWorld):
     ``info["state"]``: heights of the bars in pixels, float64 ``[8]``.
     """
 
-    env_id: ClassVar[str] = "Simulator-Dials-v0"
-    task: ClassVar[str] = "dials"
+    spec_name: ClassVar[str] = "Dials"
     action_dim: ClassVar[int] = BARS
 
     @classmethod
@@ -41,13 +39,13 @@ class SimulatorDials(ToyWorld):
         """Empty and full."""
         return np.zeros(BARS), np.full(BARS, HEIGHT)
 
-    def _drawn_state(self) -> State:
+    def _sample_state(self) -> State:
         return self.np_random.uniform(0, HEIGHT, BARS)
 
-    def _moved(self, action: NDArray[np.float32]) -> State:
+    def _next_state(self, action: NDArray[np.float32]) -> State:
         return np.clip(self.state + action, *self.bounds())
 
-    def _way(self) -> State:
+    def _unbounded_expert_action(self) -> State:
         return LEVELS - self.state
 
     def _reward(self) -> float:
@@ -56,7 +54,7 @@ class SimulatorDials(ToyWorld):
     def _succeeds(self) -> bool:
         return bool(np.abs(self.state - LEVELS).max() <= NEAR)
 
-    def _picture(self) -> Canvas:
+    def _canvas(self) -> Canvas:
         canvas = np.full((RESOLUTION, RESOLUTION, 3), FLOOR_COLOUR, np.float32)
         for height, cell in zip(self.state, CELLS, strict=True):
             top, left = CELL * (cell // 4), CELL * (cell % 4)
@@ -66,12 +64,4 @@ class SimulatorDials(ToyWorld):
         return canvas
 
 
-SPEC = SimulatorSpec(
-    name="Dials",
-    entry_point="worldgym.envs.simulators.dials:SimulatorDials",
-    tasks=("dials",),
-    action_names=tuple(f"bar {bar}" for bar in range(BARS)),
-    frame_skip=1,
-    episode_steps=EPISODE_STEPS,
-    render_fps=RENDER_FPS,
-)
+SPEC = SimulatorDials.make_spec(tuple(f"bar {bar}" for bar in range(BARS)))

@@ -1,4 +1,4 @@
-"""A toy world: an orange square has to be steered onto a blue one."""
+"""A toy world: an orange square has to be moved onto a blue one."""
 
 import math
 from typing import ClassVar
@@ -6,8 +6,7 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from worldgym.envs.registry import SimulatorSpec
-from worldgym.envs.simulators.toy_world import EPISODE_STEPS, RENDER_FPS, RESOLUTION, Canvas, State, ToyWorld
+from worldgym.envs.simulators.toy_world import RESOLUTION, Canvas, State, ToyWorld
 
 # All lengths are in pixels; x grows to the right, y downwards.
 WALL = 2.0
@@ -18,7 +17,7 @@ START_DISTANCE = 10.0  # at least, from centre to centre
 HALF_REWARD_DISTANCE = 5.0
 
 WALL_COLOUR = (80, 80, 80)
-FLOOR_COLOUR = (128, 128, 128)  # mid-grey: 0 to agents that centre pixels, so that the squares alone stand out
+FLOOR_COLOUR = (128, 128, 128)  # mid-grey: 0 after pixels are centred
 GOAL_COLOUR = (40, 110, 230)
 AGENT_COLOUR = (250, 140, 30)
 
@@ -38,8 +37,7 @@ class SimulatorToy(ToyWorld):
     ``info["state"]``: x and y of agent and goal in pixels, float64 ``[4]``.
     """
 
-    env_id: ClassVar[str] = "Simulator-Toy-v0"
-    task: ClassVar[str] = "toy"
+    spec_name: ClassVar[str] = "Toy"
     action_dim: ClassVar[int] = 2
 
     @classmethod
@@ -48,17 +46,17 @@ class SimulatorToy(ToyWorld):
         low, high = np.array([_room(AGENT_SIZE), _room(GOAL_SIZE)]).repeat(2, axis=0).T
         return low, high
 
-    def _drawn_state(self) -> State:
+    def _sample_state(self) -> State:
         goal = self.np_random.uniform(*_room(GOAL_SIZE), 2)
         agent = self.np_random.uniform(*_room(AGENT_SIZE), 2)
         while math.dist(agent, goal) < START_DISTANCE:
             agent = self.np_random.uniform(*_room(AGENT_SIZE), 2)
         return np.concatenate([agent, goal])
 
-    def _moved(self, action: NDArray[np.float32]) -> State:
+    def _next_state(self, action: NDArray[np.float32]) -> State:
         return np.concatenate([np.clip(self._agent + SPEED * action, *_room(AGENT_SIZE)), self._goal])
 
-    def _way(self) -> State:
+    def _unbounded_expert_action(self) -> State:
         return (self._goal - self._agent) / SPEED
 
     def _reward(self) -> float:
@@ -67,7 +65,7 @@ class SimulatorToy(ToyWorld):
     def _succeeds(self) -> bool:
         return bool(np.abs(self._goal - self._agent).max() <= (GOAL_SIZE - AGENT_SIZE) / 2)
 
-    def _picture(self) -> Canvas:
+    def _canvas(self) -> Canvas:
         goal = _painted(_EMPTY_ROOM, self._goal, GOAL_SIZE, GOAL_COLOUR)
         return _painted(goal, self._agent, AGENT_SIZE, AGENT_COLOUR)
 
@@ -81,13 +79,13 @@ class SimulatorToy(ToyWorld):
 
 
 def _room(size: float) -> tuple[float, float]:
-    """How far left and right, or up and down, the centre of a square may be."""
+    """Bounds of the centre of a square, in each direction."""
     margin = WALL + size / 2
     return margin, RESOLUTION - margin
 
 
 def _painted(canvas: Canvas, centre: Point, size: float, colour: tuple[int, int, int]) -> Canvas:
-    """The canvas with a square on it: every pixel takes on the colour by the share of it that is covered."""
+    """The canvas with a square on it; every pixel takes on the colour by the covered share of it."""
     columns, rows = (np.diff(_PIXEL_EDGES.clip(place - size / 2, place + size / 2)) for place in centre.tolist())
     covered = np.outer(rows, columns).astype(np.float32)[:, :, None]
     return canvas + covered * (np.array(colour, np.float32) - canvas)
@@ -101,12 +99,4 @@ _EMPTY_ROOM = _painted(
 )
 
 
-SPEC = SimulatorSpec(
-    name="Toy",
-    entry_point="worldgym.envs.simulators.toy:SimulatorToy",
-    tasks=("toy",),
-    action_names=("dx", "dy"),
-    frame_skip=1,
-    episode_steps=EPISODE_STEPS,
-    render_fps=RENDER_FPS,
-)
+SPEC = SimulatorToy.make_spec(("dx", "dy"))

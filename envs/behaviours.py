@@ -1,0 +1,96 @@
+"""Who acts in recorded episodes, from the most to the least purposeful.
+
+expert     the simulator's scripted expert
+noisy      the expert with Gaussian noise, whose scale is sampled for each episode from 0.1 to 1
+straying   the expert, the expert with a constant push, a constant action and a random walk in turns: like agents
+           that have half learned a task, it is often near success without reaching it
+smooth     a random walk with mean reversion, which crosses the whole workspace
+random     independent uniform actions
+"""
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import gymnasium as gym
+import numpy as np
+from numpy.typing import NDArray
+
+Policy = Callable[[], NDArray[np.float32]]
+"""Returns the next action, float32 ``[A]`` in [-1, 1]."""
+SMOOTH_REVERSION = 0.1
+STRAYING_STEPS = (5, 30)  # of one turn
+
+
+class ExpertEnv(Protocol):
+    """An environment with a scripted expert."""
+
+    @property
+    def action_space(self) -> gym.spaces.Space[Any]:
+        """The action space."""
+
+    def expert_action(self) -> NDArray[np.float32]:
+        """The expert's action in the current state."""
+
+
+def expert(env: ExpertEnv, rng: np.random.Generator) -> Policy:
+    """The scripted expert."""
+    return env.expert_action
+
+
+def noisy(env: ExpertEnv, rng: np.random.Generator) -> Policy:
+    """The expert with Gaussian noise."""
+    scale, shape = rng.uniform(0.1, 1.0), _shape(env)
+    return lambda: np.clip(env.expert_action() + scale * rng.standard_normal(shape), -1.0, 1.0).astype(np.float32)
+
+
+def straying(env: ExpertEnv, rng: np.random.Generator) -> Policy:
+    """Turns of different behaviours, each with its own noise."""
+    shape = _shape(env)
+    remaining, turn, scale = 0, env.expert_action, 0.0
+
+    def turns() -> tuple[Callable[[], NDArray[np.floating[Any]]], ...]:
+        # Half of the constant actions' values lie at the bounds.
+        push, constant = rng.uniform(-1, 1, shape), rng.uniform(-2, 2, shape)
+        return env.expert_action, lambda: env.expert_action() + push, lambda: constant, smooth(env, rng)
+
+    def act() -> NDArray[np.float32]:
+        nonlocal remaining, turn, scale
+        if not remaining:
+            remaining, scale = int(rng.integers(*STRAYING_STEPS)), rng.uniform(0, 0.5)
+            turn = turns()[rng.integers(4)]
+        remaining -= 1
+        return np.clip(turn() + scale * rng.standard_normal(shape), -1.0, 1.0).astype(np.float32)
+
+    return act
+
+
+def smooth(env: ExpertEnv, rng: np.random.Generator) -> Policy:
+    """A random walk with mean reversion."""
+    walk = 0.5 * rng.standard_normal(_shape(env))
+
+    def act() -> NDArray[np.float32]:
+        nonlocal walk
+        walk = (1 - SMOOTH_REVERSION) * walk + 0.4 * rng.standard_normal(_shape(env))
+        return np.clip(walk, -1.0, 1.0).astype(np.float32)
+
+    return act
+
+
+def random(env: ExpertEnv, rng: np.random.Generator) -> Policy:
+    """Independent uniform actions."""
+    return lambda: rng.uniform(-1.0, 1.0, _shape(env)).astype(np.float32)
+
+
+BEHAVIOURS: dict[str, Callable[[ExpertEnv, np.random.Generator], Policy]] = {
+    "expert": expert,
+    "noisy": noisy,
+    "straying": straying,
+    "smooth": smooth,
+    "random": random,
+}
+
+
+def _shape(env: ExpertEnv) -> tuple[int, ...]:
+    shape = env.action_space.shape
+    assert shape is not None
+    return shape
