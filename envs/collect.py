@@ -93,21 +93,22 @@ def collect(
     return [job.path(folder) for job in jobs]
 
 
-def record(env: Any, behaviour: str, seed: int, look: str | None = None) -> Episode:
-    """Record one whole episode.
+def record(env: Any, behaviour: str, seed: int, look: str | None = None, steps: int | None = None) -> Episode:
+    """Record one episode.
 
     Args:
         env: a simulator without wrappers, as :meth:`SimulatorSpec.make` gives it.
         behaviour: one of :data:`worldgym.envs.behaviours.BEHAVIOURS`.
         seed: of the episode; equal seeds give equal episodes.
         look: what the recording says of how the simulator draws; its first look unless given.
+        steps: length of the episode; the simulator's unless given.
     """
     spec = next(spec for spec in specs().values() if spec.entry_point.endswith(f":{type(env).__name__}"))
     rng = np.random.default_rng([seed, *behaviour.encode()])
     frame, _ = env.reset(seed=int(rng.integers(2**31)))
     policy = BEHAVIOURS[behaviour](env, rng)
     frames, actions, rewards, successes = [frame], [], [], []
-    for _ in range(spec.episode_steps):
+    for _ in range(spec.episode_steps if steps is None else steps):
         actions.append(policy())
         frame, reward, _, _, info = env.step(actions[-1])
         frames.append(frame)
@@ -150,6 +151,6 @@ def _why_broken(folder: Path) -> str:
             'if __name__ == "__main__":'
         )
     return (
-        f"a recording process died (out of memory?); finished episodes are kept in {folder}. Run the same command again "
-        "to continue, with fewer workers if it dies again"
+        f"a recording process died (out of memory?); finished episodes are kept in {folder}. Run the same command "
+        "again to continue, with fewer workers if it dies again"
     )

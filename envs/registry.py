@@ -12,14 +12,12 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
-from gymnasium.envs.registration import WrapperSpec
 from numpy.typing import NDArray
 
 from worldgym.errors import UnknownTask, nearest
 
 LEARNED_ENV = "worldgym.envs.learned.env:WorldModelEnv"
 LEARNED_VECTOR_ENV = "worldgym.envs.learned.vector_env:WorldModelVectorEnv"
-TIME_LIMIT = "worldgym.envs.learned.env:CheckpointTimeLimit"
 
 Env = gym.Env[NDArray[np.uint8], NDArray[np.float32]]
 
@@ -136,13 +134,7 @@ def register_envs() -> None:
     Learned environments take their time limit from the checkpoint, so their registration has none.
     """
     options: dict[str, Any] = {"order_enforce": False, "disable_env_checker": True}
-    limit = WrapperSpec("CheckpointTimeLimit", TIME_LIMIT, kwargs={"max_episode_steps": None})
-    learned = {
-        "entry_point": LEARNED_ENV,
-        "vector_entry_point": LEARNED_VECTOR_ENV,
-        "additional_wrappers": (limit,),
-        **options,
-    }
+    learned = {"entry_point": LEARNED_ENV, "vector_entry_point": LEARNED_VECTOR_ENV, **options}
     gym.register("WorldModel-v0", **learned)
     for spec in specs().values():
         gym.register(spec.simulator_id, entry_point=spec.entry_point, max_episode_steps=spec.episode_steps, **options)

@@ -4,7 +4,6 @@ import copy
 import math
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
 import torch
 from gymnasium.envs.registration import EnvSpec
@@ -18,6 +17,7 @@ from worldgym.envs.learned.session import (
     Precision,
     Session,
     Slot,
+    checked_episode_steps,
     json_spec,
     with_model,
     without_model,
@@ -39,6 +39,8 @@ class WorldModelEnv(FrameEnv):
         temperature: of the token sampling; None takes the checkpoint's own.
         top_k: number of tokens to sample from, 1 is greedy; None takes the checkpoint's own.
         render_mode: ``rgb_array``, ``human`` or None.
+        episode_steps: steps after which an episode is truncated; None takes the checkpoint's own, -1 is never.
+            ``gym.make(..., max_episode_steps=n)`` can only shorten episodes.
 
     Raises:
         UnknownTask: for a task that the checkpoint does not have.
@@ -58,12 +60,14 @@ class WorldModelEnv(FrameEnv):
         temperature: float | None = None,
         top_k: int | None = None,
         render_mode: str | None = None,
+        episode_steps: int | None = None,
     ) -> None:
         self._session = Session(task, checkpoint, device, dtype, temperature, top_k)
         config = self.world_model.config
         super().__init__(config.resolution, config.action_dim, WINDOW, render_mode)
         self._state: WorldModelState | None = None
-        self._task, self._start = "", 0
+        self._task, self._start, self._elapsed = "", 0, 0
+        self._limit = checked_episode_steps(config.max_episode_steps if episode_steps is None else episode_steps)
 
     @property
     def world_model(self) -> WorldModel:
@@ -72,17 +76,17 @@ class WorldModelEnv(FrameEnv):
 
     @property
     def max_episode_steps(self) -> int | None:
-        """Steps of the checkpoint's episodes, after which ``gym.make`` truncates unless told otherwise."""
-        return self.world_model.config.max_episode_steps
+        """Steps after which an episode is truncated; None: never."""
+        return None if self._limit == math.inf else int(self._limit)
 
-    @property  # type: ignore[override]
+    @property
     def spec(self) -> EnvSpec | None:
-        """The specification that ``gym.make`` was given, with arguments that can be written as JSON."""
+        """The specification, with the number of steps and with arguments that can be written as JSON."""
         return self._spec
 
     @spec.setter
     def spec(self, spec: EnvSpec | None) -> None:
-        self._spec = json_spec(spec)
+        self._spec = json_spec(spec, self.max_episode_steps)
 
     _spec: EnvSpec | None = None
 
@@ -109,15 +113,15 @@ class WorldModelEnv(FrameEnv):
         super().reset(seed=seed)
         start = self._session.choose_start(self.np_random, options)
         self._state = self._session.start([start.frames])
-        self._task, self._start = start.task, start.index
+        self._task, self._start, self._elapsed = start.task, start.index, 0
         return self._show(start.frames[-1]), self._info()
 
     def step(self, action: NDArray[np.float32]) -> tuple[Frame, float, bool, bool, Info]:
         """Imagine one step; ``action`` is float32 ``[action_dim]``, clipped to [-1, 1].
 
         Returns:
-            The frame, uint8 ``[H, W, 3]``; the reward (0.0 if the checkpoint predicts none); ``terminated`` and
-            ``truncated``, both False (``gym.make`` adds the time limit); ``info`` with ``task``, ``start``,
+            The frame, uint8 ``[H, W, 3]``; the reward (0.0 if the checkpoint predicts none); ``terminated``, which is
+            False; ``truncated``, True from the last step of the episode on; ``info`` with ``task``, ``start``,
             ``uncertainty`` (mean entropy of the frame's tokens in nats) and ``reanchored`` (True if the model's window
             was full and it continued from its last frames).
 
@@ -131,12 +135,14 @@ class WorldModelEnv(FrameEnv):
         actions = checked_action(action, self.action_space)[None]
         noise = self._session.noise(self.np_random)[None]
         frames, rewards = self._session.step(self._state, actions, noise)
-        return self._show(frames[0].numpy(force=True)), rewards.item(), False, False, self._info()
+        self._elapsed += 1
+        truncated = self._elapsed >= self._limit
+        return self._show(frames[0].numpy(force=True)), rewards.item(), False, truncated, self._info()
 
     def get_state(self) -> EnvState:
         """The episode's state, its random state included; :meth:`set_state` restores it exactly.
 
-        Steps that wrappers count, such as those of ``gym.make``'s time limit, are not part of it.
+        Steps that wrappers count, such as those of Gymnasium's ``TimeLimit``, are not part of it.
 
         Raises:
             ResetNeeded: before the first reset.
@@ -144,7 +150,7 @@ class WorldModelEnv(FrameEnv):
         """
         frame = self._current_frame("get_state")
         assert self._state is not None
-        slot = Slot(copy.deepcopy(self.np_random), self.np_random_seed, self._task, self._start)
+        slot = Slot(copy.deepcopy(self.np_random), self.np_random_seed, self._task, self._start, self._elapsed)
         return EnvState(self._state.select([0]), torch.from_numpy(frame.copy())[None], (slot,))
 
     def set_state(self, state: EnvState) -> None:
@@ -159,7 +165,7 @@ class WorldModelEnv(FrameEnv):
         slot = slot.copied()
         self._state = state.restored(self.world_model)
         self._frame = state.frames[0].numpy(force=True).copy()
-        self._task, self._start = slot.task, slot.start
+        self._task, self._start, self._elapsed = slot.task, slot.start, slot.elapsed
         self._np_random, self._np_random_seed = slot.generator, slot.seed
 
     def close(self) -> None:
@@ -183,35 +189,3 @@ class WorldModelEnv(FrameEnv):
             "uncertainty": self._state.uncertainty.item(),
             "reanchored": bool(self._state.reanchored.item()),
         }
-
-
-class CheckpointTimeLimit(gym.wrappers.TimeLimit):
-    """Truncates episodes after the checkpoint's number of steps, unless ``gym.make`` was given ``max_episode_steps``.
-
-    Gymnasium applies it to every learned environment; the number of steps is known once the checkpoint is loaded.
-
-    Args:
-        env: a learned environment, possibly in wrappers.
-        max_episode_steps: the number of steps; the checkpoint's unless given.
-    """
-
-    def __init__(self, env: gym.Env[Any, Any], max_episode_steps: int | None = None) -> None:
-        limited = _has_time_limit(env)
-        own = env.unwrapped.max_episode_steps  # type: ignore[attr-defined]
-        self._limited = limited or own is None
-        super().__init__(env, max_episode_steps or own or 1)
-        if self._limited:
-            self._max_episode_steps = math.inf  # type: ignore[assignment]
-
-    @property
-    def spec(self) -> EnvSpec | None:
-        """The specification, with the number of steps."""
-        return self.env.spec if self._limited else super().spec
-
-
-def _has_time_limit(env: gym.Env[Any, Any]) -> bool:
-    while isinstance(env, gym.Wrapper):
-        if isinstance(env, gym.wrappers.TimeLimit):
-            return True
-        env = env.env
-    return False

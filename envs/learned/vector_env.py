@@ -37,6 +37,7 @@ from worldgym.envs.learned.session import (
     Precision,
     Session,
     Slot,
+    checked_episode_steps,
     json_spec,
     with_model,
     without_model,
@@ -93,7 +94,7 @@ class WorldModelVectorEnv(gym.vector.VectorEnv[NDArray[np.uint8], NDArray[np.flo
         self.metadata = {**METADATA, "autoreset_mode": self.autoreset_mode}
         self._session = Session(task, checkpoint, device, dtype, temperature, top_k)
         own_limit = self.world_model.config.max_episode_steps
-        self._episode_steps = _checked_episode_steps(own_limit if max_episode_steps is None else max_episode_steps)
+        self._episode_steps = checked_episode_steps(own_limit if max_episode_steps is None else max_episode_steps)
         self.single_observation_space = self._session.observation_space
         self.single_action_space = self._session.action_space
         self.observation_space = batch_space(self.single_observation_space, num_envs)
@@ -119,14 +120,14 @@ class WorldModelVectorEnv(gym.vector.VectorEnv[NDArray[np.uint8], NDArray[np.flo
         """Steps after which a slot truncates; None: never."""
         return None if self._episode_steps == math.inf else int(self._episode_steps)
 
-    @property  # type: ignore[override]
+    @property
     def spec(self) -> EnvSpec | None:
-        """The specification that ``gym.make_vec`` was given, with arguments that can be written as JSON."""
+        """The specification, with the number of steps and with arguments that can be written as JSON."""
         return self._spec
 
     @spec.setter
     def spec(self, spec: EnvSpec | None) -> None:
-        self._spec = json_spec(spec)
+        self._spec = json_spec(spec, self.max_episode_steps)
 
     _spec: EnvSpec | None = None
 
@@ -302,7 +303,9 @@ class WorldModelVectorEnv(gym.vector.VectorEnv[NDArray[np.uint8], NDArray[np.flo
 
     def _add_step_info(self, infos: Info, state: WorldModelState, mask: Mask) -> None:
         """Add what :meth:`WorldModelEnv.step` puts into ``info``, as arrays with their masks."""
-        infos["task"] = np.where(mask, self._tasks, None)
+        infos["task"] = np.array(
+            [task if shown else None for task, shown in zip(self._tasks, mask, strict=True)], object
+        )
         infos["start"] = np.where(mask, self._starts, 0)
         kept = torch.from_numpy(mask).to(state.uncertainty.device)
         for name, values in (("uncertainty", state.uncertainty), ("reanchored", state.reanchored)):
@@ -369,14 +372,6 @@ def _checked_autoreset_mode(mode: str | AutoresetMode) -> AutoresetMode:
     except ValueError as error:
         known = [choice.value for choice in AutoresetMode]
         raise InvalidOption(f"unknown autoreset_mode {mode!r}; {nearest(str(mode), known)}") from error
-
-
-def _checked_episode_steps(steps: int | None) -> float:
-    if steps in (None, -1):
-        return math.inf
-    if steps < 1:
-        raise InvalidOption(f"max_episode_steps: expected at least 1, or -1 for no limit, got {steps}")
-    return steps
 
 
 def _slots_to_reset(mask: Any, num_envs: int) -> NDArray[np.int64]:

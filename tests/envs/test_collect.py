@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from worldgym.data.recordings import Recordings
-from worldgym.envs import collect as module
-from worldgym.envs.collect import BEHAVIOURS, collect, record
+from worldgym.envs.behaviours import BEHAVIOURS
+from worldgym.envs.collect import Job, collect, record
 from worldgym.envs.simulators.metaworld import SimulatorMetaWorld
 from worldgym.errors import InvalidOption, UnknownTask
 
@@ -20,23 +20,21 @@ import os, sys
 from pathlib import Path
 from worldgym.data import episode
 from worldgym.envs import collect
-collect.EPISODE_STEPS = 2
 
 def save_half(tensors, path, metadata):
     Path(path).write_bytes(b"half an episode")
     os._exit(9)
 
-collect._record_to(collect.Job("hammer", "random", 0, "fast"), Path(sys.argv[1]))
+collect._record_to(collect.Job("Toy", "toy", "random", 0, None), Path(sys.argv[1]))
 episode.save_file = save_half
-collect._record_to(collect.Job("hammer", "random", 1, "fast"), Path(sys.argv[1]))
+collect._record_to(collect.Job("Toy", "toy", "random", 1, None), Path(sys.argv[1]))
 """
 
 
 @pytest.mark.parametrize("behaviour", BEHAVIOURS)
-def test_equal_seeds_record_equal_episodes(behaviour: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "EPISODE_STEPS", 4)
+def test_equal_seeds_record_equal_episodes(behaviour: str) -> None:
     env = SimulatorMetaWorld("hammer")
-    once, other, again = (record(env, behaviour, seed) for seed in (3, 4, 3))
+    once, other, again = (record(env, behaviour, seed, steps=4) for seed in (3, 4, 3))
     env.close()
     for name in ("frames", "actions", "rewards", "successes"):
         np.testing.assert_array_equal(getattr(once, name), getattr(again, name))
@@ -46,15 +44,14 @@ def test_equal_seeds_record_equal_episodes(behaviour: str, monkeypatch: pytest.M
     assert (once.info.task, once.info.behaviour, once.info.seed, once.info.frame_skip) == ("hammer", behaviour, 3, 2)
 
 
-def test_behaviours_of_one_seed_start_differently(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "EPISODE_STEPS", 1)
+def test_behaviours_of_one_seed_start_differently() -> None:
     env = SimulatorMetaWorld("hammer")
-    starts = [record(env, behaviour, 0).frames[0] for behaviour in BEHAVIOURS]
+    starts = [record(env, behaviour, 0, steps=1).frames[0] for behaviour in BEHAVIOURS]
     env.close()
     assert len({start.tobytes() for start in starts}) == len(BEHAVIOURS)
 
 
-def test_a_second_run_adds_what_is_missing_and_touches_nothing_else(tmp_path: Path) -> None:
+def test_second_run_adds_what_is_missing(tmp_path: Path) -> None:
     first = collect(tmp_path, ["plate-slide-v3"], {"expert": 1}, workers=1)
     assert first == [tmp_path / "plate-slide" / "expert-00000000.safetensors"]
     before = first[0].stat()
@@ -68,17 +65,41 @@ def test_a_second_run_adds_what_is_missing_and_touches_nothing_else(tmp_path: Pa
     assert recordings.episodes[0].successes.any()  # the expert's
 
 
-def test_a_kill_while_writing_leaves_finished_episodes_alone(tmp_path: Path) -> None:
+def test_kill_while_writing_keeps_finished_episodes(tmp_path: Path) -> None:
     killed = subprocess.run([sys.executable, "-c", KILLED_WHILE_WRITING, str(tmp_path)], check=False, timeout=300)
     assert killed.returncode == 9
     recordings = Recordings(tmp_path)
     assert [episode.path.name for episode in recordings.episodes] == ["random-00000000.safetensors"]
-    assert recordings.episodes[0].load().frames.shape == (3, 64, 64, 3)
+    assert recordings.episodes[0].load().frames.shape == (26, 32, 32, 3)
 
 
-def test_bad_names_are_refused_before_anything_starts(tmp_path: Path) -> None:
+def test_unknown_names_are_refused_before_anything_starts(tmp_path: Path) -> None:
     with pytest.raises(UnknownTask, match=r"'hamer'; did you mean 'hammer'"):
         collect(tmp_path, ["hamer"], {"expert": 1})
     with pytest.raises(InvalidOption, match=r"'export'; did you mean 'expert'"):
         collect(tmp_path, ["hammer"], {"export": 1})
     assert not list(tmp_path.iterdir())
+
+
+def test_unknown_look_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InvalidOption, match=r"Toy has no look 'reference'"):
+        collect(tmp_path, ["toy"], {"expert": 1}, look="reference")
+
+
+def test_task_names_are_not_paths(tmp_path: Path) -> None:
+    folder = tmp_path / "data"
+    for task in ("../x", "a/b", ".", ""):
+        path = Job("Toy", task, "random", 0, None).path(folder)
+        assert path.resolve().parent.parent == folder.resolve()
+
+
+def test_script_without_a_main_guard_is_told_so(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(
+        "from pathlib import Path\nfrom worldgym.envs.collect import collect\n"
+        f"collect(Path({str(tmp_path / 'data')!r}), ['toy'], {{'random': 1}}, workers=1)\n"
+    )
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 1
+    assert 'below if __name__ == "__main__"' in done.stderr.splitlines()[-1]
+    assert "out of memory" not in done.stderr

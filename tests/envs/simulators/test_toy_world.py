@@ -15,9 +15,18 @@ import pytest
 from gymnasium.utils.env_checker import check_env, data_equivalence
 
 from worldgym.data.recordings import Recordings
-from worldgym.envs.collect import BEHAVIOURS, TOY_WORLDS, collect, record
+from worldgym.envs.behaviours import BEHAVIOURS
+from worldgym.envs.collect import collect, record
+from worldgym.envs.simulators.dials import SimulatorDials
+from worldgym.envs.simulators.toy import SimulatorToy
 from worldgym.envs.simulators.toy_world import EPISODE_STEPS, ToyWorld
-from worldgym.errors import InvalidAction, InvalidOption, ResetNeeded
+from worldgym.errors import EnvironmentClosed, InvalidAction, InvalidOption, ResetNeeded
+
+TOY_WORLDS = {"toy": SimulatorToy, "dials": SimulatorDials}
+
+
+def env_id(world: type[ToyWorld]) -> str:
+    return f"Simulator-{world.spec_name}-v0"
 
 
 @pytest.fixture(params=TOY_WORLDS.values(), ids=TOY_WORLDS)
@@ -38,12 +47,12 @@ def test_gymnasium_finds_nothing_wrong(world: type[ToyWorld], monkeypatch: pytes
     monkeypatch.setattr("matplotlib.pyplot.pause", lambda seconds: None)
     before = mpl.get_backend()
     mpl.use("template")  # a backend with windows in name only, for render_mode="human"
-    check_env(gym.make(world.env_id, render_mode="rgb_array").unwrapped)
+    check_env(gym.make(env_id(world), render_mode="rgb_array").unwrapped)
     mpl.use(before)
 
 
 def test_spaces_and_length(world: type[ToyWorld]) -> None:
-    env = gym.make(world.env_id)
+    env = gym.make(env_id(world))
     assert type(env.unwrapped) is world
     assert env.observation_space == gym.spaces.Box(0, 255, (32, 32, 3), np.uint8)
     assert env.action_space == gym.spaces.Box(-1.0, 1.0, (world.action_dim,), np.float32)
@@ -93,7 +102,7 @@ def test_render(world: type[ToyWorld]) -> None:
         env.render()
     assert (env.reset(seed=0)[0] != 0).any()
     assert env.render() is None
-    env = world("rgb_array")
+    env = world(render_mode="rgb_array")
     frame, _ = env.reset(seed=0)
     np.testing.assert_array_equal(env.render(), frame)
     frame[:] = 0
@@ -143,7 +152,7 @@ def test_the_state_given_and_the_state_told_are_copies(env: ToyWorld) -> None:
 
 
 @pytest.mark.parametrize("change", [-100, 100, np.nan, "shorter", None, "here"])
-def test_a_state_that_no_episode_can_be_in_is_refused(env: ToyWorld, change: Any) -> None:
+def test_impossible_states_are_refused(env: ToyWorld, change: Any) -> None:
     before, info = env.reset(seed=0)
     state: Any = info["state"]
     if isinstance(change, (int, float)):
@@ -152,7 +161,7 @@ def test_a_state_that_no_episode_can_be_in_is_refused(env: ToyWorld, change: Any
         state = state[:-1]
     else:
         state = change
-    with pytest.raises(InvalidOption, match=r"'state' of Simulator-.* takes . numbers within"):
+    with pytest.raises(InvalidOption, match=r"'state': expected . numbers within"):
         env.reset(options={"state": state})
     env.render_mode = "rgb_array"
     assert np.array_equal(env.render(), before)
@@ -166,11 +175,13 @@ def test_calls_out_of_order_and_bad_options(env: ToyWorld) -> None:
     with pytest.raises(InvalidOption, match="frames"):
         env.reset(options={"frames": 1})
     with pytest.raises(InvalidOption, match="'ansi'"):
-        type(env)("ansi")
-    env.reset(seed=0)
+        type(env)(render_mode="ansi")
+    with pytest.raises(InvalidOption, match="expected a dictionary or None, got 5"):
+        env.reset(options=5)  # type: ignore[arg-type]
+    env.reset(seed=0, options={"minari_autoseed": True})
     env.close()
-    for call in calls:
-        with pytest.raises(ResetNeeded, match=r"reset\(\)"):
+    for call in (*calls, env.reset, env.render):
+        with pytest.raises(EnvironmentClosed, match=r"after close\(\): make a new environment"):
             call()
 
 
@@ -181,7 +192,7 @@ def test_every_behaviour_can_be_recorded(world: type[ToyWorld], behaviour: str) 
         np.testing.assert_array_equal(getattr(once, name), getattr(again, name))
     assert not np.array_equal(once.actions, other.actions)
     assert (once.frames.shape, once.actions.shape) == ((26, 32, 32, 3), (25, world.action_dim))
-    assert (once.info.environment, once.info.task, once.info.frame_skip) == (world.env_id, world.task, 1)
+    assert (once.info.environment, once.info.task, once.info.frame_skip) == (env_id(world), world.spec_name.lower(), 1)
 
 
 def test_collecting(tmp_path: Path) -> None:
@@ -194,7 +205,7 @@ def test_collecting(tmp_path: Path) -> None:
         np.testing.assert_array_equal(recordings.episodes[0].frames(), record(world(), "expert", 0).frames)
 
 
-def test_whoever_interrupts_collecting_is_told_how_far_it_came(tmp_path: Path) -> None:
+def test_interrupted_collecting_says_how_far_it_came(tmp_path: Path) -> None:
     process = subprocess.Popen(
         [sys.executable, "-c", HEARS_INTERRUPTS, str(tmp_path)],
         stderr=subprocess.PIPE,
