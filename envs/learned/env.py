@@ -32,8 +32,8 @@ class WorldModelEnv(FrameEnv):
     """One imagined episode at a time.
 
     Args:
-        checkpoint: a shipped name, a folder, a Hugging Face Hub id, or a :class:`WorldModel`.
         task: one of the checkpoint's tasks; None chooses one at each reset, named in ``info["task"]``.
+        checkpoint: a shipped name, a folder, a Hugging Face Hub id, or a :class:`WorldModel`.
         device: where to compute, such as ``cuda``; None is the CPU.
         dtype: the precision to compute in, such as ``bfloat16``; None is float32.
         temperature: of the token sampling; None takes the checkpoint's own.
@@ -53,8 +53,9 @@ class WorldModelEnv(FrameEnv):
 
     def __init__(
         self,
-        checkpoint: Checkpoint,
         task: str | None = None,
+        *,
+        checkpoint: Checkpoint,
         device: Device = None,
         dtype: Precision = None,
         temperature: float | None = None,

@@ -54,13 +54,12 @@ class WorldModelVectorEnv(gym.vector.VectorEnv[NDArray[np.uint8], NDArray[np.flo
     Seeds, infos, options and autoreset follow :class:`gymnasium.vector.SyncVectorEnv`.
 
     Args:
-        checkpoint: as in :class:`WorldModelEnv`.
         num_envs: number of slots.
         max_episode_steps: steps after which a slot truncates; None takes the checkpoint's, -1 is never.
         autoreset_mode: ``NEXT_STEP``: the step after an episode's end resets the slot, whatever its action, with
             reward 0; ``SAME_STEP``: the ending step resets it and returns ``final_obs`` and ``final_info`` in the
             infos; ``DISABLED``: the caller resets by ``options={"reset_mask": bool [num_envs]}``.
-        task, device, dtype, temperature, top_k, render_mode: as in :class:`WorldModelEnv`.
+        task, checkpoint, device, dtype, temperature, top_k, render_mode: as in :class:`WorldModelEnv`.
         output: ``numpy``, or ``torch``: frames (uint8), rewards and uncertainty (float32) and flags (bool) are tensors
             that stay on the model's device, and actions may be such.
 
@@ -72,11 +71,12 @@ class WorldModelVectorEnv(gym.vector.VectorEnv[NDArray[np.uint8], NDArray[np.flo
 
     def __init__(
         self,
-        checkpoint: Checkpoint,
         num_envs: int = 1,
         max_episode_steps: int | None = None,
         autoreset_mode: str | AutoresetMode = AutoresetMode.NEXT_STEP,
         task: str | None = None,
+        *,
+        checkpoint: Checkpoint,
         device: Device = None,
         dtype: Precision = None,
         temperature: float | None = None,

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from worldgym.envs.learned.env import WorldModelEnv, WorldModelVectorEnv
+from worldgym.envs.learned.env import WorldModelEnv
+from worldgym.envs.learned.vector_env import WorldModelVectorEnv
 from worldgym.errors import InvalidAction, InvalidOption, OutOfMemory, ResetNeeded
 from worldgym.world_model import WorldModel
 
@@ -134,7 +135,7 @@ def test_bad_output_and_tensors_are_named(tiny_checkpoint: Path) -> None:
 
 
 def test_more_slots_than_fit_memory_are_refused_by_name(tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("worldgym.world_model.CERTAINLY_FREE", 0)
-    monkeypatch.setattr("worldgym.world_model.free_memory", lambda device: 2**20)
+    monkeypatch.setattr("worldgym.world_model.model.CERTAINLY_FREE", 0)
+    monkeypatch.setattr("worldgym.world_model.model.free_memory", lambda device: 2**20)
     with pytest.raises(OutOfMemory, match=r"at most \d+ rows fit"):
         WorldModelVectorEnv(500, checkpoint=tiny_checkpoint).reset(seed=0)

@@ -6,12 +6,13 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import pytest
+import torch
 from gymnasium.vector import AutoresetMode
 
+from worldgym.data.start_states import StartStates
 from worldgym.envs.contract import Frame
-from worldgym.envs.learned.start_states import StartStates
-from worldgym.envs.learned.env import WorldModelVectorEnv
-from worldgym.errors import InvalidAction, InvalidFrames, InvalidOption, ResetNeeded
+from worldgym.envs.learned.vector_env import WorldModelVectorEnv
+from worldgym.errors import EnvironmentClosed, InvalidAction, InvalidFrames, InvalidOption, ResetNeeded
 from worldgym.pretrained import START_STATES
 
 ID = "WorldModel-MetaWorld-v0"
@@ -168,14 +169,13 @@ def test_no_limit_without_max_episode_steps(tiny_checkpoint: Path) -> None:
     envs = WorldModelVectorEnv(2, checkpoint=tiny_checkpoint)
     envs.reset(seed=0)
     assert not any(envs.step(action)[3].any() for action in actions(9, slots=2))
-    assert make(tiny_checkpoint).spec.kwargs["max_episode_steps"] == 100
 
 
 def test_given_frames(tiny_checkpoint: Path, real_frames: Frame) -> None:
     envs = make(tiny_checkpoint, task="hammer")
     frames, infos = envs.reset(seed=0, options={"frames": real_frames})
     np.testing.assert_array_equal(frames, np.stack([real_frames[-1]] * SLOTS))
-    assert "start" not in infos
+    assert infos["start"].tolist() == [-1] * SLOTS
     each = np.stack([real_frames, real_frames[::-1], real_frames // 2])
     frames, _ = envs.reset(seed=0, options={"frames": each})
     np.testing.assert_array_equal(frames, each[:, -1])
@@ -200,7 +200,7 @@ def test_a_checkpoint_without_start_states_is_told_where_a_slot_would_reset_itse
     [
         ({"autoreset_mode": "SomeStep"}, "'SomeStep'; did you mean 'SameStep'"),
         ({"max_episode_steps": 0}, "at least 1"),
-        ({"num_envs": 0}, "num_envs must be at least 1"),
+        ({"num_envs": 0}, "num_envs: expected at least 1"),
         ({"render_mode": "ansi"}, "'ansi'"),
     ],
 )
@@ -246,18 +246,34 @@ def test_bad_actions_name_the_slot(tiny_checkpoint: Path) -> None:
 
 def test_order_of_calls(tiny_checkpoint: Path) -> None:
     envs = make(tiny_checkpoint, autoreset_mode="Disabled", max_episode_steps=1)
-    with pytest.raises(ResetNeeded, match=r"before reset\(\)"):
+    with pytest.raises(ResetNeeded, match=r"called before reset\(\)"):
         envs.step(actions(1)[0])
-    with pytest.raises(ResetNeeded, match=r"before reset\(\)"):
+    with pytest.raises(ResetNeeded, match=r"called before reset\(\)"):
         envs.render()
     with pytest.raises(ResetNeeded, match="never reset"):
         envs.reset(options={"reset_mask": np.array([True, False, False])})
     envs.reset(seed=0)
     envs.step(actions(1)[0])
-    with pytest.raises(ResetNeeded, match=r"slots \[0, 1, 2\] ended"):
+    with pytest.raises(ResetNeeded, match=r"slots \[0, 1, 2\] have ended"):
         envs.step(actions(1)[0])
     envs.reset()
     envs.close()
     envs.close()
-    with pytest.raises(ResetNeeded):
-        envs.step(actions(1)[0])
+    for call in (envs.reset, envs.render, lambda: envs.step(actions(1)[0])):
+        with pytest.raises(EnvironmentClosed, match="make a new environment"):
+            call()
+
+
+@pytest.mark.parametrize("autoreset_mode", ["NextStep", "SameStep"])
+@pytest.mark.parametrize("output", ["numpy", "torch"])
+def test_infos_keep_their_types_whichever_slots_reset(output: str, autoreset_mode: str, tiny_checkpoint: Path) -> None:
+    envs = make(tiny_checkpoint, max_episode_steps=2, output=output, autoreset_mode=autoreset_mode)
+    infos = [envs.reset(seed=0)[1], *(envs.step(action)[4] for action in actions(6))]
+    infos.append(envs.reset(options={"reset_mask": np.array([True, False, True])})[1])
+    kind = torch.Tensor if output == "torch" else np.ndarray
+    for info in infos:
+        assert info.keys() >= {"task", "start", "uncertainty", "reanchored", "_uncertainty"}
+        for part in (info, info.get("final_info", info)):
+            assert all(isinstance(part[name], kind) for name in ("uncertainty", "reanchored"))
+            assert part["start"].dtype == np.int64
+    assert infos[-1]["_start"].tolist() == [True, False, True]
