@@ -1,11 +1,11 @@
-"""Demonstrations that an agent's replay begins with: our own recordings, and files of the reference implementation.
+"""Demonstrations for an agent's replay: recorded episodes, and files of the reference implementation.
 
-A reference file is an npz that holds an episode of T steps, and lies in a folder named after its task:
+A reference file is an npz that holds one episode of T steps, in a folder named after its task:
 
     observation   uint8   [T + 1, 3 S, H, W]   stacks of S frames, channels first, newest last
-    action        float32 [T + 1, A]           action[t] led to observation[t]; the first led nowhere
+    action        float32 [T + 1, A]           action[t] led to observation[t]; the first belongs to no step
     reward        float32 [T + 1, 1]           came with observation[t], summed over repeated steps, bonus included
-    discount      float32 [T + 1, 1]           1 everywhere: nothing terminates
+    discount      float32 [T + 1, 1]           1 everywhere: no episode terminates
 """
 
 import dataclasses
@@ -22,57 +22,59 @@ from worldgym.data.episode import SUFFIX, Episode, EpisodeFile, EpisodeInfo
 from worldgym.errors import DataError
 
 REFERENCE_SUFFIX = ".npz"
+REFERENCE_FRAME_SKIP = 2
+ARRAYS = ("observation", "action", "reward", "discount")
+UNREADABLE = (OSError, EOFError, LookupError, ValueError, TypeError, AttributeError, BadZipFile, zlib.error)
 
 
 def load_demonstrations(
     path: Path, *, frame_shape: tuple[int, ...], action_dim: int, task: str | None = None
 ) -> list[Episode]:
-    """All demonstrations below a folder (or one file), in the order of their names, actions clipped to [-1, 1].
+    """All demonstrations below a folder, in the order of their names, with actions clipped to [-1, 1].
 
-    A recording that cannot be read is left out with a warning that names it, as long as another can.
+    A file that cannot be read is left out with a warning that names it, unless no other file can be read either.
 
     Args:
-        path: where ``*.safetensors`` of our own or ``*.npz`` of the reference lie.
+        path: a folder of ``*.safetensors`` (our recordings) or ``*.npz`` (the reference's), or one such file.
         frame_shape: the environment's, ``(H, W, 3)``.
         action_dim: the environment's.
-        task: the environment's; any unless given.
+        task: the environment's; None accepts any.
 
     Raises:
-        DataError: where there are none, where none can be read, or for one of another size, action dimension or task.
+        DataError: if there is none, if none can be read, or if one has another size, action dimension or task.
     """
-    paths = _find(Path(path))
     episodes: list[Episode] = []
-    broken: list[DataError] = []
-    for each in paths:
+    unreadable: list[DataError] = []
+    for file in _find(Path(path)):
         try:
-            episode = _read(each)
+            episode = _read(file)
         except DataError as error:
-            broken.append(error)
+            unreadable.append(error)
             continue
-        _check(episode, each, tuple(frame_shape), action_dim, task)
+        _check(episode, file, tuple(frame_shape), action_dim, task)
         episodes.append(dataclasses.replace(episode, actions=np.clip(episode.actions, -1, 1)))
     if not episodes:
-        named = "\n".join(str(error) for error in broken)
-        raise DataError(f"no demonstration below {path} can be read:\n{named}")
-    for problem in broken:
+        listed = "\n".join(str(error) for error in unreadable)
+        raise DataError(f"{path}: expected demonstrations, but none of them can be read:\n{listed}")
+    for problem in unreadable:
         warnings.warn(f"left out a demonstration. {problem}", stacklevel=2)
     return episodes
 
 
 def _find(path: Path) -> list[Path]:
     suffixes = SUFFIX, REFERENCE_SUFFIX
-    found = [path] if path.is_file() else sorted(each for each in path.rglob("*") if each.suffix in suffixes)
-    found = [each for each in found if not each.name.startswith(".")]
+    found = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.suffix in suffixes)
+    found = [file for file in found if not file.name.startswith(".")]
     if not found:
         raise DataError(
-            f"no demonstrations (*{SUFFIX} or *{REFERENCE_SUFFIX}) below {path}; "
+            f"{path}: expected demonstrations (*{SUFFIX} or *{REFERENCE_SUFFIX}), found none; "
             f"record some: `worldgym collect --out {path} --tasks plate-slide --episodes expert=5`"
         )
     return found
 
 
 def _read(path: Path) -> Episode:
-    """One demonstration. Raises DataError, which names the file, for one that is damaged or of another format."""
+    """One demonstration. Raises DataError, which names the file, if it is damaged or of another format."""
     try:
         return _read_reference(path) if path.suffix == REFERENCE_SUFFIX else EpisodeFile(path).load()
     except DataError as error:
@@ -80,36 +82,36 @@ def _read(path: Path) -> Episode:
 
 
 def _read_reference(path: Path) -> Episode:
-    arrays = _arrays(path)
-    observation, action, reward, discount = arrays
-    steps = len(action) - 1
+    observation, action, reward, discount = arrays = _arrays(path)
+    steps = len(action) - 1 if action.ndim else 0
     if observation.ndim != 4 or observation.shape[1] % 3 or action.ndim != 2 or steps < 1:
         raise DataError(
             f"expected observation [T + 1, 3 S, H, W] and action [T + 1, A], got {list(observation.shape)} and "
             f"{list(action.shape)}"
         )
-    if any(array.size != steps + 1 for array in (reward, discount)) or len(observation) != steps + 1:
-        raise DataError(f"its arrays differ in length: {[list(array.shape) for array in arrays]}")
+    if any(array.shape[:1] != (steps + 1,) for array in arrays):
+        raise DataError(f"expected arrays of one length, got shapes {[list(array.shape) for array in arrays]}")
     if (discount != 1).any():
         raise DataError("expected discounts of 1: a demonstration that terminates cannot be read")
     if not np.array_equal(observation[1:, -6:-3], observation[:-1, -3:][:, : observation.shape[1] - 3]):
-        raise DataError("expected stacks with the newest frame last, each of them the one before moved on by a frame")
+        raise DataError("expected stacks with the newest frame last, each one frame later than the one before")
     return Episode(
         np.ascontiguousarray(observation[:, -3:].transpose(0, 2, 3, 1)),
-        action[1:].astype(np.float32),
-        reward.reshape(-1)[1:].astype(np.float32),
+        action[1:],
+        reward[1:],
         np.zeros(steps, np.bool_),  # not recorded
-        EpisodeInfo("reference", path.resolve().parent.name, "demonstration", 0, 2, "reference"),
+        EpisodeInfo(
+            "reference", path.resolve().parent.name, "demonstration", 0, REFERENCE_FRAME_SKIP, look="reference"
+        ),
     )
 
 
 def _arrays(path: Path) -> list[NDArray[Any]]:
-    names = "observation", "action", "reward", "discount"
     try:
         with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
-            return [file[name] for name in names]
-    except (OSError, EOFError, LookupError, ValueError, TypeError, AttributeError, BadZipFile, zlib.error) as error:
-        raise DataError(f"not a readable demonstration, an npz with the arrays {', '.join(names)} ({error})") from error
+            return [file[name] for name in ARRAYS]
+    except UNREADABLE as error:
+        raise DataError(f"expected an npz file with the arrays {', '.join(ARRAYS)}, got another ({error})") from error
 
 
 def _check(episode: Episode, path: Path, frame_shape: tuple[int, ...], action_dim: int, task: str | None) -> None:
@@ -121,5 +123,8 @@ def _check(episode: Episode, path: Path, frame_shape: tuple[int, ...], action_di
     ]
     different = [f"{name}: expected {wanted}, got {got}" for name, wanted, got in compared if wanted != got]
     if different:
-        named = " (named by its folder)" if path.suffix == REFERENCE_SUFFIX and "task" in different[-1] else ""
-        raise DataError(f"{path} demonstrates something else; {'; '.join(different)}{named}. Choose others, or move it")
+        by_folder = " (the name of its folder)" if path.suffix == REFERENCE_SUFFIX and "task" in different[-1] else ""
+        raise DataError(
+            f"{path}: a demonstration of another environment. {'; '.join(different)}{by_folder}. "
+            "Choose other demonstrations or move the file"
+        )

@@ -15,8 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from worldgym.agents.common.mixed_replay import MixedReplay
 from worldgym.agents.common.random_streams import Purpose, RandomStreams
-from worldgym.agents.common.replay import MixedReplay, ReplayBuffer
+from worldgym.agents.common.replay import ReplayBuffer
 from worldgym.agents.common.spaces import check_spaces
 from worldgym.agents.drqv2 import DrQv2
 from worldgym.agents.mbpo.collector import Collector, Env, Stack

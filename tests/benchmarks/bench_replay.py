@@ -13,8 +13,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from worldgym.agents.common.mixed_replay import MixedReplay
+from worldgym.agents.common.replay import ReplayBuffer
 from worldgym.agents.drqv2 import DrQv2
-from worldgym.agents.common.replay import MixedReplay, ReplayBuffer
 
 SHAPE, ACTION_DIM, EPISODE = (64, 64, 3), 4, 100
 BATCH, STACK, REPEATS = 256, 3, 50

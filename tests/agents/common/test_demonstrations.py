@@ -55,7 +55,7 @@ def values() -> dict[str, NDArray[Any]]:
     return reference_arrays(frames, actions, rng.uniform(0, 30, STEPS).astype(np.float32))
 
 
-def test_a_reference_demonstration_is_read(values: dict[str, NDArray[Any]], tmp_path: Path) -> None:
+def test_reference_file_is_read(values: dict[str, NDArray[Any]], tmp_path: Path) -> None:
     write(tmp_path / "plate-slide" / "20240513T151859_0_100.npz", values)
     assert values["observation"].shape == (101, 9, 64, 64)
     (episode,) = load_demonstrations(tmp_path, **SIZES, task="plate-slide")
@@ -69,7 +69,7 @@ def test_a_reference_demonstration_is_read(values: dict[str, NDArray[Any]], tmp_
 
 @settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(data=st.data(), steps=st.integers(1, 5), size=st.integers(1, 4))
-def test_what_was_stacked_is_unstacked(data: st.DataObject, steps: int, size: int, tmp_path: Path) -> None:
+def test_reference_frames_are_unstacked(data: st.DataObject, steps: int, size: int, tmp_path: Path) -> None:
     frames = data.draw(arrays.arrays(np.uint8, (steps + 1, 2, 3, 3)))
     actions = data.draw(arrays.arrays(np.float32, (steps, 2), elements=st.floats(-3, 3, width=32)))
     rewards = data.draw(arrays.arrays(np.float32, steps, elements=st.floats(0, 30, width=32)))
@@ -81,7 +81,7 @@ def test_what_was_stacked_is_unstacked(data: st.DataObject, steps: int, size: in
     np.testing.assert_array_equal(episode.rewards, rewards)
 
 
-def test_our_own_recordings_are_read_in_order(synthetic_recordings: Path, make_episode: MakeEpisode) -> None:
+def test_recordings_are_read_in_order(synthetic_recordings: Path, make_episode: MakeEpisode) -> None:
     episodes = load_demonstrations(synthetic_recordings / "hammer", **SIZES, task="hammer")
     expected = [make_episode("hammer", behaviour, seed) for behaviour in ("expert", "random") for seed in range(3)]
     assert [episode.info for episode in episodes] == [episode.info for episode in expected]
@@ -90,14 +90,14 @@ def test_our_own_recordings_are_read_in_order(synthetic_recordings: Path, make_e
     assert len(load_demonstrations(synthetic_recordings, **SIZES)) == 12
 
 
-def test_actions_of_our_own_recordings_are_clipped_too(make_episode: MakeEpisode, tmp_path: Path) -> None:
+def test_actions_of_recordings_are_clipped(make_episode: MakeEpisode, tmp_path: Path) -> None:
     episode = make_episode("hammer", "expert", 0)
     replace(episode, actions=2 * episode.actions).save(tmp_path / "one.safetensors")
     (read,) = load_demonstrations(tmp_path / "one.safetensors", **SIZES)
     np.testing.assert_array_equal(read.actions, (2 * episode.actions).clip(-1, 1))
 
 
-def test_demonstrations_go_into_the_replay(values: dict[str, NDArray[Any]], tmp_path: Path) -> None:
+def test_demonstrations_can_be_added_to_a_replay(values: dict[str, NDArray[Any]], tmp_path: Path) -> None:
     write(tmp_path / "hammer" / "one.npz", values)
     replay = ReplayBuffer((64, 64, 3), 4, 200)
     for episode in load_demonstrations(tmp_path, **SIZES):
@@ -118,7 +118,7 @@ def test_demonstrations_go_into_the_replay(values: dict[str, NDArray[Any]], tmp_
     ],
 )
 @pytest.mark.parametrize("kind", ["npz", "safetensors"])
-def test_a_demonstration_of_something_else_is_named(
+def test_demonstration_of_another_environment_is_named(
     sizes: dict[str, Any],
     expected: str,
     kind: str,
@@ -142,19 +142,25 @@ BROKEN: dict[str, tuple[Callable[[dict[str, NDArray[Any]]], dict[str, Any]], str
     "reward": (lambda values: changed(values, "reward", 7, np.nan), "not finite"),
     "action": (lambda values: changed(values, "action", 3, np.inf), "not finite"),
     "terminates": (lambda values: changed(values, "discount", -1, 0), "expected discounts of 1"),
-    "floats": (lambda values: values | {"observation": values["observation"][..., :2, :2] / 255}, "must be uint8"),
+    "floats": (
+        lambda values: values | {"observation": values["observation"][..., :2, :2] / 255},
+        r"expected frames uint8 \[101, H, W, 3\], got float64",
+    ),
     "channels": (lambda values: values | {"observation": values["observation"][:, :8]}, r"got \[101, 8, 64, 64\]"),
     "last": (lambda values: values | {"observation": values["observation"].transpose(0, 2, 3, 1)}, r"3 S, H, W"),
     "order": (lambda values: values | {"observation": values["observation"][::-1]}, "newest frame last"),
-    "lengths": (lambda values: values | {"action": values["action"][:-1]}, "differ in length"),
+    "lengths": (lambda values: values | {"action": values["action"][:-1]}, "arrays of one length"),
+    "rewards": (lambda values: values | {"reward": values["reward"].repeat(2, 1)}, r"expected rewards float32 \[100\]"),
+    "row": (lambda values: values | {"reward": values["reward"].T}, "arrays of one length"),
+    "words": (lambda values: values | {"action": values["action"].astype("U9")}, "actions as an array of numbers"),
     "no step": (lambda values: {name: array[:1] for name, array in values.items()}, r"T \+ 1"),
-    "missing": (lambda values: {"observation": values["observation"]}, "npz with the arrays observation, action"),
+    "missing": (lambda values: {"observation": values["observation"]}, "npz file with the arrays observation, action"),
     "objects": (lambda values: values | {"reward": np.array([{}] * 101, object)}, "allow_pickle"),
 }
 
 
 @pytest.mark.parametrize("kind", BROKEN)
-def test_a_broken_reference_file_is_named(kind: str, values: dict[str, NDArray[Any]], tmp_path: Path) -> None:
+def test_damaged_reference_file_is_named(kind: str, values: dict[str, NDArray[Any]], tmp_path: Path) -> None:
     change, expected = BROKEN[kind]
     write(tmp_path / "hammer" / "broken.npz", change(values))
     with pytest.raises(DataError, match=rf"can be read:\n.*hammer.broken\.npz: .*{expected}"):
@@ -162,7 +168,7 @@ def test_a_broken_reference_file_is_named(kind: str, values: dict[str, NDArray[A
 
 
 @pytest.mark.parametrize("share", [0.0, 0.02, 0.5, 0.999])
-def test_one_cut_short_among_many_is_left_out_with_a_warning(
+def test_truncated_reference_file_is_left_out_with_a_warning(
     share: float, values: dict[str, NDArray[Any]], make_episode: MakeEpisode, tmp_path: Path
 ) -> None:
     folder = tmp_path / "hammer"
@@ -174,17 +180,17 @@ def test_one_cut_short_among_many_is_left_out_with_a_warning(
     assert sorted(len(episode) for episode in episodes) == [12, STEPS]
 
 
-def test_one_of_our_own_cut_short_is_left_out_with_a_warning(make_episode: MakeEpisode, tmp_path: Path) -> None:
+def test_truncated_recording_is_left_out_with_a_warning(make_episode: MakeEpisode, tmp_path: Path) -> None:
     for seed in range(3):
         make_episode("hammer", "expert", seed).save(tmp_path / f"{seed}.safetensors")
     whole = (tmp_path / "1.safetensors").read_bytes()
     (tmp_path / "1.safetensors").write_bytes(whole[: len(whole) // 2])
-    with pytest.warns(UserWarning, match=r"1\.safetensors.*collect it again"):
+    with pytest.warns(UserWarning, match=r"1\.safetensors.*make it again"):
         episodes = load_demonstrations(tmp_path, **SIZES)
     assert [episode.info.seed for episode in episodes] == [0, 2]
 
 
-def test_a_mismatch_beside_a_broken_one_is_still_an_error(make_episode: MakeEpisode, tmp_path: Path) -> None:
+def test_another_task_beside_a_damaged_file_is_an_error(make_episode: MakeEpisode, tmp_path: Path) -> None:
     (tmp_path / "a.npz").touch()
     make_episode("hammer", "expert", 0).save(tmp_path / "b.safetensors")
     with warnings.catch_warnings(), pytest.raises(DataError, match=r"b\.safetensors.*task"):
@@ -192,7 +198,7 @@ def test_a_mismatch_beside_a_broken_one_is_still_an_error(make_episode: MakeEpis
 
 
 @pytest.mark.parametrize("where", ["", "nowhere"])
-def test_no_demonstrations_is_an_error_that_says_how_to_record_some(where: str, tmp_path: Path) -> None:
+def test_missing_demonstrations_are_an_error(where: str, tmp_path: Path) -> None:
     (tmp_path / ".hidden.npz").touch()
-    with pytest.raises(DataError, match=r"no demonstrations.*worldgym collect --out"):
+    with pytest.raises(DataError, match=r"expected demonstrations .*found none.*worldgym collect --out"):
         load_demonstrations(tmp_path / where, **SIZES)

@@ -21,7 +21,9 @@ from numpy.typing import NDArray
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
-from worldgym.agents.common.replay import REAL, MixedReplay, ReplayBuffer, Transitions
+from worldgym.agents.common.mixed_replay import MixedReplay
+from worldgym.agents.common.replay import ReplayBuffer, Transitions
+from worldgym.agents.common.replay_ring import REAL
 from worldgym.agents.common.schedules import Linear
 from worldgym.data.episode import Episode
 from worldgym.envs.simulators.toy import SimulatorToy
@@ -205,7 +207,7 @@ class ReplayMachine(RuleBasedStateMachine):
     def add_episodes(self, count: int, steps: int, context: int, made_at: int) -> None:
         length = context + steps
         if length > self.naive.places:
-            with pytest.raises(DataError, match="does not fit"):
+            with pytest.raises(DataError, match="raise its capacity"):
                 self.replay.add_episodes(*self.arrays([list(range(length))], context, length), context=context)
             return
         kept = self.naive.whole(count, steps, context, made_at)
@@ -239,9 +241,9 @@ class ReplayMachine(RuleBasedStateMachine):
         steps = self.naive.steps()
         assert len(self.replay) == len(steps) <= self.naive.capacity
         if not steps:
-            with pytest.raises(DataError, match="0 steps"):
+            with pytest.raises(DataError, match="got 0 steps"):
                 self.replay.sample(self.rng, 1)
-            with pytest.raises(DataError, match="empty"):
+            with pytest.raises(DataError, match="an empty one"):
                 self.replay.reward_range()
             return
         rewards = [reward(episode.frames[index]) for episode, index in steps]
@@ -261,7 +263,7 @@ class ReplayMachine(RuleBasedStateMachine):
             if index + 3 <= len(episode.frames)
         }
         if not begins:
-            with pytest.raises(DataError, match="none has 3 frames"):
+            with pytest.raises(DataError, match="at least 3 frames"):
                 self.replay.segments(self.rng, 1, 3)
             return
         frames, actions, rewards = self.replay.segments(self.rng, 8, 3)
@@ -277,7 +279,7 @@ def assert_same_draws(one: ReplayBuffer, other: ReplayBuffer) -> None:
         torch.testing.assert_close(got, expected, rtol=0, atol=0)
 
 
-def test_any_use_agrees_with_a_naive_replay(tmp_path: Path) -> None:
+def test_replay_agrees_with_a_naive_one(tmp_path: Path) -> None:
     class Machine(ReplayMachine):
         folder = str(tmp_path)
 
@@ -305,7 +307,7 @@ def imagined(episodes: int, steps: int = 4, **options: Any) -> ReplayBuffer:
     return replay
 
 
-def test_a_step_as_the_agent_sees_it() -> None:
+def test_sampled_step_has_frame_stacks_return_and_discount() -> None:
     replay = ReplayBuffer(SHAPE, ACTIONS, 100, frame_stack=3, n_step=2, discount=0.5)
     replay.start(picture(10))
     for new in (11, 12, 13):
@@ -322,14 +324,14 @@ def test_a_step_as_the_agent_sees_it() -> None:
     assert all(part.is_contiguous() for part in batch)
 
 
-def test_the_last_steps_of_a_truncated_episode_bootstrap_from_its_last_frame() -> None:
+def test_last_steps_of_a_truncated_episode_bootstrap_from_its_last_frame() -> None:
     found = seen(filled((4, 0), n_step=3, discount=0.5).sample(np.random.default_rng(0), 64))
     assert [found[step][3] for step in range(4)] == [0.125, 0.125, 0.25, 0.5]
     assert [found[step][4][-1] for step in range(4)] == [3, 4, 4, 4]
 
 
 @pytest.mark.parametrize("n_step", [1, 3])
-def test_stacks_are_those_of_gymnasiums_wrapper(n_step: int) -> None:
+def test_frame_stacks_equal_those_of_gymnasium(n_step: int) -> None:
     env = FrameStackObservation(TimeLimit(SimulatorToy(), 20), 3)
     replay, rng = ReplayBuffer((32, 32, 3), 2, 50, n_step=n_step), np.random.default_rng(0)
     steps: dict[bytes, tuple[bytes, bytes]] = {}  # the stacks before and after each, by action
@@ -370,13 +372,13 @@ def test_every_segment_and_every_start_is_equally_likely() -> None:
 
 
 @pytest.mark.parametrize(("length", "begins"), [(4, [8, 11, 14]), (9, [8]), (11, []), (1, list(range(8, 18)))])
-def test_the_newest_episode_comes_whole(length: int, begins: list[int]) -> None:
+def test_newest_episode_is_returned_whole(length: int, begins: list[int]) -> None:
     frames, actions, rewards = filled().newest(length)
     assert numbers(frames) == [list(range(begin, begin + length)) for begin in begins]
     assert actions.shape[:2] == rewards.shape == (len(begins), length - 1)
 
 
-def test_an_empty_replay_has_no_newest_episode() -> None:
+def test_empty_replay_has_no_newest_episode() -> None:
     assert ReplayBuffer((64, 64, 3), 4, 10).newest(2).frames.shape == (0, 2, 64, 64, 3)
 
 
@@ -386,11 +388,26 @@ def assert_even(counts: NDArray[np.int64], draws: int) -> None:
     assert np.abs(counts - draws * share).max() < 5 * np.sqrt(draws * share * (1 - share))
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_batches_do_not_depend_on_the_callers_pytorch_defaults(dtype: torch.dtype) -> None:
+    expected = filled().sample(np.random.default_rng(0), 8), filled().segments(np.random.default_rng(0), 8, 3)
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        with torch.device("meta"):
+            found = filled().sample(np.random.default_rng(0), 8), filled().segments(np.random.default_rng(0), 8, 3)
+    finally:
+        torch.set_default_dtype(before)
+    for got, wanted in zip([*found[0], *found[1]], [*expected[0], *expected[1]], strict=True):
+        assert got.device.type == "cpu"
+        torch.testing.assert_close(got, wanted, rtol=0, atol=0)
+
+
 def test_equal_generators_draw_equal_batches() -> None:
     assert_same_draws(filled(), filled())
 
 
-def test_old_imagination_is_forgotten_and_what_is_real_is_kept(make_episode: Callable[..., Episode]) -> None:
+def test_eviction_removes_old_rollouts_and_keeps_real_steps(make_episode: Callable[..., Episode]) -> None:
     replay = ReplayBuffer((64, 64, 3), 4, 200)
     replay.add_demonstration(make_episode("hammer", "expert", 0))
     for made_at in (1, 2, 3):
@@ -404,7 +421,7 @@ def test_old_imagination_is_forgotten_and_what_is_real_is_kept(make_episode: Cal
     assert len(replay) == 12
 
 
-def test_a_demonstration_is_stored_with_clipped_actions(make_episode: Callable[..., Episode]) -> None:
+def test_demonstration_is_stored_with_clipped_actions(make_episode: Callable[..., Episode]) -> None:
     episode = make_episode("hammer", "expert", 0)
     replay = ReplayBuffer((64, 64, 3), 4, 200)
     replay.add_demonstration(replace(episode, actions=3 * episode.actions))
@@ -414,7 +431,7 @@ def test_a_demonstration_is_stored_with_clipped_actions(make_episode: Callable[.
     np.testing.assert_array_equal(rewards[0], episode.rewards)
 
 
-def test_episodes_of_16_steps_and_more_fill_the_capacity() -> None:
+def test_episodes_of_16_or_more_steps_fill_the_capacity() -> None:
     assert [len(filled((length,) * 12, capacity=100)) for length in (16, 25, 100)] == [100, 100, 100]
     assert len(filled((4,) * 100, capacity=100)) < 100
 
@@ -431,17 +448,17 @@ def test_bytes_limit_steps() -> None:
     [
         ({"frame_shape": (4, 4)}, "frame_shape"),
         ({"frame_shape": (3, 4, 4)}, "frame_shape"),
-        ({"action_dim": 0}, "positive"),
-        ({"capacity": 0}, "positive"),
-        ({"n_step": 0}, "positive"),
-        ({"frame_stack": 0}, "positive"),
+        ({"action_dim": 0}, "action_dim: expected at least 1, got 0"),
+        ({"capacity": 0}, "capacity: expected at least 1"),
+        ({"n_step": 0}, "n_step: expected at least 1"),
+        ({"frame_stack": 0}, "frame_stack: expected at least 1"),
         ({"discount": 1.1}, "discount"),
         ({"discount": float("nan")}, "discount"),
-        ({"capacity_bytes": 231}, r"holds 3 frames of 58 bytes, and one step takes 4: allow 232"),
+        ({"capacity_bytes": 231}, "expected at least 232, for one step of 4 frames, got 231"),
         ({"capacity": 10**17}, "GB: set capacity_bytes"),
     ],
 )
-def test_settings_that_make_no_sense_are_refused(options: dict[str, Any], expected: str) -> None:
+def test_settings_out_of_range_are_refused(options: dict[str, Any], expected: str) -> None:
     given = {"frame_shape": SHAPE, "action_dim": ACTIONS, "capacity": 10}
     with pytest.raises(ConfigError, match=expected):
         ReplayBuffer(**(given | options))
@@ -465,14 +482,29 @@ def kept(replay: ReplayBuffer, folder: Path) -> tuple[dict[str, str], dict[str, 
 @pytest.mark.parametrize(
     ("use", "error", "expected"),
     [
-        (lambda replay: replay.start(GOOD.astype(np.float32)), InvalidFrames, r"uint8 frames \[1, 2, 3\], got float32"),
+        (lambda replay: replay.start(GOOD.astype(np.float32)), InvalidFrames, r"frames uint8 \[1, 2, 3\], got float32"),
         (lambda replay: replay.start(GOOD[:, :1]), InvalidFrames, r"got uint8 \[1, 1, 3\]"),
         (lambda replay: replay.add([0, np.nan], 0, GOOD, False, False), InvalidAction, r"nan at index \(1,\)"),
-        (lambda replay: replay.add([0, 1e300], 0, GOOD, False, False), InvalidAction, r"inf at index \(1,\)"),
-        (lambda replay: replay.add([0], 0, GOOD, False, False), InvalidAction, r"actions \[2\], got \[1\]"),
-        (lambda replay: replay.add([0, 0], np.inf, GOOD, False, False), DataError, "finite rewards, got inf"),
-        (lambda replay: replay.add([0, 0], 1e300, GOOD, False, False), DataError, "finite rewards, got inf"),
-        (lambda replay: replay.add([0, 0], [0.0], GOOD, False, False), DataError, r"rewards \[\], got \[1\]"),
+        (lambda replay: replay.add([0, 1e300], 0, GOOD, False, False), InvalidAction, r"1e\+300 at index \(1,\)"),
+        (lambda replay: replay.add(["a", "b"], 0, GOOD, False, False), InvalidAction, r"float32 \[2\], got <U1 \[2\]"),
+        (lambda replay: replay.add([0, 0], 1j, GOOD, False, False), DataError, "got complex128"),
+        (
+            lambda replay: replay.add_episodes(**EPISODES | {"rewards": EPISODES["rewards"][..., None]}),
+            DataError,
+            r"rewards float32 \[2, 3\], got float32 \[2, 3, 1\]",
+        ),
+        (
+            lambda replay: replay.add([0], 0, GOOD, False, False),
+            InvalidAction,
+            r"actions float32 \[2\], got int64 \[1\]",
+        ),
+        (lambda replay: replay.add([0, 0], np.inf, GOOD, False, False), DataError, "finite in float32, got inf"),
+        (lambda replay: replay.add([0, 0], 1e300, GOOD, False, False), DataError, r"finite in float32, got 1e\+300"),
+        (
+            lambda replay: replay.add([0, 0], [0.0], GOOD, False, False),
+            DataError,
+            r"rewards float32 \[\], got float64",
+        ),
         (lambda replay: replay.add([0, 0], 0, GOOD[None], False, True), InvalidFrames, r"got uint8 \[1, 1, 2, 3\]"),
         (
             lambda replay: replay.add_episodes(**EPISODES | {"frames": EPISODES["frames"][:1]}),
@@ -480,7 +512,7 @@ def kept(replay: ReplayBuffer, folder: Path) -> tuple[dict[str, str], dict[str, 
             "got uint8",
         ),
         (lambda replay: replay.add_episodes(**EPISODES, context=2), InvalidFrames, r"\[2, 5, 1, 2, 3\]"),
-        (lambda replay: replay.add_episodes(**EPISODES, context=0), InvalidAction, "behind 0"),
+        (lambda replay: replay.add_episodes(**EPISODES, context=0), InvalidAction, "after 0"),
         (
             lambda replay: replay.add_episodes(**EPISODES | {"actions": np.zeros((2, 3, 4))}),
             InvalidAction,
@@ -492,15 +524,19 @@ def kept(replay: ReplayBuffer, folder: Path) -> tuple[dict[str, str], dict[str, 
             DataError,
             r"\(1, 1\)",
         ),
-        (lambda replay: replay.segments(np.random.default_rng(0), 1, 0), ConfigError, "at least 1 frame"),
+        (
+            lambda replay: replay.segments(np.random.default_rng(0), 1, 0),
+            ConfigError,
+            "at least 1 frame, got 0",
+        ),
         (
             lambda replay: replay.segments(np.random.default_rng(0), 1, 11),
             DataError,
-            "15 steps in 3 episodes.*11 frames",
+            "at least 11 frames in the replay, got 15 steps in 3 episodes",
         ),
     ],
 )
-def test_what_is_refused_changes_nothing(
+def test_refused_input_changes_nothing(
     use: Callable[[ReplayBuffer], None], error: type[WorldGymError], expected: str, tmp_path: Path
 ) -> None:
     replay = filled()
@@ -523,7 +559,7 @@ def test_steps_need_an_open_episode() -> None:
 # Files
 
 
-def test_a_loaded_replay_goes_on_where_the_saved_one_stood(tmp_path: Path) -> None:
+def test_loaded_replay_continues_like_the_saved_one(tmp_path: Path) -> None:
     replay = filled((30, 5), capacity=20)
     replay.save(tmp_path / "replay.safetensors")
     loaded, restored = ReplayBuffer.load(tmp_path / "replay.safetensors"), filled((2,), capacity=20)
@@ -536,39 +572,39 @@ def test_a_loaded_replay_goes_on_where_the_saved_one_stood(tmp_path: Path) -> No
     assert_same_draws(replay, restored)
 
 
-def test_only_what_is_filled_is_written(tmp_path: Path) -> None:
+def test_only_filled_places_are_written(tmp_path: Path) -> None:
     filled((5,), capacity=10_000).save(tmp_path / "replay.safetensors")
     assert load_file(tmp_path / "replay.safetensors")["frames"].shape == (6, *SHAPE)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.05, 0.5, 0.99])
-def test_a_file_cut_short_is_named_and_the_replay_kept(share: float, tmp_path: Path) -> None:
+def test_truncated_file_is_refused_and_changes_nothing(share: float, tmp_path: Path) -> None:
     path, replay = tmp_path / "cut.safetensors", filled()
     filled((9,)).save(path)
     whole = path.read_bytes()
     path.write_bytes(whole[: int(share * len(whole))])
     for read in (ReplayBuffer.load, replay.restore):
-        with pytest.raises(CheckpointError, match=r"cut\.safetensors.*cut short"):
+        with pytest.raises(CheckpointError, match=r"cut\.safetensors is damaged or not a saved replay"):
             read(path)
     assert_same_draws(replay, filled())
 
 
-def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"nothing\.safetensors"):
+def test_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"nothing\.safetensors is missing: expected a saved replay"):
         ReplayBuffer.load(tmp_path / "nothing.safetensors")
 
 
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        ({"frame_stack": 2}, "frame_stack 2 instead of 3"),
-        ({"capacity": 50, "n_step": 1}, "capacity 50 instead of 100, n_step 1 instead of 3"),
+        ({"frame_stack": 2}, "frame_stack: expected 3, got 2"),
+        ({"capacity": 50, "n_step": 1}, "capacity: expected 100, got 50; n_step: expected 3, got 1"),
     ],
 )
-def test_a_replay_of_other_settings_is_not_restored(options: dict[str, Any], expected: str, tmp_path: Path) -> None:
+def test_replay_of_other_settings_is_refused(options: dict[str, Any], expected: str, tmp_path: Path) -> None:
     filled(**options).save(tmp_path / "other")
     replay = filled()
-    with pytest.raises(CheckpointError, match=f"other holds another replay than this one: {expected}"):
+    with pytest.raises(CheckpointError, match=f"other holds a replay of other settings. {expected}"):
         replay.restore(tmp_path / "other")
     assert_same_draws(replay, filled())
 
@@ -585,15 +621,15 @@ def test_a_replay_of_other_settings_is_not_restored(options: dict[str, Any], exp
         ("actions", lambda values: values[:, :1], "expected actions"),
         ("rewards", lambda values: values[:1], "expected rewards"),
         ("episodes", lambda values: values[:, :4], "expected episodes"),
-        ("episodes", lambda values: values[:-1], "do not lie within"),
-        ("episodes", lambda values: values[:0], "do not lie within"),
-        ("episodes", lambda values: values[::-1].copy(), "do not lie within"),
-        ("episodes", lambda values: values + 1, "do not lie within"),
-        ("episodes", lambda values: values - 1, "do not lie within"),
-        ("episodes", lambda values: None, "not a readable replay.*episodes"),
+        ("episodes", lambda values: values[:-1], "expected episodes within its 18 frames"),
+        ("episodes", lambda values: values[:0], "expected episodes within its 18 frames"),
+        ("episodes", lambda values: values[::-1].copy(), "expected episodes within its 18 frames"),
+        ("episodes", lambda values: values + 1, "expected episodes within its 18 frames"),
+        ("episodes", lambda values: values - 1, "expected episodes within its 18 frames"),
+        ("episodes", lambda values: None, "damaged or not a saved replay.*episodes"),
     ],
 )
-def test_a_damaged_file_is_refused_by_what_is_wrong(
+def test_damaged_tensors_are_refused(
     name: str, change: Callable[[NDArray[Any]], NDArray[Any] | None], expected: str, tmp_path: Path
 ) -> None:
     path = tmp_path / "replay.safetensors"
@@ -618,7 +654,7 @@ def test_a_damaged_file_is_refused_by_what_is_wrong(
         {"head": "17"},
     ],
 )
-def test_damaged_metadata_are_refused(about: dict[str, str], tmp_path: Path) -> None:
+def test_damaged_metadata_is_refused(about: dict[str, str], tmp_path: Path) -> None:
     path = tmp_path / "replay.safetensors"
     filled().save(path)
     with safe_open(path, "np") as file:
@@ -627,7 +663,7 @@ def test_damaged_metadata_are_refused(about: dict[str, str], tmp_path: Path) -> 
         ReplayBuffer.load(tmp_path / "changed")
 
 
-def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+def test_unwritable_path_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(StorageError, match="could not write"):
         filled().save(tmp_path / "file" / "replay.safetensors")
@@ -640,7 +676,7 @@ def real_share(batch: Transitions) -> float:
     return float((batch.actions[:, 0] != 1).float().mean())
 
 
-def test_a_batch_holds_its_share_of_real_steps() -> None:
+def test_batch_contains_its_share_of_real_steps() -> None:
     mixed = MixedReplay(filled(), imagined(3))
     for ratio in (0.0, 0.25, 0.5, 1.0):
         batch = mixed.sample(np.random.default_rng(0), 256, ratio)
@@ -648,7 +684,7 @@ def test_a_batch_holds_its_share_of_real_steps() -> None:
         assert all(part.is_contiguous() and len(part) == 256 for part in batch)
 
 
-def test_small_batches_hold_their_share_on_average() -> None:
+def test_small_batches_contain_their_share_on_average() -> None:
     mixed, rng = MixedReplay(filled(), imagined(3)), np.random.default_rng(0)
     shares = [3 * real_share(mixed.sample(rng, 3, 0.4)) for _ in range(1000)]
     assert {round(share) for share in shares} == {1, 2}
@@ -666,26 +702,26 @@ def test_both_parts_of_a_batch_are_uniform() -> None:
 
 
 @pytest.mark.parametrize(("made", "ratio"), [(None, 0.5), (0, 0.5), (0, 0.0), (3, 1.0)])
-def test_without_imagination_it_is_the_real_replay(made: int | None, ratio: float) -> None:
+def test_without_imagined_steps_all_are_real(made: int | None, ratio: float) -> None:
     mixed = MixedReplay(filled(), None if made is None else imagined(made))
     got = mixed.sample(np.random.default_rng(3), 32, ratio)
     for one, other in zip(got, filled().sample(np.random.default_rng(3), 32), strict=True):
         torch.testing.assert_close(one, other, rtol=0, atol=0)
 
 
-def test_mixing_refuses_what_does_not_fit() -> None:
+def test_mixed_replay_refuses_other_sizes_and_ratios() -> None:
     MixedReplay(filled(), imagined(1, capacity_bytes=10_000))
-    with pytest.raises(ConfigError, match="differ in more than capacity"):
+    with pytest.raises(ConfigError, match="differ in their capacity alone"):
         MixedReplay(filled(), imagined(0, frame_stack=2))
-    with pytest.raises(ConfigError, match=r"real_ratio must lie in \[0, 1\], got 1.5"):
+    with pytest.raises(ConfigError, match=r"real_ratio: expected a number in \[0, 1\], got 1.5"):
         MixedReplay(filled()).sample(np.random.default_rng(0), 8, 1.5)
     empty = MixedReplay(ReplayBuffer(SHAPE, ACTIONS, 100), imagined(1))
     assert real_share(empty.sample(np.random.default_rng(0), 8, 0.0)) == 0
-    with pytest.raises(DataError, match="holds 0 steps"):
+    with pytest.raises(DataError, match="got 0 steps"):
         empty.sample(np.random.default_rng(0), 8, 0.5)
 
 
-def test_a_linear_schedule() -> None:
+def test_linear_schedule() -> None:
     schedule = Linear(1.0, 0.1, 90)
     assert [schedule(step) for step in (-5, 0, 45, 90, 1000)] == pytest.approx([1.0, 1.0, 0.55, 0.1, 0.1])
     assert Linear(0.5, 0.3, 7)(7) == 0.3
