@@ -1,6 +1,7 @@
-"""Files: written so that nothing half-written is ever found (aside, flushed to disk, then renamed); JSON read back.
+"""Atomic writing of files and folders, and JSON.
 
-All that writes raises StorageError where the disk refuses, all that reads JSON raises ConfigError where there is none.
+Files are written under a temporary name, flushed to disk and renamed, so that an incomplete file is never found. All
+functions that write raise StorageError where the operating system refuses; all that read JSON raise ConfigError.
 """
 
 import json
@@ -18,48 +19,125 @@ from safetensors import SafetensorError
 
 from worldgym.errors import ConfigError, StorageError
 
-KEPT = "Nothing half-written is left, and what was there before is kept"
+KEPT = "No incomplete file is left, and earlier files are kept"
 
 
 @contextmanager
 def writing(path: str | os.PathLike[str], kept: str = KEPT) -> Iterator[None]:
-    """Raise StorageError for whatever inside keeps ``path`` from being written; ``kept`` tells what is left behind."""
+    """Raise StorageError for every error inside that keeps ``path`` from being written.
+
+    Args:
+        path: the file or folder that is written.
+        kept: what is left on disk after an error; part of the message.
+    """
     try:
         yield
     except StorageError:
         raise
     except (OSError, SafetensorError) as error:  # safetensors has an error of its own for a full disk
         raise StorageError(
-            f"could not write {path}: {error}. {kept}; {free_space(path)}: make room or choose another place"
+            f"could not write {path}: {error}. {kept}; {free_space(path)}: free some space or choose another place"
         ) from error
 
 
 @contextmanager
 def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Yield a temporary path beside ``path``; on success it replaces ``path``, on any error it is removed.
+    """Write a file atomically; its folder is made if it is missing.
 
-    Raises StorageError where the disk refuses.
+    Args:
+        path: the file.
+
+    Yields:
+        A temporary path beside it, to write to. After the block it replaces ``path``; after an error it is removed.
+
+    Raises:
+        StorageError: if the file cannot be written.
     """
     target = Path(path)
     with writing(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=target.suffix, dir=target.parent)
         os.close(handle)
-        aside = Path(name)
+        temporary = Path(name)
         try:
-            yield aside
-            _settle(aside)
-            aside.replace(target)
+            yield temporary
+            _flush(temporary)
+            temporary.replace(target)
         except BaseException:
             with suppress(OSError):
-                aside.unlink()
+                temporary.unlink()
             raise
 
 
+@contextmanager
+def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Write the files of a folder, all or none.
+
+    A new folder appears in one step. In an existing folder each file replaces the file of the same name, and other
+    files stay; if one of them cannot be replaced, the earlier files are put back.
+
+    Args:
+        path: the folder.
+
+    Yields:
+        A temporary folder beside it, to write files to. Subfolders are not supported.
+
+    Raises:
+        StorageError: if the folder cannot be written.
+    """
+    target = Path(path)
+    with writing(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = target.parent / f".{target.name}.{secrets.token_hex(4)}"
+        temporary.mkdir()
+        try:
+            yield temporary
+            for file in temporary.iterdir():
+                _flush(file)
+            if target.exists():
+                _replace_files(temporary, target)
+            else:
+                temporary.replace(target)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _replace_files(source: Path, target: Path) -> None:
+    """Move all files of ``source`` into ``target``; after an error ``target`` is as it was."""
+    names = sorted(path.name for path in source.iterdir())
+    earlier = source / ".earlier"
+    earlier.mkdir()
+    try:
+        for name in names:
+            if (target / name).exists():
+                (target / name).replace(earlier / name)
+            (source / name).replace(target / name)
+    except BaseException:
+        for name in names:
+            if (earlier / name).exists():
+                (earlier / name).replace(target / name)
+            elif not (source / name).exists():  # a new file, without an earlier one
+                (target / name).unlink()
+        raise
+
+
+def _flush(path: Path) -> None:
+    """Flush a file to disk, and give it the permissions of any new file: those of temporary files are stricter."""
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())
+    umask = os.umask(0)
+    os.umask(umask)
+    path.chmod(0o666 & ~umask)
+
+
 def atomic_json(path: str | os.PathLike[str], value: Any) -> None:
-    """Write ``value`` as indented JSON, atomically; see :func:`to_json`. Raises StorageError where the disk refuses."""
-    with atomic_write(path) as aside:
-        aside.write_text(to_json(value, indent=2) + "\n", encoding="utf-8")
+    """Write ``value`` as indented JSON, atomically; see :func:`to_json`.
+
+    Raises:
+        StorageError: if the file cannot be written.
+    """
+    with atomic_write(path) as temporary:
+        temporary.write_text(to_json(value, indent=2) + "\n", encoding="utf-8")
 
 
 def to_json(value: Any, indent: int | None = None) -> str:
@@ -78,7 +156,15 @@ def _finite(value: Any) -> Any:
 
 
 def read_json(path: str | os.PathLike[str], where: str | None = None) -> dict[str, Any]:
-    """The JSON object in a file. Raises ConfigError, which calls the file ``where`` or by its path."""
+    """Read the JSON object in a file.
+
+    Args:
+        path: the file.
+        where: name of the file in error messages; its path unless given.
+
+    Raises:
+        ConfigError: if the file is missing or holds no JSON object.
+    """
     where = where or os.fspath(path)
     try:
         text = Path(path).read_text(encoding="utf-8")
@@ -90,7 +176,15 @@ def read_json(path: str | os.PathLike[str], where: str | None = None) -> dict[st
 
 
 def parse_json(text: str, where: str) -> dict[str, Any]:
-    """The JSON object in ``text``. Raises ConfigError, which calls it ``where``."""
+    """The JSON object in ``text``.
+
+    Args:
+        text: JSON.
+        where: name of the text in error messages.
+
+    Raises:
+        ConfigError: if it is not a JSON object.
+    """
     try:
         values = json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -100,52 +194,14 @@ def parse_json(text: str, where: str) -> dict[str, Any]:
     return values
 
 
-@contextmanager
-def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Yield a temporary folder beside ``path``; on success its files are at ``path``, on any error it is removed.
-
-    A new folder appears in one step. In a folder that exists each file replaces its namesake, after all of them have
-    reached the disk; other files stay.
-
-    Raises StorageError where the disk refuses.
-    """
-    target = Path(path)
-    with writing(target):
-        target.parent.mkdir(parents=True, exist_ok=True)
-        aside = target.parent / f".{target.name}.{secrets.token_hex(4)}"
-        aside.mkdir()
-        try:
-            yield aside
-            for each in aside.iterdir():
-                _settle(each)
-            if not target.exists():
-                aside.replace(target)
-                return
-            for each in sorted(aside.iterdir()):
-                each.replace(target / each.name)
-            aside.rmdir()
-        except BaseException:
-            shutil.rmtree(aside, ignore_errors=True)
-            raise
-
-
-def _settle(path: Path) -> None:
-    """Flush a file to disk, with the permissions of any new file: temporary ones are their owner's alone."""
-    with path.open("rb+") as file:
-        os.fsync(file.fileno())
-    umask = os.umask(0)
-    os.umask(umask)
-    path.chmod(0o666 & ~umask)
-
-
 def free_space(path: str | os.PathLike[str]) -> str:
-    """How much room is left where ``path`` is or would be, for error messages."""
-    there = next(folder for folder in (Path(path).absolute(), *Path(path).absolute().parents) if _exists(folder))
-    return f"{shutil.disk_usage(there).free / 1e9:.2f} GB are free on the disk of {there}"
+    """The free space where ``path`` is or would be, as text for error messages."""
+    existing = next(folder for folder in (Path(path).absolute(), *Path(path).absolute().parents) if _exists(folder))
+    return f"{shutil.disk_usage(existing).free / 1e9:.2f} GB are free on the disk of {existing}"
 
 
 def _exists(path: Path) -> bool:
-    """Whether a path is there for us; one that we may not look at is not."""
+    """Whether a path exists; False where permissions do not let us look."""
     with suppress(OSError):
         return path.exists()
     return False

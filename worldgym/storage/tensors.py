@@ -76,8 +76,11 @@ def read_tensors(
     The digest in the file's metadata is checked where there is one.
 
     Args:
-        path, content, device, error: as in :func:`open_tensors`.
+        path: the file.
+        content: what the file should hold, for error messages.
         file_format: the ``format`` that the metadata must name; None accepts any.
+        device: where the tensors are loaded to.
+        error: the class of errors to raise.
 
     Raises:
         error: if the file is missing, damaged, changed since it was saved, or of another format.

@@ -406,7 +406,7 @@ def test_full_disk_keeps_the_last_checkpoint(tmp_path: Path, monkeypatch: pytest
     before = stored(tmp_path, "replay")
     with monkeypatch.context() as patch:
         patch.setattr(ReplayBuffer, "save", full)
-        with pytest.raises(StorageError, match=r"No space left.*was there before is kept"):
+        with pytest.raises(StorageError, match=r"No space left.*earlier files are kept"):
             train(make_learner(False), make_env(), tmp_path, resume=True)
     assert not list(tmp_path.glob(".checkpoint*"))
     after = stored(tmp_path, "replay")

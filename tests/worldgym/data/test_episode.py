@@ -1,12 +1,14 @@
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
+from numpy.typing import NDArray
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
@@ -58,7 +60,7 @@ def test_a_file_cut_short_is_named(make_episode: MakeEpisode, tmp_path: Path, sh
     make_episode("hammer", "expert", 0).save(path)
     whole = path.read_bytes()
     path.write_bytes(whole[: int(share * len(whole))])
-    with pytest.raises(DataError, match=r"cut\.safetensors.*collect it again"):
+    with pytest.raises(DataError, match=r"cut\.safetensors is damaged or not a recorded episode.*make it again"):
         EpisodeFile(path)
 
 
@@ -86,28 +88,73 @@ def test_an_episode_file_without_its_tensors_is_refused(tmp_path: Path) -> None:
         EpisodeFile(path)
 
 
-def test_an_episode_file_with_misshapen_tensors_is_refused(make_episode: MakeEpisode, tmp_path: Path) -> None:
-    path = tmp_path / "flat.safetensors"
-    make_episode("hammer", "expert", 0).save(path)
+def rewritten(episode: Episode, path: Path, **changes: NDArray[Any]) -> Path:
+    """The file of an episode with other tensors, as other programs may write it."""
+    episode.save(path)
     with safe_open(path, "np") as file:
         metadata, tensors = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    save_file({**tensors, "actions": tensors["actions"].flatten()}, path, metadata)
-    with pytest.raises(DataError, match=r"flat\.safetensors: expected frames"):
+    save_file({**tensors, **changes}, path, metadata)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("actions", np.zeros(48, np.float32), r"expected actions float32 \[12, A\], got float32 \[48\]"),
+        ("actions", np.full((12, 4), 1e39), "too large for float32"),
+        ("rewards", np.zeros(11, np.float32), r"expected rewards float32 \[12\], got float32 \[11\]"),
+        ("rewards", np.zeros((12, 2), np.float32), r"expected rewards float32 \[12\], got float32 \[12, 2\]"),
+        ("rewards", np.full(12, np.nan, np.float32), "not finite"),
+        ("successes", np.zeros((1, 12), np.uint8), r"expected successes bool \[12\], got uint8 \[1, 12\]"),
+        ("frames", np.zeros((13, 8, 8, 3), np.float32), r"expected frames uint8 .*, got F32 \[13, 8, 8, 3\]"),
+        ("frames", np.zeros((13, 3, 8, 8), np.uint8), r"expected frames uint8 .*, got U8 \[13, 3, 8, 8\]"),
+        ("frames", np.zeros((0, 8, 8, 3), np.uint8), r"expected frames uint8 .*, got U8 \[0, 8, 8, 3\]"),
+    ],
+)
+def test_a_file_with_other_arrays_is_refused_when_it_is_opened(
+    make_episode: MakeEpisode, tmp_path: Path, name: str, value: NDArray[Any], message: str
+) -> None:
+    path = rewritten(make_episode("hammer", "expert", 0), tmp_path / "other.safetensors", **{name: value})
+    with pytest.raises(DataError, match=rf"other\.safetensors: .*{message}"):
         EpisodeFile(path)
 
 
-def test_what_is_no_episode_is_refused(make_episode: MakeEpisode) -> None:
+def test_rewards_in_a_column_are_the_same_rewards(make_episode: MakeEpisode, tmp_path: Path) -> None:
+    episode = make_episode("hammer", "expert", 0)
+    columns = {"rewards": episode.rewards[:, None], "successes": episode.successes[:, None]}
+    path = rewritten(episode, tmp_path / "column.safetensors", **columns)
+    for read in (replace(episode, **columns), EpisodeFile(path), EpisodeFile(path).load()):
+        np.testing.assert_array_equal(read.rewards, episode.rewards, strict=True)
+        np.testing.assert_array_equal(read.successes, episode.successes, strict=True)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"frames": lambda old: old[:-1]}, r"expected frames uint8 \[13, H, W, 3\], got uint8 \[12, 64, 64, 3\]"),
+        ({"frames": lambda old: old.astype(np.float32)}, r"got float32 \[13, 64, 64, 3\]; multiply by 255"),
+        ({"actions": lambda old: old[:, 0]}, r"expected actions float32 \[T, A\], got float32 \[12\]"),
+        ({"rewards": lambda old: old[:3]}, r"expected rewards float32 \[12\], got float32 \[3\]"),
+        ({"rewards": lambda old: np.stack([old, old], 1)}, r"got float32 \[12, 2\]"),
+        ({"successes": lambda old: old[None]}, r"expected successes bool \[12\], got bool \[1, 12\]"),
+        ({"actions": lambda old: old * np.nan}, "not finite"),
+        ({"rewards": lambda old: old.astype(np.float64) + 1e39}, "too large for float32"),
+    ],
+)
+def test_other_arrays_are_no_episode(
+    make_episode: MakeEpisode, changes: dict[str, Callable[[Any], Any]], message: str
+) -> None:
     good = make_episode("hammer", "expert", 0)
-    broken = good.actions.copy()
-    broken[2, 1] = np.nan
-    with pytest.raises(DataError, match="not finite"):
-        replace(good, actions=broken)
-    with pytest.raises(DataError, match="13 frames"):
-        replace(good, frames=good.frames[:-1])
-    with pytest.raises(DataError, match="uint8"):
-        replace(good, frames=good.frames.astype(np.float32))
-    with pytest.raises(DataError, match="rewards"):
-        replace(good, rewards=good.rewards[:3])
+    with pytest.raises(DataError, match=message):
+        replace(good, **{name: change(getattr(good, name)) for name, change in changes.items()})
+
+
+def test_float64_becomes_float32(make_episode: MakeEpisode, tmp_path: Path) -> None:
+    episode = make_episode("hammer", "expert", 0)
+    wide = replace(episode, actions=episode.actions.astype(float), rewards=episode.rewards.astype(float))
+    assert wide.actions.dtype == wide.rewards.dtype == np.float32
+    wide.save(tmp_path / "wide.safetensors")
+    np.testing.assert_array_equal(EpisodeFile(tmp_path / "wide.safetensors").rewards, episode.rewards, strict=True)
 
 
 def test_a_failed_write_leaves_nothing(
@@ -118,6 +165,6 @@ def test_a_failed_write_leaves_nothing(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("worldgym.data.episode.save_file", full)
-    with pytest.raises(StorageError, match=r"No space left.*Nothing half-written is left.*GB are free"):
+    with pytest.raises(StorageError, match=r"No space left.*No incomplete file is left.*GB are free"):
         make_episode("hammer", "expert", 0).save(tmp_path / "episode.safetensors")
     assert list(tmp_path.iterdir()) == []

@@ -253,7 +253,7 @@ def test_full_disk_keeps_the_last_checkpoint(tmp_path: Path, monkeypatch: pytest
 
     with monkeypatch.context() as patch:
         patch.setattr("worldgym.storage.tensors.save_file", full)
-        with pytest.raises(StorageError, match=r"No space left.*was there before is kept"):
+        with pytest.raises(StorageError, match=r"No space left.*earlier files are kept"):
             train(LineJob(), settings(save_every=100), tmp_path, ABOUT, resume=True)
     assert (newest_checkpoint(tmp_path) / "state.safetensors").read_bytes() == before
     assert not list(tmp_path.glob(".*"))
