@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from worldgym.errors import TrainingError
-from worldgym.storage.files import atomic_json, read_json
+from worldgym.storage.files import atomic_json, read_json, to_json
 
 CONFIG = "config.json"
 VIDEOS = "videos"
@@ -18,19 +18,31 @@ CHECKPOINT_KEPT = "The last checkpoint is kept: add --resume to continue from it
 def check_run_folder(folder: Path, resume: bool) -> None:
     """Check that ``folder`` holds a run if and only if one is to be resumed.
 
+    Args:
+        folder: of the run.
+        resume: continue the run that the folder holds.
+
     Raises:
-        TrainingError: otherwise, and if the run was written in the format of an earlier version.
+        TrainingError: otherwise, and if the run was written by an earlier version.
     """
     exists = (folder / CONFIG).exists()
     if exists and not resume:
         raise TrainingError(f"{folder} already holds a run: add --resume to continue it, or choose another folder")
     if resume and not exists:
         raise TrainingError(f"nothing to resume: {folder / CONFIG} does not exist")
-    if resume and (old := [path for name in OLD_CHECKPOINTS for path in folder.glob(name)]):
-        raise TrainingError(
-            f"{old[0]} is a checkpoint of worldgym 0.1, which this version cannot resume: resume it with version 0.1, "
-            "or start a new run in another folder"
-        )
+    if resume and (problem := old_format(folder)):
+        raise TrainingError(problem)
+
+
+def old_format(folder: Path) -> str | None:
+    """What is wrong if ``folder`` holds a run of an earlier version; None if it does not."""
+    found = next((path for name in OLD_CHECKPOINTS for path in folder.glob(name)), None)
+    if found is None:
+        return None
+    return (
+        f"{found} is a checkpoint in the format of worldgym 0.1, which this version cannot read: continue the run with "
+        "version 0.1, or start a new one in another folder"
+    )
 
 
 def open_run_folder(folder: Path, config: Mapping[str, Any], resume: bool) -> None:
@@ -38,7 +50,7 @@ def open_run_folder(folder: Path, config: Mapping[str, Any], resume: bool) -> No
 
     Args:
         folder: of the run.
-        config: all settings of the run, as JSON types, tuples and dataclass fields.
+        config: all settings of the run, as JSON types.
         resume: continue the run that the folder holds.
 
     Raises:
@@ -49,7 +61,7 @@ def open_run_folder(folder: Path, config: Mapping[str, Any], resume: bool) -> No
     if not resume:
         atomic_json(folder / CONFIG, config)
         return
-    saved, requested = read_json(folder / CONFIG), json.loads(json.dumps(config))
+    saved, requested = read_json(folder / CONFIG), json.loads(to_json(config))
     if differences := setting_differences(saved, requested):
         raise TrainingError(
             f"{folder / CONFIG} has other settings: {'; '.join(differences)}. Repeat the saved settings, or choose "

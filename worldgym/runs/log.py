@@ -22,8 +22,8 @@ class Log:
 
     Args:
         folder: of the run.
-        steps: length of the progress bar.
-        step: steps done before; later TensorBoard events are removed.
+        steps: steps of the run in all, for the progress bar.
+        step: steps done before; TensorBoard then ignores events of later steps.
 
     Raises:
         DependencyNotInstalled: without TensorBoard.
@@ -34,8 +34,8 @@ class Log:
         writer = summary_writer_class()
         self._path = folder / METRICS
         with self._writing():
-            self._board = writer(str(folder), purge_step=step + 1)
             self._file = self._path.open("a", encoding="utf-8")
+            self._board = writer(str(folder), purge_step=step + 1)
         self._bar = tqdm(total=steps, initial=step, desc=folder.name, unit="step")
         self._start = time.monotonic()
 
@@ -49,7 +49,15 @@ class Log:
             self._board.close()
 
     def write(self, step: int, metrics: Metrics) -> None:
-        """Add the metrics of a step. Values that are not finite become null in ``metrics.jsonl``."""
+        """Add the metrics of a step.
+
+        Args:
+            step: the step.
+            metrics: by name. Values that are not finite become null in ``metrics.jsonl``.
+
+        Raises:
+            StorageError: if a file cannot be written.
+        """
         seconds = round(time.monotonic() - self._start, 1)
         with self._writing():
             self._file.write(to_json({"step": step, "seconds": seconds, **metrics}) + "\n")
@@ -58,7 +66,12 @@ class Log:
                 self._board.add_scalar(name, value, step)
 
     def advance(self, message: str, steps: int = 1) -> None:
-        """Move the progress bar by ``steps`` and show a message behind it."""
+        """Move the progress bar.
+
+        Args:
+            message: shown behind the bar.
+            steps: steps done since the last call.
+        """
         self._bar.set_postfix_str(message, refresh=False)
         self._bar.update(steps)
 
@@ -86,7 +99,11 @@ def logged_bytes(folder: Path) -> int:
 
 
 def truncate_log(folder: Path, size: int) -> None:
-    """Cut ``metrics.jsonl`` to ``size`` bytes: what a killed process logged after its last checkpoint is removed."""
+    """Cut ``metrics.jsonl`` to ``size`` bytes, its size at the last checkpoint: a resumed run logs later steps again.
+
+    Raises:
+        StorageError: if the file cannot be written.
+    """
     path = folder / METRICS
     if logged_bytes(folder) > size:
         with writing(path):
@@ -94,7 +111,7 @@ def truncate_log(folder: Path, size: int) -> None:
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
-    """The complete lines of a run's ``metrics.jsonl``; a last line that is still being written is left out."""
+    """The complete lines of a run's ``metrics.jsonl``, each as a dictionary; an incomplete last line is ignored."""
     path = folder / METRICS
     text = path.read_text(encoding="utf-8") if path.exists() else ""
     return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]

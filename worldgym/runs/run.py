@@ -1,10 +1,10 @@
 """The loop that every run shares, of world models and of agents.
 
-    config.json       all settings
-    checkpoint-N/     the newest checkpoint
-    metrics.jsonl     one JSON object a line
-    events.out.*      the same metrics for TensorBoard
-    videos/           what the job shows of its progress
+config.json       all settings
+checkpoint-N/     the newest checkpoint
+metrics.jsonl     one JSON object a line
+events.out.*      the same metrics for TensorBoard
+videos/           videos of the job's progress
 """
 
 from collections.abc import Mapping, Sized
@@ -18,7 +18,7 @@ from worldgym.runs.signals import stop_signals
 
 
 class Job(Protocol):
-    """What :func:`run` needs of the thing that is trained."""
+    """Work that :func:`run` repeats, saves and resumes."""
 
     @property
     def step(self) -> int:
@@ -30,7 +30,7 @@ class Job(Protocol):
 
     @property
     def finished(self) -> bool:
-        """Whether nothing is left to do."""
+        """Whether all work is done."""
 
     @property
     def save_due(self) -> bool:
@@ -39,7 +39,10 @@ class Job(Protocol):
     def advance(self, log: Log, stop: Sized) -> None:
         """Do one unit of work and log it.
 
-        Work that takes minutes should give up, without an effect, when ``stop`` is no longer empty.
+        Args:
+            log: of the run.
+            stop: is no longer empty once the run should stop. Work that takes minutes should return then, without an
+                effect.
         """
 
     def save(self, folder: Path) -> None:
@@ -59,8 +62,8 @@ def run(job: Job, folder: Path, config: Mapping[str, Any], resume: bool = False)
     uninterrupted one does.
 
     Args:
-        job: newly made; a resumed run's state is loaded into it.
-        folder: of the run; see the head of this module.
+        job: a new one; the state of a resumed run is loaded into it.
+        folder: of the run; see the docstring of this module.
         config: all settings, for ``config.json``.
         resume: continue the run in ``folder``.
 
@@ -71,7 +74,7 @@ def run(job: Job, folder: Path, config: Mapping[str, Any], resume: bool = False)
         DependencyNotInstalled: without TensorBoard; nothing is written then.
         TrainingError: if the folder holds another run, or none to resume.
         CheckpointError: if the checkpoint to resume from is damaged.
-        StorageError: if the disk refuses; the last checkpoint is kept.
+        StorageError: if a file cannot be written; the last checkpoint is kept.
     """
     summary_writer_class()
     open_run_folder(folder, config, resume)

@@ -21,13 +21,15 @@ def stop_signals() -> Iterator[list[int]]:
         yield received
         return
 
-    def stop(number: int, frame: object) -> None:
-        received.append(number)
-        signal.signal(number, previous[number])
+    def stop(received_number: int, stack: object) -> None:
+        received.append(received_number)
+        signal.signal(received_number, previous[received_number])
 
-    previous: dict[int, Any] = {}
-    for handled in (signal.SIGINT, signal.SIGTERM):
-        previous[handled] = signal.signal(handled, stop)
+    signals = (signal.SIGINT, signal.SIGTERM)
+    # None stands for a handler that was not set by Python and cannot be set again.
+    previous: dict[int, Any] = {number: signal.getsignal(number) or signal.SIG_DFL for number in signals}
+    for number in signals:
+        signal.signal(number, stop)
     try:
         yield received
     finally:

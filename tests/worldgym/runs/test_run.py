@@ -53,7 +53,7 @@ class Count:
         self.step = counters["step"]
 
     def conclude(self, folder: Path) -> None:
-        (folder / "result").write_text(str(self.step))
+        (folder / "result").write_text(str(self.step), encoding="utf-8")
 
 
 def fail() -> None:
@@ -64,17 +64,22 @@ def interrupt() -> None:
     os.kill(os.getpid(), signal.SIGINT)
 
 
+def interrupt_twice() -> None:
+    interrupt()
+    interrupt()
+
+
 def logged(folder: Path) -> list[int]:
     return [line["step"] for line in read_metrics(folder)]
 
 
 def test_run_leaves_config_metrics_checkpoint_and_result(tmp_path: Path) -> None:
     assert run(Count(), tmp_path / "run", CONFIG)
-    assert json.loads((tmp_path / "run" / "config.json").read_text()) == CONFIG
+    assert json.loads((tmp_path / "run" / "config.json").read_text(encoding="utf-8")) == CONFIG
     assert logged(tmp_path / "run") == [1, 2, 3, 4, 5, 6]
     assert checkpoint_step(tmp_path / "run") == 6
     assert len(checkpoints(tmp_path / "run")) == 1
-    assert (tmp_path / "run" / "result").read_text() == "6"
+    assert (tmp_path / "run" / "result").read_text(encoding="utf-8") == "6"
 
 
 def test_run_that_died_repeats_what_came_after_its_checkpoint(tmp_path: Path) -> None:
@@ -113,7 +118,7 @@ def test_missing_tensorboard_leaves_no_run_behind(tmp_path: Path, monkeypatch: p
 
 def test_infinite_metrics_are_null_in_json(tmp_path: Path) -> None:
     run(Count(), tmp_path, CONFIG)
-    text = (tmp_path / "metrics.jsonl").read_text()
+    text = (tmp_path / "metrics.jsonl").read_text(encoding="utf-8")
     assert "Infinity" not in text
     assert [line["ratio"] for line in read_metrics(tmp_path)][:3] == [1.0, None, 1.0]
 
@@ -126,14 +131,25 @@ def test_run_in_a_thread_cannot_receive_signals_and_runs(tmp_path: Path) -> None
     assert results == [True]
 
 
-def test_signals_are_collected_and_handlers_restored() -> None:
-    before = signal.getsignal(signal.SIGINT)
+@pytest.mark.parametrize("handler", [signal.SIG_IGN, signal.default_int_handler])
+def test_signals_are_collected_and_handlers_restored(handler: Any) -> None:
+    """SIGINT is ignored in the background jobs of a shell."""
+    before = signal.signal(signal.SIGINT, handler)
     try:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # as in a background job of a shell
         with stop_signals() as stop:
+            assert stop == []
             interrupt()
             assert stop == [signal.SIGINT]
-        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+        assert signal.getsignal(signal.SIGINT) is handler
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def test_second_signal_has_its_usual_effect() -> None:
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt), stop_signals():
+            interrupt_twice()
     finally:
         signal.signal(signal.SIGINT, before)
 
@@ -152,8 +168,8 @@ def test_folders_that_hold_no_run_or_another_one(tmp_path: Path) -> None:
 def test_checkpoints_of_an_earlier_version_are_refused_by_name(name: str, tmp_path: Path) -> None:
     (tmp_path / name).parent.mkdir(exist_ok=True)
     (tmp_path / name).touch()
-    (tmp_path / "config.json").write_text("{}")
-    with pytest.raises(TrainingError, match=rf"{name} is a checkpoint of worldgym 0.1"):
+    (tmp_path / "config.json").write_text("{}", encoding="utf-8")
+    with pytest.raises(TrainingError, match=rf"{name} is a checkpoint in the format of worldgym 0.1"):
         run(Count(), tmp_path, CONFIG, resume=True)
 
 
@@ -164,6 +180,49 @@ def test_damaged_checkpoint_raises_with_its_name(name: str, content: bytes, tmp_
     (newest_checkpoint(tmp_path) / name).write_bytes(content)
     with pytest.raises(CheckpointError, match=rf"checkpoint-\d+/{name}"):
         run(Count(), tmp_path, CONFIG, resume=True)
+
+
+def test_run_folder_may_contain_other_files_named_like_old_checkpoints(tmp_path: Path) -> None:
+    assert not run(Count(at={3: interrupt}), tmp_path, CONFIG)
+    (tmp_path / "videos" / "deep").mkdir(parents=True)
+    for name in ("last.safetensors", "learner.safetensors"):
+        (tmp_path / "videos" / "deep" / name).touch()
+    assert run(Count(), tmp_path, CONFIG, resume=True)
+
+
+@pytest.mark.parametrize("name", ["last.safetensors", "checkpoint-000003/learner.safetensors"])
+def test_reading_a_run_of_an_earlier_version_raises(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).touch()
+    with pytest.raises(CheckpointError, match=rf"{name} is a checkpoint in the format of worldgym 0.1"):
+        newest_checkpoint(tmp_path)
+
+
+def test_counters_that_are_not_finite_are_restored(tmp_path: Path) -> None:
+    counters = {"inf": math.inf, "nan": math.nan, "list": [1, 2.5, "text", None]}
+    save_state(tmp_path, {}, counters)
+    found = load_state(tmp_path)[1]
+    assert math.isnan(found.pop("nan"))
+    assert found == {"inf": math.inf, "list": [1, 2.5, "text", None]}
+
+
+def test_config_with_infinite_settings_can_be_resumed(tmp_path: Path) -> None:
+    config = {"limit": math.inf}
+    assert not run(Count(at={3: interrupt}), tmp_path, config)
+    assert "Infinity" not in (tmp_path / "config.json").read_text(encoding="utf-8")
+    assert run(Count(), tmp_path, config, resume=True)
+
+
+def test_incomplete_and_superseded_checkpoints_are_removed(tmp_path: Path) -> None:
+    """As a process that was killed while it replaced a checkpoint leaves them."""
+    assert not run(Count(at={3: interrupt}), tmp_path, CONFIG)
+    newest = newest_checkpoint(tmp_path)
+    (tmp_path / "checkpoint-000000").mkdir()
+    (tmp_path / ".checkpoint-000009.abcd").mkdir()
+    assert newest_checkpoint(tmp_path) == newest
+    assert run(Count(), tmp_path, CONFIG, resume=True)
+    assert [path.name for path in tmp_path.glob("*checkpoint*")] == ["checkpoint-000003"]
+    assert not list(tmp_path.glob(".checkpoint*"))
 
 
 def test_full_disk_keeps_the_last_checkpoint(tmp_path: Path) -> None:
