@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from worldgym.agents.common.replay import ReplayBuffer, Transitions
+from worldgym.agents.common.replay import ReplayBuffer
+from worldgym.agents.common.transitions import Transitions
 from worldgym.errors import ConfigError
 
 

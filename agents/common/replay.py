@@ -4,7 +4,6 @@ Shapes: B batch rows, S stacked frames, L frames of a segment, N episodes, T ste
 """
 
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -13,24 +12,10 @@ from torch import Tensor
 
 from worldgym.agents.common.replay_file import read_replay, read_settings, write_replay
 from worldgym.agents.common.replay_ring import REAL, Episodes, Positions, ReplayRing, ReplaySettings
+from worldgym.agents.common.transitions import Transitions
 from worldgym.data.episode import Episode
 from worldgym.data.recordings import Batch
 from worldgym.errors import ConfigError, DataError, InvalidAction, InvalidFrames, ResetNeeded
-
-
-class Transitions(NamedTuple):
-    """A batch of steps: tensors on the CPU, contiguous."""
-
-    frames: Tensor
-    """uint8 ``[B, S, H, W, 3]``, oldest first."""
-    actions: Tensor
-    """float32 ``[B, A]``."""
-    rewards: Tensor
-    """float32 ``[B]``: the discounted sum over n steps, or over as many as the episode has left."""
-    discounts: Tensor
-    """float32 ``[B]``: the factor of the value of ``next_frames``, gamma^k; 0 if the episode terminated there."""
-    next_frames: Tensor
-    """uint8 ``[B, S, H, W, 3]``: k steps later."""
 
 
 class ReplayBuffer:
@@ -234,6 +219,15 @@ class ReplayBuffer:
         table = self._ring.episodes
         begin, end = (table[name][-1] for name in ("begin", "end")) if len(table) else (0, -1)
         return self._segments(np.arange(begin, end - length + 2, max(1, length - 1)), length)
+
+    def real_episodes(self) -> list[Batch]:
+        """Every complete real episode, oldest first, each a batch of one segment; neither cut off nor open."""
+        table = self._ring.episodes
+        whole = (table["made_at"] == REAL) & (table["first"] == table["begin"])
+        if self._ring.open:
+            whole[-1] = False
+        bounds = table[whole][["begin", "end"]].tolist()
+        return [self._segments(np.array([begin]), end - begin + 1) for begin, end in bounds]
 
     def starts(self, rng: np.random.Generator, batch_size: int) -> NDArray[np.uint8]:
         """Frame stacks sampled uniformly over steps, from which rollouts start: uint8 ``[B, S, H, W, 3]``.

@@ -12,7 +12,6 @@ import json
 import math
 import os
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -20,6 +19,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from worldgym.agents.common.transitions import Transitions
 from worldgym.agents.drqv2.augmentation import random_shift
 from worldgym.agents.drqv2.config import AgentSpec, DrQv2Config
 from worldgym.agents.drqv2.networks import Actor, Critic, Encoder
@@ -33,9 +33,6 @@ from worldgym.runs.log import Metrics
 from worldgym.storage.files import parse_json
 from worldgym.storage.optimizer import optimizer_state_dict
 from worldgym.storage.tensors import Tensors, add_prefix, read_tensors, write_tensors
-
-if TYPE_CHECKING:
-    from worldgym.agents.common.replay import Transitions
 
 FORMAT = "worldgym-drqv2-1"
 LARGEST_ACTION = 1 - 1e-6
@@ -126,7 +123,7 @@ class DrQv2:
         return found
 
     @torch_defaults()
-    def update(self, batch: "Transitions") -> Metrics:
+    def update(self, batch: Transitions) -> Metrics:
         """Train on a batch: critics and encoder first, then the actor, then the target critics.
 
         Returns:
@@ -280,7 +277,7 @@ class DrQv2:
             )
         return found
 
-    def _check(self, batch: "Transitions") -> None:
+    def _check(self, batch: Transitions) -> None:
         """Raise TrainingError for shapes that would broadcast and values that would destroy the weights."""
         rows, stack = len(batch.frames), self.spec.stack_shape
         shapes = ((rows, *stack), (rows, self.spec.action_dim), (rows,), (rows,), (rows, *stack))

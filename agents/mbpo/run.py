@@ -17,6 +17,7 @@ from typing import Any
 from worldgym.agents.common.evaluation import evaluate
 from worldgym.agents.common.spaces import check_spaces
 from worldgym.agents.mbpo.collector import Env
+from worldgym.agents.mbpo.export import export_world_model
 from worldgym.agents.mbpo.learner import MBPO
 from worldgym.reports.provenance import provenance
 from worldgym.reports.video import enlarge, write_mp4
@@ -125,7 +126,8 @@ class _AgentJob:
     def conclude(self, folder: Path) -> None:
         self._learner.agent.save(folder / AGENT)
         if self._learner.world is not None:
-            self._learner.world.world_model.save_pretrained(folder / WORLD_MODEL)
+            world_model, replay = self._learner.world.world_model, self._learner.replay
+            export_world_model(folder / WORLD_MODEL, world_model, self._evaluation_env, replay)
         summary = {"steps": self.step, **self._evaluation, "seconds": self._all_seconds()}
         atomic_json(folder / SUMMARY, {**summary, **provenance(self._learner.agent.device)})
 

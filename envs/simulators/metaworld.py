@@ -60,6 +60,7 @@ class SimulatorMetaWorld(FrameEnv):
     """
 
     metadata = metadata(RENDER_FPS)
+    frame_skip = ACTION_REPEAT
 
     def __init__(self, task: str = PAPER_TASKS[1], render_mode: str | None = None, look: Look = "fast") -> None:
         if look not in SPEC.looks:

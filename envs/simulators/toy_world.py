@@ -37,6 +37,7 @@ class ToyWorld(FrameEnv):
     """
 
     metadata = metadata(RENDER_FPS)
+    frame_skip = 1
     spec_name: ClassVar[str]
     action_dim: ClassVar[int]
 
@@ -55,7 +56,7 @@ class ToyWorld(FrameEnv):
             entry_point=f"{cls.__module__}:{cls.__name__}",
             tasks=(cls.spec_name.lower(),),
             action_names=action_names,
-            frame_skip=1,
+            frame_skip=cls.frame_skip,
             episode_steps=EPISODE_STEPS,
             render_fps=RENDER_FPS,
         )

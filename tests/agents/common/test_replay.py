@@ -22,9 +22,10 @@ from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 from worldgym.agents.common.mixed_replay import MixedReplay
-from worldgym.agents.common.replay import ReplayBuffer, Transitions
+from worldgym.agents.common.replay import ReplayBuffer
 from worldgym.agents.common.replay_ring import REAL
 from worldgym.agents.common.schedules import Linear
+from worldgym.agents.common.transitions import Transitions
 from worldgym.data.episode import Episode
 from worldgym.envs.simulators.toy import SimulatorToy
 from worldgym.errors import (

@@ -13,7 +13,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from worldgym.agents.common.replay import Transitions
+from worldgym.agents.common.transitions import Transitions
 from worldgym.agents.drqv2 import DrQv2, DrQv2Config
 from worldgym.agents.drqv2.agent import within_bounds
 from worldgym.agents.drqv2.augmentation import random_shift, shift_by_gather, shift_by_slices

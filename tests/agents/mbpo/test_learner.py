@@ -17,10 +17,11 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file
 
 from worldgym.agents.common.evaluation import FIRST_SEED, Evaluation, evaluate
-from worldgym.agents.common.replay import ReplayBuffer, Transitions
+from worldgym.agents.common.replay import ReplayBuffer
 from worldgym.agents.common.rewards import ClippedRewards, HeadRewards, PixelRewards
 from worldgym.agents.common.rollouts import imagine_rollouts
 from worldgym.agents.common.schedules import Linear
+from worldgym.agents.common.transitions import Transitions
 from worldgym.agents.drqv2 import DrQv2, DrQv2Config
 from worldgym.agents.mbpo import MBPO, MBPOConfig
 from worldgym.agents.mbpo.collector import Env
