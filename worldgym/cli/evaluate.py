@@ -54,7 +54,7 @@ class Evaluate:
     def _measure(self) -> "Figures":
         """The figures of a checkpoint and how they were measured; with ``write_card`` also written into it."""
         from worldgym.config import Sampling
-        from worldgym.data.recordings import Recordings, drawn_segments
+        from worldgym.data.recordings import Recordings, sample_segments
         from worldgym.data.summary import check_held_out
         from worldgym.devices import checked_device
         from worldgym.pretrained import locate
@@ -74,7 +74,7 @@ class Evaluate:
                 f"{self.checkpoint}: expected training data in config.json, as `worldgym export` writes it; found none"
             )
         length = config.context_length + self.horizon
-        segments = drawn_segments(recordings, length, self.starts, self.first_steps, self.seed)
+        segments = sample_segments(recordings, length, self.starts, self.first_steps, self.seed)
         samplings = {"sampled": config.sampling, "greedy": Sampling(top_k=1)}
         figures = {
             **provenance(device),

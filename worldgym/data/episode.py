@@ -12,18 +12,21 @@ The header's metadata holds ``format`` and ``info``, a JSON object with the entr
 
 import dataclasses
 import json
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from worldgym.config import from_dict
+from worldgym.data.arrays import checked_actions, checked_frames, checked_rewards, checked_successes
 from worldgym.errors import ConfigError, DataError
 from worldgym.storage.files import atomic_write, parse_json
+from worldgym.storage.tensors import FORMAT as FORMAT_ENTRY
+from worldgym.storage.tensors import open_tensors
 
 FORMAT = "worldgym-episode-1"
 SUFFIX = ".safetensors"
@@ -31,7 +34,16 @@ SUFFIX = ".safetensors"
 
 @dataclass(frozen=True)
 class EpisodeInfo:
-    """Where an episode came from. ``frame_skip`` counts simulator steps a recorded step."""
+    """Where an episode comes from.
+
+    Attributes:
+        environment: id of the environment, such as ``"Simulator-X-v0"``.
+        task: name of the task, any text.
+        behaviour: name of the policy that acted.
+        seed: the seed that the episode was recorded with; 0 where there is none.
+        frame_skip: simulator steps in one recorded step.
+        look: the way in which the simulator drew the frames.
+    """
 
     environment: str
     task: str
@@ -43,7 +55,21 @@ class EpisodeInfo:
 
 @dataclass(frozen=True)
 class Episode:
-    """``T`` steps: frames uint8 ``[T + 1, H, W, 3]``, actions ``[T, A]``, rewards ``[T]``, successes bool ``[T]``."""
+    """A recorded episode of T steps.
+
+    The arrays are checked and converted by :mod:`worldgym.data.arrays`: a column ``[T, 1]`` of rewards or successes
+    becomes ``[T]``, float64 becomes float32.
+
+    Attributes:
+        frames: uint8 ``[T + 1, H, W, 3]``; ``frames[0]`` is the observation at reset.
+        actions: float32 ``[T, A]``; ``actions[t]`` leads from ``frames[t]`` to ``frames[t + 1]``.
+        rewards: float32 ``[T]``; ``rewards[t]`` came with ``frames[t + 1]``.
+        successes: bool ``[T]``; True where the task counted as solved.
+        info: where the episode comes from.
+
+    Raises:
+        DataError: for arrays of other shapes or dtypes, and for numbers that are not finite in float32.
+    """
 
     frames: NDArray[np.uint8]
     actions: NDArray[np.float32]
@@ -52,82 +78,115 @@ class Episode:
     info: EpisodeInfo
 
     def __post_init__(self) -> None:
-        steps = len(self.actions)
-        if self.frames.dtype != np.uint8 or self.frames.ndim != 4 or self.frames.shape[3] != 3:
-            raise DataError(f"frames must be uint8 [T + 1, H, W, 3], got {self.frames.dtype} {self.frames.shape}")
-        if len(self.frames) != steps + 1 or len(self.rewards) != steps or len(self.successes) != steps:
-            raise DataError(
-                f"{steps} actions need {steps + 1} frames and {steps} rewards and successes, got "
-                f"{len(self.frames)}, {len(self.rewards)}, {len(self.successes)}"
-            )
-        if not (np.isfinite(self.actions).all() and np.isfinite(self.rewards).all()):
-            raise DataError(f"actions or rewards are not finite in the episode {self.info}")
+        where = f"episode {self.info}"
+        actions = checked_actions(self.actions, where=where)
+        checked = {
+            "actions": actions,
+            "frames": checked_frames(self.frames, count=len(actions) + 1, where=where),
+            "rewards": checked_rewards(self.rewards, steps=len(actions), where=where),
+            "successes": checked_successes(self.successes, steps=len(actions), where=where),
+        }
+        for name, array in checked.items():
+            object.__setattr__(self, name, array)  # because the class is frozen
 
     def __len__(self) -> int:
         return len(self.actions)
 
     def save(self, path: Path) -> None:
-        """Write the file, atomically; :class:`StorageError` where the disk refuses."""
+        """Write the episode's file atomically.
+
+        Raises:
+            StorageError: if the file cannot be written.
+        """
         tensors: dict[str, NDArray[Any]] = {
             "frames": np.ascontiguousarray(self.frames),
-            "actions": np.ascontiguousarray(self.actions, np.float32),
-            "rewards": np.ascontiguousarray(self.rewards, np.float32),
+            "actions": np.ascontiguousarray(self.actions),
+            "rewards": np.ascontiguousarray(self.rewards),
             "successes": np.ascontiguousarray(self.successes, np.uint8),
         }
-        metadata = {"format": FORMAT, "info": json.dumps(dataclasses.asdict(self.info))}
-        with atomic_write(path) as aside:
-            save_file(tensors, aside, metadata)
+        metadata = {FORMAT_ENTRY: FORMAT, "info": json.dumps(dataclasses.asdict(self.info))}
+        with atomic_write(path) as temporary:
+            save_file(tensors, temporary, metadata)
 
 
 class EpisodeFile:
-    """Random access to a recorded episode: only the frames asked for are read.
+    """Random access to the file of an episode. Frames are read from disk when they are asked for.
 
-    Raises:
-        DataError: for a file that is missing, cut short or of another format.
+    Attributes:
+        path: the file.
+        info: where the episode comes from.
+        shape: shape of all frames, ``(T + 1, H, W, 3)``.
+        actions: float32 ``[T, A]``.
+        rewards: float32 ``[T]``.
+        successes: bool ``[T]``.
     """
 
     def __init__(self, path: Path) -> None:
+        """Read everything but the frames.
+
+        Args:
+            path: a file that :meth:`Episode.save` wrote.
+
+        Raises:
+            DataError: if the file is missing, damaged, of another format, or holds arrays of other shapes or dtypes.
+        """
         self.path = path
         with self._open() as file:
             metadata = file.metadata() or {}
-            if metadata.get("format") != FORMAT:
-                raise DataError(f"{path}: expected an episode of format {FORMAT!r}, got {metadata.get('format')!r}")
+            if metadata.get(FORMAT_ENTRY) != FORMAT:
+                raise DataError(
+                    f"{path}: expected an episode of format {FORMAT!r}, got {metadata.get(FORMAT_ENTRY)!r}; "
+                    "move the file elsewhere"
+                )
             self.info = _episode_info(metadata.get("info", ""), path)
-            try:
-                self.shape: tuple[int, ...] = tuple(file.get_slice("frames").get_shape())
-                self.actions: NDArray[np.float32] = file.get_tensor("actions")
-                self.rewards: NDArray[np.float32] = file.get_tensor("rewards")
-                self.successes: NDArray[np.bool_] = file.get_tensor("successes").astype(bool)
-            except SafetensorError as error:
-                raise DataError(f"{path}: {error}") from error
-        if len(self.shape) != 4 or self.actions.ndim != 2 or self.shape[0] != len(self.actions) + 1:
-            raise DataError(
-                f"{path}: expected frames [T + 1, H, W, 3] and actions [T, A], got {list(self.shape)} and "
-                f"{list(self.actions.shape)}; delete it or collect it again"
-            )
+            self.shape = _frames_shape(file.get_slice("frames"), path)
+            where, steps = str(path), self.shape[0] - 1
+            self.actions = checked_actions(file.get_tensor("actions"), steps=steps, where=where)
+            self.rewards = checked_rewards(file.get_tensor("rewards"), steps=steps, where=where)
+            self.successes = checked_successes(file.get_tensor("successes"), steps=steps, where=where)
 
     def __len__(self) -> int:
         return len(self.actions)
 
     def frames(self, start: int = 0, stop: int | None = None) -> NDArray[np.uint8]:
-        """Frames ``start`` to ``stop``, uint8 ``[N, H, W, 3]``."""
+        """Read frames ``start`` to ``stop``.
+
+        Args:
+            start: index of the first frame.
+            stop: index after the last frame; None reads to the end.
+
+        Returns:
+            Frames, uint8 ``[N, H, W, 3]``.
+
+        Raises:
+            DataError: if the file cannot be read any more.
+        """
         with self._open() as file:
             frames: NDArray[np.uint8] = file.get_slice("frames")[start : self.shape[0] if stop is None else stop]
         return frames
 
     def load(self) -> Episode:
-        """The whole episode, checked."""
+        """The whole episode."""
         return Episode(self.frames(), self.actions, self.rewards, self.successes, self.info)
 
-    def _open(self) -> Any:
-        try:
-            return safe_open(self.path, "np")
-        except (OSError, SafetensorError) as error:
-            raise DataError(f"{self.path}: not a readable episode ({error}); delete it or collect it again") from error
+    def _open(self) -> AbstractContextManager[Any]:
+        return open_tensors(self.path, "a recorded episode", framework="np", error=DataError)
 
 
 def _episode_info(text: str, path: Path) -> EpisodeInfo:
     try:
         return from_dict(EpisodeInfo, parse_json(text, "info"), "info")
     except ConfigError as error:
-        raise DataError(f"{path}: its metadata do not describe an episode ({error})") from error
+        raise DataError(
+            f"{path}: expected metadata that describe an episode, got others ({error}); record the episode again"
+        ) from error
+
+
+def _frames_shape(frames: Any, path: Path) -> tuple[int, ...]:
+    """The shape of stored frames, checked without reading them."""
+    dtype, shape = frames.get_dtype(), tuple(frames.get_shape())
+    if dtype != "U8" or len(shape) != 4 or shape[3] != 3 or min(shape) < 1:
+        raise DataError(
+            f"{path}: expected frames uint8 [T + 1, H, W, 3], got {dtype} {list(shape)}; record the episode again"
+        )
+    return shape

@@ -1,4 +1,4 @@
-"""A folder of recorded episodes, read by random access: Episode -> Segment -> Batch."""
+"""A folder of recorded episodes with random access. A segment is a part of an episode, a batch is several segments."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -13,7 +13,13 @@ from worldgym.errors import DataError
 
 
 class Segment(NamedTuple):
-    """``L`` neighbouring frames of one episode: uint8 ``[L, H, W, 3]``, actions ``[L - 1, A]``, rewards ``[L - 1]``."""
+    """L consecutive frames of one episode, with the L - 1 steps between them.
+
+    Attributes:
+        frames: uint8 ``[L, H, W, 3]``.
+        actions: float32 ``[L - 1, A]``.
+        rewards: float32 ``[L - 1]``.
+    """
 
     frames: NDArray[np.uint8]
     actions: NDArray[np.float32]
@@ -21,7 +27,13 @@ class Segment(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """Segments of one length: uint8 ``[B, L, H, W, 3]``, float32 ``[B, L - 1, A]``, float32 ``[B, L - 1]``."""
+    """B segments of one length L.
+
+    Attributes:
+        frames: uint8 ``[B, L, H, W, 3]``.
+        actions: float32 ``[B, L - 1, A]``.
+        rewards: float32 ``[B, L - 1]``.
+    """
 
     frames: Tensor
     actions: Tensor
@@ -29,7 +41,12 @@ class Batch(NamedTuple):
 
 
 class Segments(NamedTuple):
-    """Held-out segments and the task of each."""
+    """Segments for an evaluation.
+
+    Attributes:
+        batch: B segments.
+        tasks: the task of each.
+    """
 
     batch: Batch
     tasks: list[str]
@@ -38,105 +55,217 @@ class Segments(NamedTuple):
 class Recordings:
     """All episodes below a folder.
 
-    Raises:
-        DataError: where there are none, or where frames or actions differ in size between episodes.
+    Attributes:
+        folder: the folder.
+        episodes: its episodes, in the order of their paths.
+        frame_shape: shape of every frame, ``(H, W, 3)``.
+        action_dim: length A of every action.
     """
 
     def __init__(self, folder: Path) -> None:
-        paths = sorted(path for path in Path(folder).rglob(f"*{SUFFIX}") if not path.name.startswith("."))
-        if not paths:
-            raise DataError(f"no episodes (*{SUFFIX}) below {folder}; record some: `worldgym collect --out {folder}`")
+        """Open all episodes below a folder; their frames are read when they are needed.
+
+        Args:
+            folder: a folder with episode files, at any depth. Hidden files are left out.
+
+        Raises:
+            DataError: if there are no episodes, one cannot be read, or frames or actions differ in size between them.
+        """
         self.folder = Path(folder)
+        paths = sorted(path for path in self.folder.rglob(f"*{SUFFIX}") if not path.name.startswith("."))
+        if not paths:
+            raise DataError(
+                f"{folder}: expected episodes (*{SUFFIX}), found none; record some: `worldgym collect --out {folder}`"
+            )
         self.episodes = [EpisodeFile(path) for path in paths]
         self.frame_shape, self.action_dim = self.episodes[0].shape[1:], self.episodes[0].actions.shape[1]
         for episode in self.episodes:
             if (episode.shape[1:], episode.actions.shape[1]) != (self.frame_shape, self.action_dim):
                 raise DataError(
-                    f"{episode.path}: frames {episode.shape[1:]} and {episode.actions.shape[1]} actions beside frames "
-                    f"{self.frame_shape} and {self.action_dim} actions of {paths[0]}; keep them in folders of their own"
+                    f"{episode.path}: expected frames {self.frame_shape} and actions of length {self.action_dim} as in "
+                    f"{paths[0]}, got frames {episode.shape[1:]} and actions of length {episode.actions.shape[1]}; "
+                    "put them into folders of their own"
                 )
 
     @property
     def tasks(self) -> tuple[str, ...]:
-        """The tasks recorded here, sorted."""
+        """The recorded tasks, sorted."""
         return tuple(sorted({episode.info.task for episode in self.episodes}))
 
     def check_length(self, length: int) -> None:
-        """Raise :class:`DataError` that names the first episode shorter than a segment of ``length`` frames."""
+        """Check that every episode holds a segment.
+
+        Args:
+            length: frames of a segment.
+
+        Raises:
+            DataError: if an episode has fewer frames; the message names the first one.
+        """
         for episode in self.episodes:
-            if episode.shape[0] < length:
-                raise DataError(
-                    f"{episode.path} holds {episode.shape[0]} frames, fewer than a segment of {length}: "
-                    "choose a shorter segment_length, or take the episode away"
-                )
+            _check_length(episode, length)
 
     def segment(self, episode: int, start: int, length: int) -> Segment:
-        """``length`` frames of an episode from frame ``start`` on."""
+        """Read a segment.
+
+        Args:
+            episode: index of the episode.
+            start: index of the first frame.
+            length: number of frames.
+
+        Returns:
+            The segment.
+
+        Raises:
+            DataError: if the file cannot be read any more.
+        """
         file, stop = self.episodes[episode], start + length
         return Segment(file.frames(start, stop), file.actions[start : stop - 1], file.rewards[start : stop - 1])
 
     def sample(self, rng: np.random.Generator, batch_size: int, length: int) -> Batch:
-        """Segments drawn uniformly over episodes, then over their starts."""
-        chosen = [int(index) for index in rng.integers(len(self.episodes), size=batch_size)]
-        return to_batch([self.segment(index, self._start(rng, index, length), length) for index in chosen])
+        """Sample segments: an episode uniformly, then its first frame uniformly.
 
-    def _start(self, rng: np.random.Generator, index: int, length: int) -> int:
-        room = self.episodes[index].shape[0] - length
-        if room < 0:
-            raise DataError(f"{self.episodes[index].path} is shorter than a segment of {length} frames")
-        return int(rng.integers(room + 1))
+        Args:
+            rng: source of randomness.
+            batch_size: number of segments B.
+            length: frames L of a segment.
+
+        Returns:
+            The segments.
+
+        Raises:
+            DataError: if a sampled episode is shorter than a segment.
+        """
+        chosen = [int(index) for index in rng.integers(len(self.episodes), size=batch_size)]
+        return to_batch([self.segment(index, self._sample_start(rng, index, length), length) for index in chosen])
+
+    def _sample_start(self, rng: np.random.Generator, index: int, length: int) -> int:
+        episode = self.episodes[index]
+        _check_length(episode, length)
+        return int(rng.integers(episode.shape[0] - length + 1))
 
 
 def fixed_segments(recordings: Recordings, length: int, starts: tuple[int, ...]) -> Segments:
-    """The same segments each time: every episode's from a few fixed frames on, where it is long enough.
+    """Read the segments of every episode that begin at given frames. Segments that do not fit are left out.
+
+    Args:
+        recordings: the episodes.
+        length: frames of a segment.
+        starts: indices of the first frames.
+
+    Returns:
+        The segments, in the order of episodes.
 
     Raises:
-        DataError: where none is.
+        DataError: if no segment fits.
     """
-    picks, tasks = [], []
+    segments, tasks = [], []
     for index, episode in enumerate(recordings.episodes):
         for start in starts:
             if start + length <= episode.shape[0]:
-                picks.append(recordings.segment(index, start, length))
+                segments.append(recordings.segment(index, start, length))
                 tasks.append(episode.info.task)
-    if not picks:
-        raise DataError(f"no episode below {recordings.folder} holds {length} frames from frame {min(starts)} on")
-    return Segments(to_batch(picks), tasks)
+    if not segments:
+        raise DataError(
+            f"{recordings.folder}: expected an episode with {length} frames from frame {min(starts)} on, got "
+            f"{max(episode.shape[0] for episode in recordings.episodes)} frames at most; choose shorter segments"
+        )
+    return Segments(to_batch(segments), tasks)
 
 
-def drawn_segments(recordings: Recordings, length: int, count: int, steps: int, seed: int = 0) -> Segments:
-    """``count`` different segments of every episode, drawn from its first ``steps`` steps; equal seeds, equal draws.
+def sample_segments(recordings: Recordings, length: int, count: int, steps: int, seed: int = 0) -> Segments:
+    """Sample different segments of every episode.
+
+    Args:
+        recordings: the episodes.
+        length: frames of a segment.
+        count: segments from each episode.
+        steps: the segments lie in the first so many steps of an episode.
+        seed: equal seeds sample equal segments.
+
+    Returns:
+        The segments, in the order of episodes.
 
     Raises:
-        DataError: for an episode too short to hold them.
+        DataError: if an episode is too short.
     """
     rng = np.random.default_rng(seed)
-    picks, tasks = [], []
+    segments, tasks = [], []
     for index, episode in enumerate(recordings.episodes):
-        room = min(episode.shape[0], steps + 1) - length + 1
-        if room < count:
+        possible = max(0, min(episode.shape[0], steps + 1) - length + 1)
+        if possible < count:
             raise DataError(
-                f"{episode.path}: {count} segments of {length} frames do not fit its first {steps} steps; ask for fewer"
+                f"{episode.path}: expected {count} segments of {length} frames in its first {steps} steps, got "
+                f"{possible}; ask for fewer or shorter segments"
             )
-        for start in np.sort(rng.choice(room, count, replace=False)):
-            picks.append(recordings.segment(index, int(start), length))
+        for start in np.sort(rng.choice(possible, count, replace=False)):
+            segments.append(recordings.segment(index, int(start), length))
             tasks.append(episode.info.task)
-    return Segments(to_batch(picks), tasks)
+    return Segments(to_batch(segments), tasks)
 
 
 def to_batch(segments: list[Segment]) -> Batch:
-    """Stack segments of equal length."""
+    """Stack segments of one length."""
     frames, actions, rewards = zip(*segments, strict=True)
     return Batch(
         torch.from_numpy(np.stack(frames)), torch.from_numpy(np.stack(actions)), torch.from_numpy(np.stack(rewards))
     )
 
 
+def check_batch(batch: Batch) -> None:
+    """Check shapes and dtypes of a batch, so that nothing is broadcast by mistake.
+
+    Args:
+        batch: what should be a batch.
+
+    Raises:
+        DataError: if a shape or dtype is not as :class:`Batch` describes it.
+    """
+    shape = tuple(batch.frames.shape)
+    leading = shape[:1] + ((shape[1] - 1,) if len(shape) > 1 else ())
+    expected = "frames uint8 [B, L, H, W, 3], actions float32 [B, L - 1, A] and rewards float32 [B, L - 1]"
+    fits = (
+        batch.frames.dtype == torch.uint8
+        and len(shape) == 5
+        and shape[4] == 3
+        and batch.actions.dtype == batch.rewards.dtype == torch.float32
+        and batch.actions.ndim == 3
+        and batch.actions.shape[:2] == batch.rewards.shape == leading
+    )
+    if not fits:
+        got = ", ".join(
+            f"{name} {str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}"
+            for name, tensor in zip(Batch._fields, batch, strict=True)
+        )
+        raise DataError(f"expected {expected}, got {got}; reshape or convert them")
+
+
+def _check_length(episode: EpisodeFile, length: int) -> None:
+    if episode.shape[0] < length:
+        raise DataError(
+            f"{episode.path}: expected at least {length} frames, which a segment has, got {episode.shape[0]}; choose "
+            "a shorter segment_length, or take the episode out"
+        )
+
+
 def to_unit(frames: Tensor) -> Tensor:
-    """Frames uint8 ``[..., H, W, 3]`` to float32 ``[..., 3, H, W]`` in [0, 1]."""
+    """Convert frames for the networks.
+
+    Args:
+        frames: uint8 ``[..., H, W, 3]``.
+
+    Returns:
+        float32 ``[..., 3, H, W]`` in [0, 1].
+    """
     return frames.movedim(-1, -3).float().div_(255)
 
 
 def to_uint8(frames: Tensor) -> Tensor:
-    """Inverse of :func:`to_unit`: clamped and rounded, uint8 ``[..., H, W, 3]``."""
+    """Convert frames back from the networks: the inverse of :func:`to_unit`.
+
+    Args:
+        frames: floating point ``[..., 3, H, W]``; values outside [0, 1] are clamped.
+
+    Returns:
+        uint8 ``[..., H, W, 3]``, rounded.
+    """
     return frames.movedim(-3, -1).clamp(0, 1).mul(255).round().to(torch.uint8)

@@ -9,6 +9,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from worldgym.config import WorldModelConfig, from_dict, to_dict
+from worldgym.data.summary import behaviours, first_seed
 from worldgym.errors import CheckpointError, ConfigError
 from worldgym.reports.evaluation import Figures
 from worldgym.storage.files import atomic_json, atomic_write, read_json
@@ -206,11 +207,11 @@ def task_table(by_task: Mapping[str, Figures]) -> str:
 def _data_table(training_data: Mapping[str, Any]) -> str:
     names = {"trained_on": "training", "tokenizer_trained_on": "tokenizer alone", "held_out": "held out"}
     parts = {name: training_data[key] for key, name in names.items() if key in training_data}
-    behaviours = [(name, behaviour) for name, part in parts.items() for behaviour in sorted(part["seeds"])]
-    header = ["episodes", *(f"{name}: {behaviour}" for name, behaviour in behaviours)]
+    columns = [(name, behaviour) for name, part in parts.items() for behaviour in behaviours(part)]
+    header = ["episodes", *(f"{name}: {behaviour}" for name, behaviour in columns)]
     rows = []
     for task in sorted({task for part in parts.values() for task in part["episodes"]}):
-        counts = (parts[name]["episodes"].get(task, {}).get(behaviour, 0) for name, behaviour in behaviours)
+        counts = (parts[name]["episodes"].get(task, {}).get(behaviour, 0) for name, behaviour in columns)
         rows.append([task, *map(str, counts)])
     return table(header, rows)
 
@@ -236,7 +237,7 @@ def _collect_commands(folder: str, summary: Mapping[str, Any]) -> Iterable[str]:
     alike: dict[tuple[tuple[str, int], ...], list[str]] = {}
     for task, counts in summary["episodes"].items():
         alike.setdefault(tuple(sorted(counts.items())), []).append(task)
-    seed = min(first for first, _ in summary["seeds"].values())
+    seed = first_seed(summary)
     for counts, tasks in alike.items():
         episodes = ",".join(f"{behaviour}={count}" for behaviour, count in counts)
         options = f"--tasks {' '.join(tasks)} --episodes {episodes} --seed {seed} --look {summary['look']}"

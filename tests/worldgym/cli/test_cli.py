@@ -52,7 +52,7 @@ def test_the_module_is_the_command() -> None:
         ("demo --checkpoint nothing", "no checkpoint 'nothing'"),
         ("demo --checkpoint {checkpoint} --task hamer --out {out}", "did you mean 'hammer'"),
         ("demo --checkpoint {checkpoint} --device tpu9 --out {out}", "device 'tpu9' cannot be used here"),
-        ("evaluate --checkpoint {checkpoint} --data {out}", "no episodes"),
+        ("evaluate --checkpoint {checkpoint} --data {out}", "expected episodes"),
         ("evaluate --checkpoint {checkpoint} --data {data} --out {out}/f.json --starts 99", "ask for fewer"),
         ("evaluate --checkpoint {checkpoint} --data {data} --write-card", "expected training data in config.json"),
         ("train tokenizer --data {data} --held-out {data} --out {out} --recipe nothing", "nothing is missing"),

@@ -10,9 +10,11 @@ from hypothesis import strategies as st
 
 from worldgym.data.episode import Episode
 from worldgym.data.recordings import (
+    Batch,
     Recordings,
-    drawn_segments,
+    check_batch,
     fixed_segments,
+    sample_segments,
     to_batch,
     to_uint8,
     to_unit,
@@ -30,7 +32,7 @@ def test_all_episodes_below_a_folder_are_found(synthetic_recordings: Path) -> No
     assert recordings.action_dim == 4
 
 
-def test_a_segment_is_a_piece_of_its_episode(synthetic_recordings: Path) -> None:
+def test_a_segment_is_a_part_of_its_episode(synthetic_recordings: Path) -> None:
     recordings = Recordings(synthetic_recordings)
     whole = recordings.episodes[5].load()
     segment = recordings.segment(5, start=4, length=6)
@@ -39,7 +41,7 @@ def test_a_segment_is_a_piece_of_its_episode(synthetic_recordings: Path) -> None
     np.testing.assert_array_equal(segment.rewards, whole.rewards[4:9])
 
 
-def test_samples_are_segments_and_depend_on_the_generator_alone(synthetic_recordings: Path) -> None:
+def test_samples_are_segments_and_depend_only_on_the_generator(synthetic_recordings: Path) -> None:
     recordings = Recordings(synthetic_recordings)
     first, again, other = (recordings.sample(np.random.default_rng(seed), 8, 5) for seed in (0, 0, 1))
     assert first.frames.shape == (8, 5, 64, 64, 3)
@@ -69,7 +71,7 @@ def test_episodes_added_later_are_found_and_half_written_ones_are_not(
     assert Recordings(tmp_path).tasks == ("hammer", "plate-slide")
 
 
-def test_an_empty_folder_says_how_to_fill_it(tmp_path: Path) -> None:
+def test_the_error_for_an_empty_folder_names_the_command_that_records(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="worldgym collect"):
         Recordings(tmp_path)
 
@@ -78,15 +80,15 @@ def test_episodes_of_another_size_are_named(make_episode: MakeEpisode, tmp_path:
     episode = make_episode("hammer", "expert", 0)
     episode.save(tmp_path / "a.safetensors")
     replace(episode, frames=episode.frames[:, ::2, ::2]).save(tmp_path / "b.safetensors")
-    with pytest.raises(DataError, match=r"b\.safetensors.*\(32, 32, 3\)"):
+    with pytest.raises(DataError, match=r"b\.safetensors: expected frames \(64, 64, 3\).*got frames \(32, 32, 3\)"):
         Recordings(tmp_path)
     replace(episode, actions=episode.actions[:, :3]).save(tmp_path / "b.safetensors")
-    with pytest.raises(DataError, match=r"b\.safetensors.*3 actions"):
+    with pytest.raises(DataError, match=r"b\.safetensors.*actions of length 4.*actions of length 3;"):
         Recordings(tmp_path)
 
 
 def test_an_episode_too_short_for_a_segment_is_named(synthetic_recordings: Path) -> None:
-    with pytest.raises(DataError, match="shorter than a segment of 50 frames"):
+    with pytest.raises(DataError, match=r"expected at least 50 frames.*got 13; choose a shorter"):
         Recordings(synthetic_recordings).sample(np.random.default_rng(0), 2, 50)
 
 
@@ -99,7 +101,7 @@ def test_a_file_that_shrinks_after_it_was_opened_is_named(make_episode: MakeEpis
         recordings.segment(0, 0, 4)
 
 
-def test_fixed_segments_begin_where_told(synthetic_recordings: Path) -> None:
+def test_fixed_segments_begin_at_the_given_frames(synthetic_recordings: Path) -> None:
     recordings = Recordings(synthetic_recordings)
     segments = fixed_segments(recordings, 8, starts=(0, 5, 6))
     assert len(segments.tasks) == 24  # a segment from frame 6 would not fit 13 frames
@@ -109,31 +111,31 @@ def test_fixed_segments_begin_where_told(synthetic_recordings: Path) -> None:
 
 
 def test_fixed_segments_of_episodes_that_are_too_short_are_an_error(synthetic_recordings: Path) -> None:
-    with pytest.raises(DataError, match="holds 8 frames from frame 10 on"):
+    with pytest.raises(DataError, match="expected an episode with 8 frames from frame 10 on, got 13 frames"):
         fixed_segments(Recordings(synthetic_recordings), 8, starts=(10, 40))
 
 
-def test_drawn_segments_stay_in_the_first_steps_and_differ(synthetic_recordings: Path) -> None:
+def test_sample_segments_stay_in_the_first_steps_and_differ(synthetic_recordings: Path) -> None:
     recordings = Recordings(synthetic_recordings)
-    segments = drawn_segments(recordings, 4, count=3, steps=6, seed=0)
-    again = drawn_segments(recordings, 4, count=3, steps=6, seed=0)
+    segments = sample_segments(recordings, 4, count=3, steps=6, seed=0)
+    again = sample_segments(recordings, 4, count=3, steps=6, seed=0)
     assert torch.equal(segments.batch.frames, again.batch.frames)
     assert segments.tasks == [episode.info.task for episode in recordings.episodes for _ in range(3)]
     for index in range(len(recordings.episodes)):
         possible = [recordings.segment(index, start, 4).actions.tobytes() for start in range(4)]
-        drawn = [actions.numpy().tobytes() for actions in segments.batch.actions[3 * index : 3 * index + 3]]
-        assert len(set(drawn)) == 3
-        assert set(drawn) <= set(possible)
+        sampled = [actions.numpy().tobytes() for actions in segments.batch.actions[3 * index : 3 * index + 3]]
+        assert len(set(sampled)) == 3
+        assert set(sampled) <= set(possible)
 
 
-def test_more_segments_than_there_are_is_an_error(synthetic_recordings: Path) -> None:
-    with pytest.raises(DataError, match="ask for fewer"):
-        drawn_segments(Recordings(synthetic_recordings), 4, count=5, steps=6)
+def test_asking_for_more_segments_than_fit_is_an_error(synthetic_recordings: Path) -> None:
+    with pytest.raises(DataError, match="expected 5 segments of 4 frames in its first 6 steps, got 4; ask for fewer"):
+        sample_segments(Recordings(synthetic_recordings), 4, count=5, steps=6)
 
 
 @settings(max_examples=20, deadline=None)
 @given(st.binary(min_size=48, max_size=48))
-def test_pixels_survive_the_way_to_floats_and_back(values: bytes) -> None:
+def test_converting_frames_to_floats_and_back_changes_nothing(values: bytes) -> None:
     frames = torch.frombuffer(bytearray(values), dtype=torch.uint8).view(1, 4, 4, 3)
     unit = to_unit(frames)
     assert unit.shape == (1, 3, 4, 4)
@@ -151,3 +153,31 @@ def test_batches_stack_segments_of_one_length(synthetic_recordings: Path) -> Non
     recordings = Recordings(synthetic_recordings)
     batch = to_batch([recordings.segment(0, 0, 3), recordings.segment(1, 2, 3)])
     np.testing.assert_array_equal(batch.rewards[1].numpy(), recordings.episodes[1].rewards[2:4])
+
+
+def test_a_batch_of_recordings_is_well_formed(synthetic_recordings: Path) -> None:
+    check_batch(Recordings(synthetic_recordings).sample(np.random.default_rng(0), 2, 4))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"rewards": torch.zeros(2, 3, 1)},
+        {"rewards": torch.zeros(2, 3, dtype=torch.float64)},
+        {"rewards": torch.zeros(3)},
+        {"rewards": torch.zeros(2, 4)},
+        {"actions": torch.zeros(2, 4, 4)},
+        {"actions": torch.zeros(2, 3)},
+        {"frames": torch.zeros(2, 4, 8, 8, 3)},
+        {"frames": torch.zeros(2, 4, 3, 8, 8, dtype=torch.uint8)},
+        {"frames": torch.zeros(4, 8, 8, 3, dtype=torch.uint8)},
+        {"frames": torch.tensor(0, dtype=torch.uint8)},
+    ],
+)
+def test_a_batch_of_other_shapes_or_dtypes_is_refused(changes: dict[str, torch.Tensor]) -> None:
+    batch = Batch(torch.zeros(2, 4, 8, 8, 3, dtype=torch.uint8), torch.zeros(2, 3, 4), torch.zeros(2, 3))
+    check_batch(batch)
+    name, value = next(iter(changes.items()))
+    shape = str(list(value.shape)).replace("[", r"\[").replace("]", r"\]")
+    with pytest.raises(DataError, match=rf"expected frames uint8 .*got .*{name} \w+ {shape}"):
+        check_batch(batch._replace(**changes))

@@ -6,7 +6,7 @@ import torch
 
 from worldgym import WorldModel
 from worldgym.config import Sampling
-from worldgym.data.recordings import Recordings, Segments, drawn_segments, fixed_segments, to_unit
+from worldgym.data.recordings import Recordings, Segments, sample_segments, fixed_segments, to_unit
 from worldgym.metrics.pixels import psnr
 from worldgym.reports.evaluation import Figures, evaluate, perplexities
 
@@ -21,7 +21,7 @@ def tiny(tiny_checkpoint: Path) -> WorldModel:
 
 @pytest.fixture(scope="module")
 def segments(synthetic_recordings: Path) -> Segments:
-    return drawn_segments(Recordings(synthetic_recordings), 2 + HORIZON, count=1, steps=12)
+    return sample_segments(Recordings(synthetic_recordings), 2 + HORIZON, count=1, steps=12)
 
 
 @pytest.fixture(scope="module")

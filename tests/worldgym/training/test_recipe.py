@@ -98,7 +98,7 @@ def test_export_of_two_runs(
     assert config.sampling == Sampling(0.3, 50)
     assert config.max_episode_steps == 24
     assert config.training_data["trained_on"]["episodes"] == {"push": {"random": 8}}
-    assert config.training_data["held_out"]["seeds"] == {"random": [100, 102]}
+    assert config.training_data["held_out"]["seeds"] == {"push": {"random": "100-102"}}
     assert load_recipe(tmp_path / "recipe.json") == recipe
 
 
@@ -109,16 +109,16 @@ def test_recordings_of_the_tokenizer_alone_are_noted_and_not_held_out(
 
     def trained_on(first_seed: int) -> None:
         described = json.loads((tokenizer_run / "config.json").read_text())
-        described["data"]["seeds"]["random"] = [first_seed, first_seed + 7]
+        described["data"]["seeds"]["push"]["random"] = f"{first_seed}-{first_seed + 7}"
         (other / "config.json").write_text(json.dumps(described))
 
     trained_on(100)
-    with pytest.raises(DataError, match="not held out"):
+    with pytest.raises(DataError, match="not used in training"):
         export(other, transformer_run, held_out, tmp_path / "checkpoint", Sampling())
     trained_on(50)
     config = export(other, transformer_run, held_out, tmp_path / "checkpoint", Sampling())
-    assert config.training_data["tokenizer_trained_on"]["seeds"] == {"random": [50, 57]}
-    assert config.training_data["trained_on"]["seeds"] == {"random": [0, 7]}
+    assert config.training_data["tokenizer_trained_on"]["seeds"] == {"push": {"random": "50-57"}}
+    assert config.training_data["trained_on"]["seeds"] == {"push": {"random": "0-7"}}
     commands = "\n".join(training_commands("mine", config))
     assert "worldgym collect --out data/tokenizer --tasks push --episodes random=8 --seed 50" in commands
     assert "worldgym train tokenizer --recipe mine --data data/tokenizer" in commands
@@ -164,9 +164,9 @@ def test_run_with_damaged_settings_raises(tmp_path: Path, text: str) -> None:
 def test_training_episodes_are_not_held_out(
     recipe: Recipe, recordings: Recordings, tokenizer_run: Path, transformer_run: Path, tmp_path: Path
 ) -> None:
-    with pytest.raises(DataError, match="not held out"):
+    with pytest.raises(DataError, match="not used in training"):
         train_tokenizer(recipe.tokenizer, recordings, recordings, tmp_path / "run", CPU)
-    with pytest.raises(DataError, match="not held out"):
+    with pytest.raises(DataError, match="not used in training"):
         export(tokenizer_run, transformer_run, recordings, tmp_path / "checkpoint", Sampling())
     assert list(tmp_path.iterdir()) == []
 

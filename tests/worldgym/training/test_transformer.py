@@ -172,7 +172,7 @@ def test_recordings_of_another_size_are_refused(
 
 def test_episode_shorter_than_a_segment_raises(job: TransformerJob, held_out: Recordings) -> None:
     settings = dataclasses.replace(job.config, segment_length=26)
-    with pytest.raises(DataError, match=r"0\.safetensors holds 25 frames, fewer than a segment of 26"):
+    with pytest.raises(DataError, match=r"0\.safetensors: expected at least 26 frames.*got 25"):
         TransformerJob(job.model, job.tokenizer, job.about, settings, 8, job.recordings, held_out)
 
 
