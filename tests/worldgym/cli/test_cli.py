@@ -56,7 +56,7 @@ def test_the_module_is_the_command() -> None:
         ("evaluate --checkpoint {checkpoint} --data {data} --out {out}/f.json --starts 99", "ask for fewer"),
         ("evaluate --checkpoint {checkpoint} --data {data} --write-card", "expected training data in config.json"),
         ("train tokenizer --data {data} --held-out {data} --out {out} --recipe nothing", "nothing is missing"),
-        ("train tokenizer --data {data} --held-out {data} --out {out}", "not held out"),
+        ("train tokenizer --data {data} --held-out {data} --out {out}", "not used in training"),
         ("train tokenizer --data {data} --held-out {data} --out {out} --steps 0", "must be positive"),
         ("train transformr", "unknown part 'transformr'; did you mean 'transformer'"),
         ("demmo", "unknown command 'demmo'; did you mean 'demo'"),
@@ -250,7 +250,7 @@ def test_from_recordings_to_a_checkpoint_with_a_card(
         assert main(command.split()) == 0, capsys.readouterr().err
     _check_figures(tmp_path, capsys.readouterr().out)
     assert main(f"export {runs} --held-out {tmp_path}/train --out {tmp_path}/leaky/new".split()) == 2
-    assert "not held out" in capsys.readouterr().err
+    assert "not used in training" in capsys.readouterr().err
     assert not list((tmp_path / "leaky").iterdir())
 
 
