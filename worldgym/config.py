@@ -266,6 +266,8 @@ def _coerce(hint: Any, value: Any, where: str) -> Any:
         return tuple(_coerce(arguments[0], item, where) for item in value)
     if origin is not None and origin is not tuple and isinstance(value, Mapping):
         return dict(value)
+    if origin is typing.Literal and value in arguments:
+        return value
     if type(None) in arguments:
         return None if value is None else _coerce(arguments[0], value, where)
     if hint is float and isinstance(value, int) and not isinstance(value, bool):

@@ -1,10 +1,14 @@
 """Mixed precision: which numbers to train in."""
 
+from typing import Literal, TypeAlias, get_args
+
 import torch
 
 from worldgym.errors import ConfigError
 
-PRECISIONS = ("auto", "float32", "bfloat16")
+Precision: TypeAlias = Literal["auto", "float32", "bfloat16"]
+"""``auto`` is bfloat16 where the hardware multiplies it, else float32."""
+PRECISIONS: tuple[str, ...] = get_args(Precision)
 
 
 def check_precision(precision: str) -> None:

@@ -5,7 +5,7 @@ from typing import Any
 
 from worldgym.agents.common.schedules import Linear
 from worldgym.errors import ConfigError
-from worldgym.precision import check_precision
+from worldgym.precision import Precision, check_precision
 
 SMALLEST_SIDE = 15  # pixels; smaller frames leave nothing behind the convolutions
 
@@ -46,7 +46,7 @@ class DrQv2Config:
     thousands the critics, which start near 0, need many updates to reach them."""
     pad: int = 4
     """Pixels by which frames are shifted at most."""
-    precision: str = "auto"
+    precision: Precision = "auto"
     """Of products and convolutions: float32, bfloat16, or auto, which is bfloat16 where the hardware multiplies it.
     Weights, values, losses and optimizer are float32."""
 

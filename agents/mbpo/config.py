@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from worldgym.agents.common.schedules import Linear
 from worldgym.errors import ConfigError
-from worldgym.precision import check_precision
+from worldgym.precision import Precision, check_precision
 from worldgym.training.online import OnlineConfig
 
 ZERO_ALLOWED = ("seed", "seed_steps", "pixel_reward_updates")
@@ -63,7 +63,7 @@ class MBPOConfig:
     """Share of real transitions in an agent's batch, by environment step."""
     capacity_bytes: int = 4 * 2**30
     """Size of each replay; beyond it the oldest steps are removed."""
-    precision: str = "auto"
+    precision: Precision = "auto"
     """Of the world model in rollouts: float32, bfloat16, or auto: bfloat16 where the hardware multiplies it."""
     model: OnlineConfig = field(default_factory=OnlineConfig)
     """How the world model is trained."""

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from worldgym.errors import CheckpointError, ConfigError, TrainingError
-from worldgym.precision import autocast, check_precision
+from worldgym.precision import Precision, autocast, check_precision
 from worldgym.runs.checkpoint import load_state, save_state
 from worldgym.runs.folder import CHECKPOINT_KEPT, VIDEOS
 from worldgym.runs.log import Log, Metrics
@@ -55,7 +55,7 @@ class TrainingConfig:
     log_every: int = 20
     validate_every: int = 500
     save_every: int = 250
-    precision: str = "auto"
+    precision: Precision = "auto"
 
     def __post_init__(self) -> None:
         if self.steps < 1 or self.batch_size < 1 or not self.learning_rate > 0:

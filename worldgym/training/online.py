@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from worldgym.data.recordings import Batch
 from worldgym.errors import CheckpointError, ConfigError, DataError, TrainingError
 from worldgym.isolation import torch_defaults
-from worldgym.precision import autocast, check_precision
+from worldgym.precision import Precision, autocast, check_precision
 from worldgym.runs.log import Metrics
 from worldgym.storage.optimizer import load_optimizer_state_dict, optimizer_state_dict
 from worldgym.storage.tensors import add_prefix, select_prefix
@@ -56,7 +56,7 @@ class OnlineConfig:
     """Likewise."""
     reward_weight: float = 1.0
     """Likewise."""
-    precision: str = "auto"
+    precision: Precision = "auto"
     """float32, bfloat16, or auto: bfloat16 where the hardware multiplies it. Narrow models are faster in float32."""
 
     def __post_init__(self) -> None:
