@@ -38,8 +38,9 @@ TRANSFORMER = "transformer.safetensors"
 PUBLISHED_TOKENIZER = "tokenizer/diffusion_pytorch_model.safetensors"
 PUBLISHED_TRANSFORMER = "transformer/model.safetensors"
 PUBLISHED_CONFIGS = ("tokenizer/config.json", "transformer/config.json")
-START_STATES = "start_states"  # a folder; worldgym.envs reads it
-OURS = (CONFIG, TOKENIZER, TRANSFORMER, f"{START_STATES}/*.npz")
+FIRST_FRAMES = "first_frames"  # a folder; see worldgym.data.first_frames
+START_STATES = "start_states"  # a folder; see worldgym.data.start_states
+OURS = (CONFIG, TOKENIZER, TRANSFORMER, f"{FIRST_FRAMES}/*.npz", f"{START_STATES}/*.npz")
 NEEDED = (*OURS, PUBLISHED_TOKENIZER, PUBLISHED_TRANSFORMER, *PUBLISHED_CONFIGS)
 # Found in some published files and without a part in imagination: tables that are worked out anew, a training head.
 SPARE = re.compile(r".*\.rotary_emb\.inv_freq|action_recon_linear\..*")

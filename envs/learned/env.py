@@ -11,12 +11,14 @@ from numpy.typing import NDArray
 
 from worldgym.envs.contract import Frame, FrameEnv, Info, Options, checked_action, metadata
 from worldgym.envs.learned.session import (
+    NONE,
     Checkpoint,
     Device,
     EnvState,
     Precision,
     Session,
     Slot,
+    StartMode,
     checked_episode_steps,
     json_spec,
     with_model,
@@ -41,6 +43,8 @@ class WorldModelEnv(FrameEnv):
         render_mode: ``rgb_array``, ``human`` or None.
         episode_steps: steps after which an episode is truncated; None takes the checkpoint's own, -1 is never.
             ``gym.make(..., max_episode_steps=n)`` can only shorten episodes.
+        starts: ``reset`` starts episodes where the simulator does, from the first frames that come with the checkpoint,
+            so that step t here is step t there; ``anywhere`` starts in the middle of recorded episodes.
 
     Raises:
         UnknownTask: for a task that the checkpoint does not have.
@@ -62,12 +66,13 @@ class WorldModelEnv(FrameEnv):
         top_k: int | None = None,
         render_mode: str | None = None,
         episode_steps: int | None = None,
+        starts: StartMode = "reset",
     ) -> None:
-        self._session = Session(task, checkpoint, device, dtype, temperature, top_k)
+        self._session = Session(task, checkpoint, device, dtype, temperature, top_k, starts)
         config = self.world_model.config
         super().__init__(config.resolution, config.action_dim, WINDOW, render_mode)
         self._state: WorldModelState | None = None
-        self._task, self._start, self._elapsed = "", 0, 0
+        self._task, self._start, self._simulator_seed, self._elapsed = "", NONE, NONE, 0
         self._limit = checked_episode_steps(config.max_episode_steps if episode_steps is None else episode_steps)
 
     @property
@@ -97,12 +102,13 @@ class WorldModelEnv(FrameEnv):
         Args:
             seed: of the start and of all tokens sampled from now on.
             options: ``{"frames": uint8 [C, H, W, 3]}`` starts from these, oldest first; ``{"start": index}`` from this
-                start state of the task; otherwise the seed chooses one.
+                start state of the task, in the middle of an episode; otherwise the seed chooses as ``starts`` says.
 
         Returns:
             The newest context frame, uint8 ``[H, W, 3]``, and ``info``, which has the same entries at every step:
-            ``task`` (empty if given frames leave it open), ``start`` (the index of the start state, -1 for given
-            frames), ``uncertainty`` (0.0 here) and ``reanchored`` (False here).
+            ``task`` (empty if given frames leave it open), ``start`` (the index of the start state, else -1),
+            ``simulator_seed`` (the simulator's ``reset`` with this seed shows the same frame; -1 if unknown),
+            ``uncertainty`` (0.0 here) and ``reanchored`` (False here).
 
         Raises:
             InvalidOption: for another option, or an index out of range.
@@ -114,7 +120,8 @@ class WorldModelEnv(FrameEnv):
         super().reset(seed=seed)
         start = self._session.choose_start(self.np_random, options)
         self._state = self._session.start([start.frames])
-        self._task, self._start, self._elapsed = start.task, start.index, 0
+        self._task, self._elapsed = start.task, 0
+        self._start, self._simulator_seed = start.index, start.simulator_seed
         return self._show(start.frames[-1]), self._info()
 
     def step(self, action: NDArray[np.float32]) -> tuple[Frame, float, bool, bool, Info]:
@@ -122,7 +129,7 @@ class WorldModelEnv(FrameEnv):
 
         Returns:
             The frame, uint8 ``[H, W, 3]``; the reward (0.0 if the checkpoint predicts none); ``terminated``, which is
-            False; ``truncated``, True from the last step of the episode on; ``info`` with ``task``, ``start``,
+            False; ``truncated``, True from the last step of the episode on; ``info`` as from ``reset``, with
             ``uncertainty`` (mean entropy of the frame's tokens in nats) and ``reanchored`` (True if the model's window
             was full and it continued from its last frames).
 
@@ -151,7 +158,14 @@ class WorldModelEnv(FrameEnv):
         """
         frame = self._current_frame("get_state")
         assert self._state is not None
-        slot = Slot(copy.deepcopy(self.np_random), self.np_random_seed, self._task, self._start, self._elapsed)
+        slot = Slot(
+            copy.deepcopy(self.np_random),
+            self.np_random_seed,
+            self._task,
+            self._start,
+            self._simulator_seed,
+            self._elapsed,
+        )
         return EnvState(self._state.select([0]), torch.from_numpy(frame.copy())[None], (slot,))
 
     def set_state(self, state: EnvState) -> None:
@@ -166,7 +180,8 @@ class WorldModelEnv(FrameEnv):
         slot = slot.copied()
         self._state = state.restored(self.world_model)
         self._frame = state.frames[0].numpy(force=True).copy()
-        self._task, self._start, self._elapsed = slot.task, slot.start, slot.elapsed
+        self._task, self._elapsed = slot.task, slot.elapsed
+        self._start, self._simulator_seed = slot.start, slot.simulator_seed
         self._np_random, self._np_random_seed = slot.generator, slot.seed
 
     def close(self) -> None:
@@ -187,6 +202,7 @@ class WorldModelEnv(FrameEnv):
         return {
             "task": self._task,
             "start": self._start,
+            "simulator_seed": self._simulator_seed,
             "uncertainty": self._state.uncertainty.item(),
             "reanchored": bool(self._state.reanchored.item()),
         }

@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 from weakref import WeakValueDictionary
 
 import numpy as np
@@ -16,18 +16,20 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from worldgym.config import Sampling
+from worldgym.data.first_frames import FirstFrames
 from worldgym.data.start_states import StartStates
 from worldgym.devices import checked_device
 from worldgym.envs.contract import action_space, checked_options, frame_space
 from worldgym.errors import CheckpointError, InvalidFrames, InvalidOption, UnknownTask, nearest
-from worldgym.pretrained import START_STATES, locate
+from worldgym.pretrained import FIRST_FRAMES, START_STATES, locate
 from worldgym.world_model import WorldModel, WorldModelState
 
 Checkpoint: TypeAlias = str | os.PathLike[str] | WorldModel
 Device: TypeAlias = str | torch.device | None
 Precision: TypeAlias = str | torch.dtype | None
-NO_START = -1
-"""``info["start"]`` of an episode that began with frames of the caller's."""
+StartMode: TypeAlias = Literal["reset", "anywhere"]
+NONE = -1
+"""``info["start"]`` of an episode that began elsewhere, and ``info["simulator_seed"]`` where it is unknown."""
 
 
 @dataclass(frozen=True)
@@ -37,12 +39,14 @@ class Start:
     Attributes:
         frames: the context, uint8 ``[C, H, W, 3]``.
         task: of the episode; empty if the caller's frames leave it open.
-        index: of the start state within its task, or :data:`NO_START`.
+        index: of the start state within its task, or :data:`NONE`.
+        simulator_seed: with which the simulator's reset shows the last frame, or :data:`NONE`.
     """
 
     frames: NDArray[np.uint8]
     task: str
-    index: int
+    index: int = NONE
+    simulator_seed: int = NONE
 
 
 class Session:
@@ -56,8 +60,12 @@ class Session:
         dtype: Precision,
         temperature: float | None,
         top_k: int | None,
+        starts: StartMode = "reset",
     ) -> None:
-        self._arguments = (task, checkpoint, device, dtype, temperature, top_k)
+        if starts not in ("reset", "anywhere"):
+            raise InvalidOption(f"starts: expected 'reset' or 'anywhere', got {starts!r}")
+        self._arguments = (task, checkpoint, device, dtype, temperature, top_k, starts)
+        self._mode = starts
         self._loaded = _load(checkpoint, device, dtype)
         self.model, self.starts = self._loaded.model, self._loaded.starts
         config = self.model.config
@@ -78,7 +86,7 @@ class Session:
         Session.__init__(self, *arguments)
 
     def choose_start(self, rng: np.random.Generator, options: Any) -> Start:
-        """Where an episode begins, as the reset's options say; otherwise the generator chooses a start state.
+        """Where an episode begins, as the reset's options say; otherwise the generator chooses.
 
         Raises:
             InvalidOption, InvalidFrames, CheckpointError: as :meth:`WorldModelEnv.reset`.
@@ -87,9 +95,12 @@ class Session:
         if len(given) > 1:
             raise InvalidOption("reset options: expected one of 'frames' and 'start', got both")
         if "frames" in given:
-            return Start(self._checked_frames(given["frames"]), self.task or "", NO_START)
-        starts = self._checked_starts()
+            return Start(self._checked_frames(given["frames"]), self.task or "")
+        self._check_has_starts()
         task = self.task if self.task is not None else self.tasks[rng.integers(len(self.tasks))]
+        if "start" not in given and self._mode == "reset" and not self.model.config.goal_conditioned:
+            return self._first_frame(rng, task)
+        starts = self._checked_starts()
         index = given["start"] if "start" in given else int(rng.integers(starts.count(task)))
         if isinstance(index, bool) or not isinstance(index, (int, np.integer)):
             raise InvalidOption(f"reset option 'start': expected an integer, got {index!r}")
@@ -130,6 +141,27 @@ class Session:
         if other is not self.model and other.fingerprint() != self.model.fingerprint():
             raise InvalidOption("set_state: expected a state of an environment with this model, got another model's")
         return state
+
+    def _first_frame(self, rng: np.random.Generator, task: str) -> Start:
+        """A first frame of the simulator's; the context before it repeats it, as in training."""
+        count, first = self.model.config.context_length, self._loaded.first
+        if task in first.tasks:
+            known = first[task]
+            row = int(rng.integers(len(known.frames)))
+            return Start(np.repeat(known.frames[row][None], count, axis=0), task, NONE, int(known.seeds[row]))
+        starts = self._checked_starts()
+        begins = [index for index in range(starts.count(task)) if starts.get(task, index, count).first_frame == 0]
+        if not begins:
+            raise InvalidOption(
+                f"the checkpoint has no first frames of task {task!r}: record them with `worldgym starts`, or make the "
+                "environment with starts='anywhere'"
+            )
+        frame = starts.get(task, begins[int(rng.integers(len(begins)))], count).frames[0]
+        return Start(np.repeat(frame[None], count, axis=0), task)
+
+    def _check_has_starts(self) -> None:
+        if not self._loaded.first.tasks:
+            self._checked_starts()
 
     def _known_task(self, task: str) -> str:
         if not isinstance(task, str):
@@ -173,6 +205,7 @@ class Slot:
     seed: int | None
     task: str
     start: int
+    simulator_seed: int
     elapsed: int = 0
     ended: bool = False
 
@@ -239,9 +272,10 @@ def _json_argument(value: Any) -> Any:
 
 @dataclass(frozen=True)
 class _Loaded:
-    """A model and its start states; None for a checkpoint without them, and for a model given ``in_memory``."""
+    """A model, first frames of its tasks, and start states (None for a checkpoint without them)."""
 
     model: WorldModel
+    first: FirstFrames
     starts: StartStates | None
     in_memory: bool = False
 
@@ -254,7 +288,7 @@ def _load(checkpoint: Checkpoint, device: Device, dtype: Precision) -> _Loaded:
     if isinstance(checkpoint, WorldModel):
         if device is not None or dtype is not None:
             raise InvalidOption("a WorldModel in memory has its device and dtype: leave both arguments out")
-        return _Loaded(checkpoint, None, in_memory=True)
+        return _Loaded(checkpoint, FirstFrames(Path("no folder")), None, in_memory=True)
     if not isinstance(checkpoint, (str, os.PathLike)):
         raise InvalidOption(f"checkpoint: expected a name, a folder, a Hub id or a WorldModel, got {checkpoint!r}")
     device = checked_device("cpu" if device is None else device)
@@ -266,7 +300,7 @@ def _load(checkpoint: Checkpoint, device: Device, dtype: Precision) -> _Loaded:
     if loaded is None:
         bank = folder / START_STATES
         model = WorldModel.from_pretrained(folder, device, precision)
-        loaded = _Loaded(model, StartStates(bank) if bank.is_dir() else None)
+        loaded = _Loaded(model, FirstFrames(folder / FIRST_FRAMES), StartStates(bank) if bank.is_dir() else None)
         _check_tasks(loaded)
         _SHARED[key] = loaded
     return loaded

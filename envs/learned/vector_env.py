@@ -31,12 +31,14 @@ from worldgym.envs.contract import (
 )
 from worldgym.envs.learned.env import METADATA, WINDOW
 from worldgym.envs.learned.session import (
+    NONE,
     Checkpoint,
     Device,
     EnvState,
     Precision,
     Session,
     Slot,
+    StartMode,
     checked_episode_steps,
     json_spec,
     with_model,
@@ -46,6 +48,7 @@ from worldgym.errors import InvalidAction, InvalidOption, ResetNeeded, nearest
 from worldgym.world_model import WorldModel, WorldModelState
 
 Mask = NDArray[np.bool_]
+STEP_INFO = ("task", "start", "simulator_seed", "uncertainty", "reanchored")
 
 
 class WorldModelVectorEnv(gym.vector.VectorEnv[NDArray[np.uint8], NDArray[np.float32], NDArray[Any]]):
@@ -59,7 +62,7 @@ class WorldModelVectorEnv(gym.vector.VectorEnv[NDArray[np.uint8], NDArray[np.flo
         autoreset_mode: ``NEXT_STEP``: the step after an episode's end resets the slot, whatever its action, with
             reward 0; ``SAME_STEP``: the ending step resets it and returns ``final_obs`` and ``final_info`` in the
             infos; ``DISABLED``: the caller resets by ``options={"reset_mask": bool [num_envs]}``.
-        task, checkpoint, device, dtype, temperature, top_k, render_mode: as in :class:`WorldModelEnv`.
+        task, checkpoint, device, dtype, temperature, top_k, render_mode, starts: as in :class:`WorldModelEnv`.
         output: ``numpy``, or ``torch``: frames (uint8), rewards and uncertainty (float32) and flags (bool) are tensors
             that stay on the model's device, and actions may be such.
 
@@ -83,6 +86,7 @@ class WorldModelVectorEnv(gym.vector.VectorEnv[NDArray[np.uint8], NDArray[np.flo
         top_k: int | None = None,
         render_mode: str | None = None,
         output: Literal["numpy", "torch"] = "numpy",
+        starts: StartMode = "reset",
     ) -> None:
         if output not in ("numpy", "torch"):
             raise InvalidOption(f"output: expected 'numpy' or 'torch', got {output!r}")
@@ -92,7 +96,7 @@ class WorldModelVectorEnv(gym.vector.VectorEnv[NDArray[np.uint8], NDArray[np.flo
         self.render_mode = checked_render_mode(render_mode)
         self.autoreset_mode = _checked_autoreset_mode(autoreset_mode)
         self.metadata = {**METADATA, "autoreset_mode": self.autoreset_mode}
-        self._session = Session(task, checkpoint, device, dtype, temperature, top_k)
+        self._session = Session(task, checkpoint, device, dtype, temperature, top_k, starts)
         own_limit = self.world_model.config.max_episode_steps
         self._episode_steps = checked_episode_steps(own_limit if max_episode_steps is None else max_episode_steps)
         self.single_observation_space = self._session.observation_space
@@ -106,7 +110,7 @@ class WorldModelVectorEnv(gym.vector.VectorEnv[NDArray[np.uint8], NDArray[np.flo
         self._elapsed = np.zeros(num_envs, np.int64)
         self._ended = np.zeros(num_envs, np.bool_)
         self._tasks = np.full(num_envs, "", object)
-        self._starts = np.zeros(num_envs, np.int64)
+        self._starts, self._simulator_seeds = np.full((2, num_envs), NONE, np.int64)
         self._seeds: list[int | None] = [None] * num_envs
         self._generators: list[np.random.Generator | None] = [None] * num_envs
 
@@ -223,6 +227,7 @@ class WorldModelVectorEnv(gym.vector.VectorEnv[NDArray[np.uint8], NDArray[np.flo
                 self._seeds[slot],
                 self._tasks[slot],
                 int(self._starts[slot]),
+                int(self._simulator_seeds[slot]),
                 int(self._elapsed[slot]),
                 bool(self._ended[slot]),
             )
@@ -243,6 +248,7 @@ class WorldModelVectorEnv(gym.vector.VectorEnv[NDArray[np.uint8], NDArray[np.flo
         self._generators, self._seeds = [slot.generator for slot in slots], [slot.seed for slot in slots]
         self._tasks = np.array([slot.task for slot in slots], object)
         self._starts = np.array([slot.start for slot in slots], np.int64)
+        self._simulator_seeds = np.array([slot.simulator_seed for slot in slots], np.int64)
         self._elapsed = np.array([slot.elapsed for slot in slots], np.int64)
         self._ended = np.array([slot.ended for slot in slots], np.bool_)
 
@@ -307,10 +313,11 @@ class WorldModelVectorEnv(gym.vector.VectorEnv[NDArray[np.uint8], NDArray[np.flo
             [task if shown else None for task, shown in zip(self._tasks, mask, strict=True)], object
         )
         infos["start"] = np.where(mask, self._starts, 0)
+        infos["simulator_seed"] = np.where(mask, self._simulator_seeds, 0)
         kept = torch.from_numpy(mask).to(state.uncertainty.device)
         for name, values in (("uncertainty", state.uncertainty), ("reanchored", state.reanchored)):
             infos[name] = self._to_output(torch.where(kept, values, torch.zeros_like(values)))
-        infos |= {f"_{name}": mask.copy() for name in ("task", "start", "uncertainty", "reanchored")}
+        infos |= {f"_{name}": mask.copy() for name in STEP_INFO}
 
     def _add_final_info(self, infos: Info, state: WorldModelState, ended: Mask) -> None:
         """Add the last frames and infos of episodes that are reset in the same step."""
@@ -343,6 +350,7 @@ class WorldModelVectorEnv(gym.vector.VectorEnv[NDArray[np.uint8], NDArray[np.flo
         self._frames = self._frames.index_copy(0, torch.from_numpy(slots).to(newest.device), newest)
         self._tasks[slots] = [start.task for start in starts]
         self._starts[slots] = [start.index for start in starts]
+        self._simulator_seeds[slots] = [start.simulator_seed for start in starts]
         self._elapsed[slots] = 0
         self._ended[slots] = False
         return self._state

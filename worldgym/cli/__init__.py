@@ -16,6 +16,7 @@ COMMANDS = {
     "collect": "record episodes of a simulator",
     "train": "train a tokenizer or a transformer on recordings",
     "export": "make a checkpoint from the runs of a tokenizer and a transformer",
+    "starts": "record first frames of a simulator into a checkpoint, for its learned environments",
     "evaluate": "measure a world model on held-out episodes",
     "mbpo": "train an agent in a simulator and in a world model that learns with it",
     "drqv2": "train an agent in a simulator alone: the baseline of mbpo",

@@ -18,6 +18,7 @@ import torch
 from gymnasium.utils.env_checker import check_env, data_equivalence
 
 import worldgym
+from worldgym.data.first_frames import write_first_frames
 from worldgym.data.start_states import StartStates
 from worldgym.envs import contract
 from worldgym.envs.contract import Frame
@@ -32,7 +33,7 @@ from worldgym.errors import (
     ResetNeeded,
     UnknownTask,
 )
-from worldgym.pretrained import START_STATES
+from worldgym.pretrained import FIRST_FRAMES, START_STATES
 
 ID = "WorldModel-MetaWorld-v0"
 WINDOW = 4
@@ -80,12 +81,12 @@ def test_make_without_import_and_without_torch(tiny_checkpoint: Path) -> None:
 def test_what_a_step_returns(env: gym.Env[Any, Any]) -> None:
     observation, info = env.reset(seed=0)
     assert observation in env.observation_space
-    assert set(info) == {"task", "start", "uncertainty", "reanchored"}
+    assert set(info) == {"task", "start", "simulator_seed", "uncertainty", "reanchored"}
     observation, reward, terminated, truncated, info = env.step(env.action_space.sample())
     assert observation in env.observation_space
     assert type(reward) is float
     assert (terminated, truncated) == (False, False)
-    assert set(info) == {"task", "start", "uncertainty", "reanchored"}
+    assert set(info) == {"task", "start", "simulator_seed", "uncertainty", "reanchored"}
     assert 0 < info["uncertainty"] <= np.log(16)
 
 
@@ -110,8 +111,31 @@ def test_actions_beyond_the_space_are_clipped(env: gym.Env[Any, Any]) -> None:
     assert not data_equivalence(after([1, -1, 1, 0]), after([-1, 1, 1, 0]))
 
 
-def test_starts_come_from_the_bank(tiny_checkpoint: Path, env: gym.Env[Any, Any]) -> None:
+def test_episodes_start_at_first_frames(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    """Those of the start states' episodes, unless the checkpoint has more."""
     bank = StartStates(tiny_checkpoint / START_STATES)
+    first = [bank.get("hammer", index, 2) for index in range(bank.count("hammer"))]
+    known = {state.frames[0].tobytes() for state in first if state.first_frame == 0}
+    env = gym.make(ID, checkpoint=tiny_checkpoint, task="hammer")
+    shown = [env.reset(seed=seed) for seed in range(20)]
+    assert {frame.tobytes() for frame, _ in shown} <= known
+    assert len({frame.tobytes() for frame, _ in shown}) > 2
+    assert {(info["start"], info["simulator_seed"]) for _, info in shown} == {(-1, -1)}
+
+    folder = tmp_path / "with-first-frames"
+    shutil.copytree(tiny_checkpoint, folder)
+    frames = np.random.default_rng(0).integers(0, 256, (5, 64, 64, 3), np.uint8)
+    write_first_frames(folder / FIRST_FRAMES, "hammer", frames, np.arange(5) + 70)
+    env = gym.make(ID, checkpoint=folder, task="hammer")
+    for frame, info in (env.reset(seed=seed) for seed in range(10)):
+        np.testing.assert_array_equal(frame, frames[info["simulator_seed"] - 70])
+    expected = env.unwrapped.world_model.start(np.stack([frame, frame])[None])
+    np.testing.assert_array_equal(env.unwrapped.get_state().model.frames, expected.frames)
+
+
+def test_starts_anywhere_come_from_the_bank(tiny_checkpoint: Path) -> None:
+    bank = StartStates(tiny_checkpoint / START_STATES)
+    env = gym.make(ID, checkpoint=tiny_checkpoint, starts="anywhere")
     drawn = [env.reset(seed=seed) for seed in range(20)]
     assert {info["task"] for _, info in drawn} == {"hammer", "plate-slide"}
     assert len({info["start"] for _, info in drawn}) > 5
@@ -134,7 +158,7 @@ def test_start_from_given_frames(env: gym.Env[Any, Any], real_frames: Frame) -> 
     real_frames.setflags(write=False)
     observation, info = env.reset(seed=0, options={"frames": real_frames})
     np.testing.assert_array_equal(observation, real_frames[-1])
-    assert info == {"task": "", "start": -1, "uncertainty": 0.0, "reanchored": False}
+    assert info == {"task": "", "start": -1, "simulator_seed": -1, "uncertainty": 0.0, "reanchored": False}
     again = env.reset(seed=0, options={"frames": torch.tensor(real_frames)})
     assert data_equivalence((observation, info), again, exact=True)
     assert env.step(env.action_space.sample())[4]["task"] == ""
@@ -230,6 +254,7 @@ def test_human_rendering_without_a_display_warns_once(tiny_checkpoint: Path, mon
         ({"device": 3.5}, ConfigError, "device '3.5' cannot be used here"),
         ({"dtype": "int8"}, InvalidOption, "bfloat16.*'int8'"),
         ({"dtype": "float23"}, InvalidOption, "'float23'"),
+        ({"starts": "middle"}, InvalidOption, "'reset' or 'anywhere', got 'middle'"),
     ],
 )
 def test_bad_arguments(tiny_checkpoint: Path, arguments: dict[str, Any], error: type[Exception], message: str) -> None:
@@ -311,6 +336,7 @@ def test_infos_have_the_same_entries_and_types_at_reset_and_step(env: gym.Env[An
         assert {name: type(value) for name, value in first.items()} == {
             "task": str,
             "start": int,
+            "simulator_seed": int,
             "uncertainty": float,
             "reanchored": bool,
         }

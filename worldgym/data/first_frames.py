@@ -1,0 +1,111 @@
+"""The first frames of a simulator's episodes: where a learned environment starts unless told otherwise.
+
+They are a folder of ``.npz`` files, one a task. First frames of one task differ little, so a file holds differences:
+
+    task     str   []             the task
+    base     uint8 [H, W, 3]      one frame
+    deltas   uint8 [N, H, W, 3]   differences of all frames to it, modulo 256
+    seeds    int64 [N]            the simulator's ``reset(seed=seeds[i])`` shows frame i
+"""
+
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile
+
+import numpy as np
+from numpy.typing import NDArray
+
+from worldgym.data.arrays import checked_frames
+from worldgym.data.names import file_name
+from worldgym.errors import CheckpointError, DataError, UnknownTask, nearest
+from worldgym.storage.files import atomic_write
+
+ADVICE = "write them again with `worldgym starts`"
+_UNREADABLE = (OSError, EOFError, LookupError, ValueError, TypeError, AttributeError, BadZipFile, zlib.error)
+
+
+@dataclass(frozen=True)
+class TaskFrames:
+    """First frames of one task: uint8 ``[N, H, W, 3]``, and the simulator's seeds, int64 ``[N]``."""
+
+    frames: NDArray[np.uint8]
+    seeds: NDArray[np.int64]
+
+
+class FirstFrames:
+    """Reads a folder of first frames. The file of a task is read at its first use and then kept in memory.
+
+    Args:
+        folder: the ``first_frames`` folder of a checkpoint.
+
+    Attributes:
+        tasks: names of the tasks, sorted.
+
+    Raises:
+        CheckpointError: if a file is damaged.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = Path(folder)
+        self._paths = {str(_load(path)["task"]): path for path in sorted(self.folder.glob("[!.]*.npz"))}
+        self.tasks: tuple[str, ...] = tuple(sorted(self._paths))
+        self._read: dict[str, TaskFrames] = {}
+
+    def __getitem__(self, task: str) -> TaskFrames:
+        """The first frames of a task.
+
+        Raises:
+            UnknownTask: if the task has none.
+            CheckpointError: if the file is damaged.
+        """
+        if task not in self._paths:
+            raise UnknownTask(f"{self.folder} has no first frames of task {task!r}; {nearest(task, self.tasks)}")
+        if task not in self._read:
+            self._read[task] = _decode(_load(self._paths[task]), self._paths[task])
+        return self._read[task]
+
+
+def write_first_frames(folder: Path, task: str, frames: NDArray[np.uint8], seeds: NDArray[np.int64]) -> Path:
+    """Write the first frames of a task; an earlier file of the task is replaced.
+
+    Args:
+        folder: the ``first_frames`` folder of a checkpoint.
+        task: the task.
+        frames: uint8 ``[N, H, W, 3]``.
+        seeds: int64 ``[N]``, with which the simulator's reset shows the frames.
+
+    Returns:
+        The file.
+
+    Raises:
+        DataError: for arrays of another shape or dtype, or none.
+    """
+    checked = checked_frames(frames)
+    if not len(checked) or seeds.shape != (len(checked),):
+        raise DataError(f"expected frames and as many seeds, got {len(checked)} frames and seeds {list(seeds.shape)}")
+    path = Path(folder) / f"{file_name(task)}.npz"
+    base = np.median(checked, axis=0).astype(np.uint8)  # most pixels of most frames equal it
+    with atomic_write(path) as temporary, temporary.open("wb") as out:
+        np.savez_compressed(out, task=np.array(task), base=base, deltas=checked - base, seeds=seeds.astype(np.int64))
+    return path
+
+
+def _load(path: Path) -> dict[str, NDArray[Any]]:
+    try:
+        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
+            return {name: file[name] for name in ("task", "base", "deltas", "seeds")}
+    except _UNREADABLE as error:
+        raise CheckpointError(f"{path}: not a readable file of first frames ({error}); {ADVICE}") from error
+
+
+def _decode(arrays: dict[str, NDArray[Any]], path: Path) -> TaskFrames:
+    base, deltas, seeds = arrays["base"], arrays["deltas"], arrays["seeds"]
+    fits = base.dtype == deltas.dtype == np.uint8 and deltas.ndim == 4 and deltas.shape[1:] == base.shape
+    if not fits or base.shape[2:] != (3,) or seeds.shape != deltas.shape[:1] or not len(deltas):
+        raise CheckpointError(
+            f"{path}: expected deltas uint8 [N, H, W, 3], a base of that size and N seeds, got {deltas.dtype} "
+            f"{deltas.shape}, {base.shape} and {seeds.shape}; {ADVICE}"
+        )
+    return TaskFrames(deltas + base, seeds.astype(np.int64))
