@@ -18,6 +18,7 @@ COMMANDS = {
     "export": "make a checkpoint from the runs of a tokenizer and a transformer",
     "starts": "record first frames of a simulator into a checkpoint, for its learned environments",
     "evaluate": "measure a world model on held-out episodes",
+    "returns": "compare returns of whole episodes in a learned environment and in its simulator",
     "mbpo": "train an agent in a simulator and in a world model that learns with it",
     "drqv2": "train an agent in a simulator alone: the baseline of mbpo",
     "curves": "plot success and return of runs against simulator steps",

@@ -1,0 +1,80 @@
+"""``worldgym returns``."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from worldgym.checkpoints import DEFAULT
+from worldgym.cli.options import Natural, OptionalText, Positive, Texts, parse_options
+from worldgym.errors import ConfigError
+
+EXAMPLE = "worldgym returns --checkpoint metaworld-64 --tasks plate-slide --behaviours random expert"
+
+
+@dataclass(frozen=True)
+class Returns:
+    """Compare the returns of whole episodes in a learned environment and in its simulator.
+
+    Both start at the same first frames and take the same actions, which the behaviour chooses in the simulator.
+    """
+
+    checkpoint: str = DEFAULT
+    """A shipped name or a folder."""
+    tasks: Texts = ()
+    """Tasks to compare (default: all of the checkpoint)."""
+    behaviours: tuple[str, ...] = ("random", "expert")
+    """Who acts: expert, noisy, straying, smooth, random."""
+    episodes: Positive = 12
+    """Episodes of each task and behaviour."""
+    seed: Natural = 3_000_000
+    """Of the simulator's first reset; the others count up from it."""
+    dtype: str = "float32"
+    """Precision of the learned environment."""
+    out: Path = Path("outputs/returns.json")
+    """File of the figures."""
+    device: OptionalText = None
+    """Such as cpu or cuda:1 (default: the GPU if there is one)."""
+
+    def run(self) -> None:
+        import gymnasium as gym
+
+        from worldgym.devices import checked_device
+        from worldgym.envs.registry import find_task
+        from worldgym.reports.provenance import provenance
+        from worldgym.reports.returns import compare_returns, returns_table
+        from worldgym.storage.files import atomic_json
+        from worldgym.world_model import WorldModel
+
+        device = checked_device(self.device)
+        tasks = self.tasks or WorldModel.from_pretrained(self.checkpoint).config.tasks
+        seeds = range(self.seed, self.seed + self.episodes)
+        options = {"checkpoint": self.checkpoint, "device": str(device), "dtype": self.dtype}
+        figures: dict[str, dict[str, Any]] = {}
+        for task in tasks:
+            spec, name = find_task(task)
+            simulator = gym.make(spec.simulator_id, task=name)
+            for behaviour in self.behaviours:
+                learned = gym.make_vec("WorldModel-v0", self.episodes, task=task, max_episode_steps=-1, **options)
+                found = compare_returns(learned, simulator, seeds, _policies(behaviour))
+                figures.setdefault(task, {})[behaviour] = found.figures()
+                learned.close()
+            simulator.close()
+        atomic_json(self.out, {**provenance(device), "returns": figures})
+        print(returns_table(figures), self.out, sep="\n\n")
+
+
+def _policies(name: str) -> Callable[[Any, int], Any]:
+    import numpy as np
+
+    from worldgym.envs.behaviours import BEHAVIOURS
+    from worldgym.errors import nearest
+
+    if name not in BEHAVIOURS:
+        raise ConfigError(f"unknown behaviour {name!r}; {nearest(name, BEHAVIOURS)}")
+    return lambda env, seed: BEHAVIOURS[name](env, np.random.default_rng([seed, *name.encode()]))
+
+
+def parse(arguments: Sequence[str]) -> Returns:
+    """Parse the command's options."""
+    return parse_options(Returns, arguments, "returns", EXAMPLE)

@@ -1,0 +1,118 @@
+"""Whole episodes in the learned environment and in the simulator: same start, same actions, both returns.
+
+Environments are arguments; nothing here names a simulator.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import gymnasium as gym
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from worldgym.errors import ConfigError
+from worldgym.reports.card import table
+
+Actions = NDArray[np.float32]
+
+
+class Episodes(NamedTuple):
+    """Episodes of a simulator: seeds of their resets, actions float32 ``[N, T, A]``, returns float64 ``[N]``."""
+
+    seeds: list[int]
+    actions: Actions
+    returns: NDArray[np.float64]
+
+
+class Comparison(NamedTuple):
+    """Returns of N episodes in both worlds, float64 ``[N]``."""
+
+    imagined: NDArray[np.float64]
+    real: NDArray[np.float64]
+
+    def figures(self) -> dict[str, float]:
+        """Mean returns, their ratio, and the correlation over episodes (NaN if one of them does not vary)."""
+        varies = self.imagined.std() > 0 and self.real.std() > 0
+        return {
+            "episodes": float(len(self.real)),
+            "imagined": float(self.imagined.mean()),
+            "real": float(self.real.mean()),
+            "ratio": float(self.imagined.mean() / self.real.mean()) if self.real.mean() else float("nan"),
+            "correlation": float(np.corrcoef(self.imagined, self.real)[0, 1]) if varies else float("nan"),
+        }
+
+
+def play(
+    simulator: gym.Env[Any, Any], seeds: Sequence[int], behaviour: Callable[[Any, int], Callable[[], Actions]]
+) -> Episodes:
+    """Record whole episodes of a simulator.
+
+    Args:
+        simulator: ends its episodes itself, after equally many steps.
+        seeds: of the resets.
+        behaviour: makes the policy of an episode from the simulator without wrappers and the episode's seed.
+    """
+    actions, returns = [], []
+    for seed in tqdm(seeds, desc="simulator", unit="episode", leave=False):
+        simulator.reset(seed=int(seed))
+        policy, taken, total, done = behaviour(simulator.unwrapped, int(seed)), [], 0.0, False
+        while not done:
+            taken.append(policy())
+            _, reward, terminated, truncated, _ = simulator.step(taken[-1])
+            total, done = total + float(reward), terminated or truncated
+        actions.append(np.stack(taken))
+        returns.append(total)
+    return Episodes([int(seed) for seed in seeds], np.stack(actions), np.array(returns))
+
+
+def replay(learned: gym.vector.VectorEnv[Any, Any, Any], frames: NDArray[np.uint8], actions: Actions) -> NDArray[Any]:
+    """Returns, float64 ``[N]``, of recorded actions ``[N, T, A]`` in the learned environment.
+
+    Args:
+        learned: N slots.
+        frames: where the episodes start, uint8 ``[N, H, W, 3]``; the context before repeats it.
+        actions: of the episodes.
+    """
+    context = learned.unwrapped.world_model.config.context_length  # type: ignore[attr-defined]
+    learned.reset(options={"frames": np.repeat(frames[:, None], context, axis=1)})
+    total = np.zeros(len(frames))
+    for step in tqdm(range(actions.shape[1]), desc="imagined", unit="step", leave=False):
+        total += learned.step(actions[:, step])[1]
+    return total
+
+
+def compare_returns(
+    learned: gym.vector.VectorEnv[Any, Any, Any],
+    simulator: gym.Env[Any, Any],
+    seeds: Sequence[int],
+    behaviour: Callable[[Any, int], Callable[[], Actions]],
+) -> Comparison:
+    """Whole episodes from the same first frames under the same actions in both worlds.
+
+    Args:
+        learned: as many slots as seeds.
+        simulator: of the same task.
+        seeds: of the simulator's resets.
+        behaviour: as in :func:`play`.
+
+    Raises:
+        ConfigError: if the number of slots is not the number of seeds.
+    """
+    if learned.num_envs != len(seeds):
+        raise ConfigError(f"expected as many slots as seeds, got {learned.num_envs} slots and {len(seeds)} seeds")
+    frames = np.stack([simulator.reset(seed=int(seed))[0] for seed in seeds])
+    episodes = play(simulator, seeds, behaviour)
+    return Comparison(replay(learned, frames, episodes.actions), episodes.returns)
+
+
+def returns_table(figures: dict[str, dict[str, dict[str, float]]]) -> str:
+    """``task -> behaviour -> figures`` as a Markdown table."""
+    header = ["task", "behaviour", "episodes", "imagined", "real", "ratio", "correlation"]
+    rows = [
+        [task, behaviour, f"{found['episodes']:.0f}", f"{found['imagined']:.0f}", f"{found['real']:.0f}"]
+        + [f"{found[name]:.2f}" for name in ("ratio", "correlation")]
+        for task, by_behaviour in figures.items()
+        for behaviour, found in by_behaviour.items()
+    ]
+    return table(header, rows)
