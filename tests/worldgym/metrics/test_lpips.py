@@ -10,7 +10,7 @@ from worldgym.metrics.lpips import LPIPS
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Random weights under the documented names; the linear ones, as in LPIPS, are not negative."""
+    """Random weights under the documented names. As in LPIPS, the linear ones are not negative."""
     torch.manual_seed(0)
     tensors = {name: value.abs() if name.startswith("lin") else value for name, value in LPIPS().state_dict().items()}
     path = tmp_path_factory.mktemp("lpips") / "lpips.safetensors"
@@ -26,7 +26,7 @@ def test_the_names_are_the_documented_ones() -> None:
     assert LPIPS().state_dict()["features.28.weight"].shape == (512, 512, 3, 3)
 
 
-def test_a_distance(weights: Path) -> None:
+def test_it_is_a_distance(weights: Path) -> None:
     model = LPIPS.from_file(weights)
     first, second = torch.rand(2, 2, 3, 32, 32, generator=torch.Generator().manual_seed(1)).unbind()
     distance = model(first, second)
@@ -66,7 +66,7 @@ def test_gradients_reach_the_image_and_not_the_weights(weights: Path) -> None:
     assert not any(parameter.requires_grad for parameter in model.parameters())
 
 
-def test_what_is_missing_or_misshapen_is_named(weights: Path, tmp_path: Path) -> None:
+def test_missing_and_misshapen_weights_are_named(weights: Path, tmp_path: Path) -> None:
     tensors = load_file(weights)
     del tensors["features.5.bias"]
     tensors["lin1.weight"] = torch.zeros(1, 3, 1, 1)
@@ -77,8 +77,19 @@ def test_what_is_missing_or_misshapen_is_named(weights: Path, tmp_path: Path) ->
     assert "lin1.weight has shape [1, 3, 1, 1], expected [1, 128, 1, 1]" in str(caught.value)
 
 
+def test_weights_and_distances_are_float32_whatever_the_default(weights: Path) -> None:
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        model = LPIPS.from_file(weights)
+        distance = model(torch.zeros(1, 3, 16, 16, dtype=torch.float32), torch.ones(1, 3, 16, 16, dtype=torch.float32))
+    finally:
+        torch.set_default_dtype(before)
+    assert {value.dtype for value in [distance, *model.parameters(), *model.buffers()]} == {torch.float32}
+
+
 @pytest.mark.parametrize("name", ["nothing.safetensors", "text.safetensors"])
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, name: str) -> None:
-    (tmp_path / "text.safetensors").write_text("not weights")
+    (tmp_path / "text.safetensors").write_text("not weights", encoding="utf-8")
     with pytest.raises(CheckpointError, match=name):
         LPIPS.from_file(tmp_path / name)
