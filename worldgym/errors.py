@@ -1,4 +1,4 @@
-"""Every error worldgym raises on purpose: each message says what was expected, what came and what to do next."""
+"""All errors that worldgym raises on purpose. Messages give what was expected, what was got and what to do."""
 
 import difflib
 from collections.abc import Iterable
@@ -19,7 +19,7 @@ class CheckpointError(WorldGymError):
 
 
 class DataError(WorldGymError):
-    """A recording on disk is missing, damaged or of another kind than asked for."""
+    """A recording is missing, damaged or does not fit what it is used for."""
 
 
 class StorageError(WorldGymError, OSError):
@@ -27,7 +27,7 @@ class StorageError(WorldGymError, OSError):
 
 
 class TrainingError(WorldGymError):
-    """Training cannot go on: the loss is not finite, or the run folder belongs to another run."""
+    """Training cannot continue: the loss is not finite, or the run folder belongs to another run."""
 
 
 class InvalidFrames(WorldGymError, ValueError):
@@ -35,11 +35,15 @@ class InvalidFrames(WorldGymError, ValueError):
 
 
 class UnknownTask(WorldGymError, gymnasium.error.UnregisteredEnv):
-    """A task name that nobody knows."""
+    """A task name that no simulator and no checkpoint has."""
 
 
 class InvalidAction(WorldGymError, gymnasium.error.InvalidAction):
     """An action of the wrong shape, or one that is not finite."""
+
+
+class InvalidBuffer(WorldGymError, ValueError):
+    """A tensor that compiled code cannot use: another dtype, device, memory order or size than it works on."""
 
 
 class ResetNeeded(WorldGymError, gymnasium.error.ResetNeeded):
@@ -59,15 +63,24 @@ class DependencyNotInstalled(WorldGymError, gymnasium.error.DependencyNotInstall
 
 
 class OutOfMemory(WorldGymError, MemoryError):
-    """A batch that does not fit the memory there is, said before anything is allocated."""
+    """A batch needs more memory than is free. Raised before anything is allocated."""
 
 
 class RenderingError(WorldGymError):
-    """The simulator ran but produced no usable picture."""
+    """The simulator ran but rendered no usable picture."""
 
 
 def nearest(name: str, known: Iterable[str], count: int = 3) -> str:
-    """A phrase such as ``did you mean 'hammer', 'handle-pull'?`` for error messages; never empty."""
+    """Suggest names for an error message.
+
+    Args:
+        name: the unknown name.
+        known: names that exist.
+        count: how many suggestions at most.
+
+    Returns:
+        A phrase such as ``did you mean 'hammer', 'handle-pull'?``, or a list of the known names; never empty.
+    """
     names = sorted(known)
     close = difflib.get_close_matches(name, names, n=count, cutoff=0.4)
     if close:

@@ -1,7 +1,7 @@
-"""``native.c`` compiled for this machine: what a CPU does several times faster than by PyTorch's operators.
+"""``native.c``, compiled for this machine: code that is several times faster on a CPU than PyTorch's operators.
 
-The library is built once with the system's C compiler into the user's cache. Without a compiler, or with
-``WORLDGYM_NATIVE=0`` in the environment, :func:`library` is None and the plain paths run.
+The library is built once with the system's C compiler into the user's cache folder. Without a compiler, or with
+``WORLDGYM_NATIVE=0`` in the environment, :func:`library` returns None and the paths in PyTorch operators run.
 """
 
 import ctypes
@@ -12,15 +12,18 @@ import platform
 import shlex
 import shutil
 import subprocess
-import sys
 import tempfile
+import warnings
 from pathlib import Path
 
 import torch
+from torch import Tensor
+
+from worldgym.errors import InvalidBuffer
 
 SOURCE = Path(__file__).with_name("native.c")
 FLAGS = ("-O3", "-fPIC", "-shared", "-Wno-psabi")
-WISHES = (("-march=native", "-fopenmp"), ("-march=native",), ("-fopenmp",), ())  # the first that a compiler knows
+OPTIONAL_FLAGS = (("-march=native", "-fopenmp"), ("-march=native",), ("-fopenmp",), ())  # the first that works is used
 SWITCH = "WORLDGYM_NATIVE"
 
 DTYPES = (torch.float32, torch.bfloat16)
@@ -28,56 +31,93 @@ Pointer = ctypes.c_void_p
 
 
 def switched_off() -> bool:
-    """Whether the user wants plain paths only."""
+    """Whether the environment asks for PyTorch operators only."""
     return os.environ.get(SWITCH) == "0"
 
 
 @functools.cache
 def library() -> ctypes.CDLL | None:
-    """The compiled library; None without one, which is said once on stderr."""
+    """The compiled library; None if there is none. A warning, given once, says why."""
     if switched_off():
         return None
     try:
-        return ctypes.CDLL(str(_built()))
-    except (OSError, RuntimeError, ValueError, subprocess.SubprocessError) as error:  # also: no home folder, a torn CC
-        print(
-            f"worldgym: imagining without compiled code, several times slower: {error}; a C compiler (Debian: "
-            f"`apt-get install gcc`) or the variable CC that names one helps, {SWITCH}=0 silences this",
-            file=sys.stderr,
+        return ctypes.CDLL(str(_build()))
+    # RuntimeError: no home folder. ValueError: CC with unbalanced quotes.
+    except (OSError, RuntimeError, ValueError, subprocess.SubprocessError) as error:
+        warnings.warn(
+            f"expected compiled code, got none ({error}): imagining is several times slower. Install a C compiler "
+            f"(Debian: apt-get install gcc), name one in the variable CC, or set {SWITCH}=0 to silence this warning",
+            RuntimeWarning,
+            stacklevel=2,
         )
         return None
 
 
-def _built() -> Path:
-    """The library for this source, compiler and processor, built if it is not there yet."""
+def pointer(
+    name: str,
+    tensor: Tensor,
+    dtype: torch.dtype,
+    numel: int,
+    memory_format: torch.memory_format = torch.contiguous_format,
+) -> int:
+    """The address of a tensor's elements, for compiled code.
+
+    Every address that compiled code reads or writes must come from here.
+
+    Args:
+        name: what the tensor is, for the error message.
+        tensor: the tensor; it must outlive the call of compiled code.
+        dtype: the dtype that the compiled code works on.
+        numel: the number of elements that it reads or writes.
+        memory_format: the order of the elements; they must be dense.
+
+    Raises:
+        InvalidBuffer: if the tensor is not on the CPU, or has another dtype, number of elements or order.
+    """
+    if (
+        tensor.dtype is dtype
+        and tensor.is_cpu
+        and tensor.numel() == numel
+        and tensor.is_contiguous(memory_format=memory_format)
+    ):
+        return tensor.data_ptr()
+    raise InvalidBuffer(
+        f"{name}: expected {numel} elements of {dtype} on cpu, in {memory_format}, got {list(tensor.shape)} of "
+        f"{tensor.dtype} on {tensor.device} with strides {list(tensor.stride()) if not tensor.is_sparse else None}: "
+        "convert the whole model with WorldModel.to()"
+    )
+
+
+def _build() -> Path:
+    """Path of the library for this source, compiler and processor, built if it does not exist yet."""
     compiler = os.environ.get("CC") or shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
     if compiler is None:
         raise FileNotFoundError("found no C compiler")
-    about = [compiler, *FLAGS, str(WISHES), platform.machine(), _processor()]
-    name = hashlib.sha256(SOURCE.read_bytes() + "\n".join(about).encode()).hexdigest()[:16]
+    parts = [compiler, *FLAGS, str(OPTIONAL_FLAGS), platform.machine(), _processor()]
+    name = hashlib.sha256(SOURCE.read_bytes() + "\n".join(parts).encode()).hexdigest()[:16]
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "worldgym"
     path = folder / f"native-{name}.so"
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with tempfile.TemporaryDirectory(dir=folder) as aside:
-            _compile(compiler, Path(aside) / "native.so")
-            (Path(aside) / "native.so").replace(path)  # whole or not at all, whoever else builds it now
+        with tempfile.TemporaryDirectory(dir=folder) as temporary:
+            _compile(compiler, Path(temporary) / "native.so")
+            (Path(temporary) / "native.so").replace(path)  # atomic: other processes may build at the same time
     return path
 
 
 def _compile(compiler: str, target: Path) -> None:
-    """For this very processor and with threads, where the compiler knows how."""
-    for wishes in WISHES:
-        command = [*shlex.split(compiler), *FLAGS, *wishes, str(SOURCE), "-o", str(target), "-lm"]
+    """Compile for this processor and with threads, as far as the compiler can."""
+    for optional in OPTIONAL_FLAGS:
+        command = [*shlex.split(compiler), *FLAGS, *optional, str(SOURCE), "-o", str(target), "-lm"]
         done = subprocess.run(command, capture_output=True, text=True, timeout=120)
         if done.returncode == 0:
             return
-    said = [line for line in done.stderr.splitlines() if "error" in line] or ["no reason given"]
-    raise OSError(f"{compiler} cannot compile {SOURCE.name} ({said[0]})")
+    errors = [line for line in done.stderr.splitlines() if "error" in line] or ["no reason given"]
+    raise OSError(f"{compiler} cannot compile {SOURCE.name} ({errors[0]})")
 
 
 def _processor() -> str:
-    """What tells processors apart: code for one of them may not run on another that shares its home folder."""
+    """Name and features of the processor. Machines may share a home folder and not run each other's code."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         return "".join(sorted({line for line in lines if line.startswith(("model name", "flags", "Features"))}))

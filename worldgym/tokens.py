@@ -1,9 +1,9 @@
-"""The token sequence of iVideoGPT (paper, section 3.1): the one place that counts, offsets and names positions.
+"""The token sequence of iVideoGPT (paper, section 3.1): all counts, offsets and special ids.
 
     [context codes] S1 [context codes] ... S2 [dynamics codes] S2 [dynamics codes] ...
 
-There is no slot before the first context frame, S1 stands before every later context frame, S2 before every
-future frame. Dynamics codes are offset by the number of context codes; the two slots are the last two ids.
+There is no slot before the first context frame. The slot S1 precedes every later context frame, the slot S2 every
+future frame. Dynamics codes are offset by the number of context codes. The two slots are the last two ids.
 """
 
 from dataclasses import dataclass
@@ -16,7 +16,18 @@ from worldgym.errors import ConfigError
 
 @dataclass(frozen=True)
 class TokenLayout:
-    """Counts and ids of one model's sequence. ``B`` batch, ``C`` context frames, ``T`` future frames."""
+    """Counts and ids of one model's sequence. Shapes: ``B`` batch, ``C`` context frames, ``T`` future frames.
+
+    Attributes:
+        context_length: number of context frames, C.
+        tokens_per_context_frame: codes of a context frame.
+        tokens_per_frame: codes of a future frame, n.
+        context_codes: size of the context codebook.
+        dynamics_codes: size of the dynamics codebook, K.
+
+    Raises:
+        ConfigError: if a number is below 1.
+    """
 
     context_length: int
     tokens_per_context_frame: int = 256
@@ -27,7 +38,7 @@ class TokenLayout:
     def __post_init__(self) -> None:
         for name in self.__dataclass_fields__:
             if getattr(self, name) < 1:
-                raise ConfigError(f"TokenLayout.{name} must be at least 1, got {getattr(self, name)}")
+                raise ConfigError(f"TokenLayout.{name}: expected at least 1, got {getattr(self, name)}")
 
     @property
     def vocab_size(self) -> int:
@@ -64,70 +75,60 @@ class TokenLayout:
         return self.prefix_length + horizon * self.step_length
 
     def horizon(self, positions: int) -> int:
-        """How many future frames fit a window of ``positions``."""
+        """Number of complete future frames within ``positions``."""
         return max(0, (positions - self.prefix_length) // self.step_length)
 
     def slots(self, positions: int) -> int:
-        """How many future frames are at least opened within ``positions``."""
+        """Number of future frames whose slot is within ``positions``."""
         return max(0, -((self.prefix_length - positions) // self.step_length))
 
-    def slot_positions(self, horizon: int) -> torch.Tensor:
+    def slot_positions(self, horizon: int, device: torch.device | str = "cpu") -> torch.Tensor:
         """Positions of the S2 that opens each future frame, int64 ``[T]``."""
-        return self.prefix_length + self.step_length * torch.arange(horizon)
+        return self.prefix_length + self.step_length * torch.arange(horizon, device=device)
 
-    def last_positions(self, horizon: int) -> torch.Tensor:
-        """Positions of each future frame's last code, where the reward is read, int64 ``[T]``."""
-        return self.slot_positions(horizon) + self.tokens_per_frame
+    def last_positions(self, horizon: int, device: torch.device | str = "cpu") -> torch.Tensor:
+        """Positions of each future frame's last code, where the reward is predicted, int64 ``[T]``."""
+        return self.slot_positions(horizon, device) + self.tokens_per_frame
 
-    def places(self, length: int) -> torch.Tensor:
-        """What distinguishes positions within a frame, int64 ``[length]``.
+    def embedding_positions(self, length: int, device: torch.device | str = "cpu") -> torch.Tensor:
+        """Rows of the position embedding for the first ``length`` positions, int64 ``[length]``.
 
-        Every context position has a place of its own; those of future frames repeat from frame to frame, from
-        ``prefix_length`` to ``prefix_length + step_length - 1``.
+        Every context position has a row of its own. Future frames share ``step_length`` rows: the position within the
+        frame selects one of ``prefix_length`` to ``prefix_length + step_length - 1``.
         """
-        positions = torch.arange(length)
+        positions = torch.arange(length, device=device)
         future = self.prefix_length + (positions - self.prefix_length) % self.step_length
         return torch.where(positions < self.prefix_length, positions, future)
 
     def context_ids(self, codes: torch.Tensor) -> torch.Tensor:
-        """Context codes ``[B, C, tokens_per_context_frame]`` to the prefix ids ``[B, prefix_length]``."""
+        """Ids ``[B, prefix_length]`` of context codes ``[B, C, tokens_per_context_frame]``, slots included."""
         slots = codes.new_full((*codes.shape[:2], 1), self.context_slot)
         return torch.cat([slots, codes], dim=2).flatten(1)[:, 1:]
 
     def future_ids(self, codes: torch.Tensor) -> torch.Tensor:
-        """Dynamics codes ``[B, T, tokens_per_frame]`` to ids with their slots ``[B, T * step_length]``."""
+        """Ids ``[B, T * step_length]`` of dynamics codes ``[B, T, tokens_per_frame]``, slots included."""
         slots = codes.new_full((*codes.shape[:2], 1), self.future_slot)
         return torch.cat([slots, codes + self.context_codes], dim=2).flatten(1)
 
     def dynamics_id(self, codes: torch.Tensor) -> torch.Tensor:
-        """Dynamics codes of any shape to ids, without slots."""
+        """Ids of dynamics codes of any shape, without slots."""
         return codes + self.context_codes
 
     def sequence(self, context: torch.Tensor, future: torch.Tensor) -> torch.Tensor:
-        """Both kinds of codes to one sequence of ids ``[B, length(T)]``."""
+        """Ids ``[B, length(T)]`` of a whole sequence; arguments as in `context_ids` and `future_ids`."""
         return torch.cat([self.context_ids(context), self.future_ids(future)], dim=1)
 
-    def split(self, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Inverse of ``sequence``: ids ``[B, length(T)]`` to context codes and dynamics codes."""
-        batch = ids.shape[0]
-        prefix, future = ids[:, : self.prefix_length], ids[:, self.prefix_length :]
-        if prefix.shape[1] < self.prefix_length or future.shape[1] % self.step_length:
-            raise ConfigError(f"a sequence holds {self.prefix_length} + n * {self.step_length} ids, got {ids.shape[1]}")
-        slot = prefix.new_full((batch, 1), self.context_slot)
-        context = torch.cat([slot, prefix], dim=1).view(batch, self.context_length, -1)[:, :, 1:]
-        codes = future.reshape(batch, -1, self.step_length)[:, :, 1:] - self.context_codes
-        return context, codes
-
     def code_logits(self, logits: torch.Tensor) -> torch.Tensor:
-        """Logits ``[B, T * step_length, V]`` from ``prefix_length`` on to those of each frame's codes ``[B, T, n, K]``.
+        """Select the logits that predict dynamics codes.
 
-        Position i predicts the id at i + 1: a slot predicts the first code, the last code would predict the next slot.
+        Position i predicts the id at i + 1: a slot predicts the first code. The prediction of the last code, which
+        would be of the next slot, is left out.
+
+        Args:
+            logits: ``[B, T * step_length, V]``, from position ``prefix_length`` on.
+
+        Returns:
+            ``[B, T, n, K]``.
         """
         frames = torch.unflatten(logits, 1, (-1, self.step_length))
         return frames[:, :, : self.tokens_per_frame, self.dynamics_ids]
-
-    def labels(self, ids: torch.Tensor, ignore: int = -100) -> torch.Tensor:
-        """Targets of the cross-entropy: everything behind the first S2; ``ignore`` up to and with it."""
-        labels = ids.clone()
-        labels[:, : self.prefix_length + 1] = ignore
-        return labels

@@ -30,18 +30,20 @@ def test_the_published_layout() -> None:
 
 @settings(deadline=None)
 @given(LAYOUTS, st.integers(0, 4))
-def test_split_is_the_inverse_of_sequence(layout: TokenLayout, horizon: int) -> None:
+def test_a_sequence_holds_slots_and_offset_codes(layout: TokenLayout, horizon: int) -> None:
     context, future = codes(layout, horizon)
     ids = layout.sequence(context, future)
     assert ids.shape == (2, layout.length(horizon))
-    assert 0 <= ids.min() <= ids.max() < layout.vocab_size
-    for made, given_codes in zip(layout.split(ids), (context, future), strict=True):
-        assert torch.equal(made, given_codes)
+    for row in range(2):
+        expected = [id for frame in context[row].tolist() for id in (layout.context_slot, *frame)][1:]
+        for frame in (future[row] + layout.context_codes).tolist():
+            expected += [layout.future_slot, *frame]
+        assert ids[row].tolist() == expected
 
 
 @settings(deadline=None)
 @given(LAYOUTS, st.integers(1, 4))
-def test_positions_name_what_stands_there(layout: TokenLayout, horizon: int) -> None:
+def test_positions_of_slots_and_last_codes(layout: TokenLayout, horizon: int) -> None:
     context, future = codes(layout, horizon)
     ids = layout.sequence(context, future)
     slots, last = layout.slot_positions(horizon), layout.last_positions(horizon)
@@ -63,21 +65,24 @@ def test_slots_and_horizon_count_opened_and_complete_frames(layout: TokenLayout,
 
 
 @settings(deadline=None)
-@given(LAYOUTS, st.integers(1, 3))
-def test_labels_leave_out_the_context_and_the_first_slot(layout: TokenLayout, horizon: int) -> None:
-    ids = layout.sequence(*codes(layout, horizon))
-    labels = layout.labels(ids)
-    known = layout.prefix_length + 1
-    assert (labels[:, :known] == -100).all()
-    assert torch.equal(labels[:, known:], ids[:, known:])
+@given(LAYOUTS, st.integers(0, 3))
+def test_future_frames_share_embedding_positions(layout: TokenLayout, horizon: int) -> None:
+    rows = layout.embedding_positions(layout.length(horizon))
+    assert rows.tolist() == [
+        *range(layout.prefix_length),
+        *list(range(layout.prefix_length, layout.prefix_length + layout.step_length)) * horizon,
+    ]
 
 
-def test_a_sequence_cut_within_a_frame_is_refused() -> None:
-    layout = TokenLayout(1, 4, 2, 5, 5)
-    with pytest.raises(ConfigError, match=r"4 \+ n \* 3 ids, got 6"):
-        layout.split(torch.zeros(1, 6, dtype=torch.int64))
+def test_positions_are_made_on_the_device_that_was_asked_for() -> None:
+    layout = TokenLayout(2, 4, 2, 5, 5)
+    with torch.device("meta"):
+        for made in (layout.slot_positions(2), layout.last_positions(2), layout.embedding_positions(5)):
+            assert made.device.type == "cpu"
+    assert layout.embedding_positions(5, device="meta").device.type == "meta"
+    assert layout.last_positions(5, device="meta").device.type == "meta"
 
 
 def test_counts_below_one_are_refused() -> None:
-    with pytest.raises(ConfigError, match="tokens_per_frame must be at least 1, got 0"):
+    with pytest.raises(ConfigError, match="tokens_per_frame: expected at least 1, got 0"):
         TokenLayout(1, tokens_per_frame=0)

@@ -1,4 +1,4 @@
-"""What every tokenizer offers, whatever its architecture."""
+"""The interface of all tokenizers."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -8,16 +8,18 @@ import torch
 from torch import Tensor, nn
 
 from worldgym.errors import InvalidFrames
+from worldgym.tokenizer.norm import LatentNorm
 from worldgym.tokenizer.quantizer import VectorQuantizer
 from worldgym.tokens import TokenLayout
 
 
 @dataclass(frozen=True)
 class ContextFeatures:
-    """What encoder and decoder need of the context frames, computed once an episode. Never written to.
+    """Features of the context frames that encoder and decoder use, computed once per episode. Never modified.
 
-    ``stored`` all have contexts as their first dimension; what each one is stays between a tokenizer and itself.
-    ``rows``, int64 ``[B]``, says which context each row of the batch has; None where they are one to one.
+    Attributes:
+        stored: tensors whose first dimension is the context; their meaning is private to the tokenizer.
+        rows: int64 ``[B]``, the context of each row of the batch; None if row i has context i.
     """
 
     stored: tuple[Tensor, ...]
@@ -25,37 +27,43 @@ class ContextFeatures:
 
     @property
     def tensors(self) -> tuple[Tensor, ...]:
-        """A row of the batch each; copies where rows share a context."""
+        """``stored`` with one entry per row of the batch; copies if rows share a context."""
         return self.stored if self.rows is None else tuple(tensor[self.rows] for tensor in self.stored)
 
     @property
     def nbytes(self) -> int:
-        """What they take."""
+        """Bytes of memory."""
         return sum(tensor.nbytes for tensor in self.stored)
 
     def select(self, rows: Tensor) -> "ContextFeatures":
-        """A copy of the features of some rows, int64 ``[N]``, repeated where an index repeats."""
+        """A copy of the features of some rows, int64 ``[N]``; an index may repeat."""
         return ContextFeatures(self.fork(rows).tensors)
 
     def fork(self, rows: Tensor) -> "ContextFeatures":
-        """The same without a copy: rows that repeat share their context's features."""
+        """As :meth:`select`, without a copy: rows share their context's features."""
         return ContextFeatures(self.stored, rows if self.rows is None else self.rows[rows])
 
     def put(self, rows: Tensor, other: "ContextFeatures") -> "ContextFeatures":
-        """These, with rows, int64 ``[N]``, replaced by another batch of ``N``."""
+        """A copy in which some rows, int64 ``[N]``, are replaced by those of another batch of ``N``."""
         pairs = zip(self.tensors, other.tensors, strict=True)
         return ContextFeatures(tuple(tensor.index_copy(0, rows, new) for tensor, new in pairs))
 
 
 class TokenizerOutput(NamedTuple):
-    """One training forward pass. ``context`` and ``future`` are reconstructions ``[B, C|T, 3, H, W]``, not clamped."""
+    """Result of a training forward pass."""
 
     context: Tensor
+    """Reconstruction ``[B, C, 3, H, W]``, not clamped."""
     future: Tensor
+    """Reconstruction ``[B, T, 3, H, W]``, not clamped."""
     context_codes: Tensor
+    """int64 ``[B, C, tokens_per_context_frame]``."""
     dynamics_codes: Tensor
+    """int64 ``[B, T, tokens_per_frame]``."""
     commit_loss: Tensor
+    """Commitment loss of the context codes, float32 scalar."""
     dynamics_commit_loss: Tensor
+    """Commitment loss of the dynamics codes, float32 scalar."""
 
 
 class Tokenizer(nn.Module, ABC):
@@ -70,11 +78,7 @@ class Tokenizer(nn.Module, ABC):
 
     @abstractmethod
     def encode_future(self, frames: Tensor, features: ContextFeatures) -> Tensor:
-        """Future frames ``[B, T, 3, H, W]`` to dynamics codes ``[B, T, tokens_per_frame]``, seen beside the context."""
-
-    @abstractmethod
-    def decode_context(self, codes: Tensor) -> Tensor:
-        """Context codes to frames ``[B, C, 3, H, W]``, not clamped."""
+        """Future frames ``[B, T, 3, H, W]`` and their context to dynamics codes ``[B, T, tokens_per_frame]``."""
 
     @abstractmethod
     def decode_future(self, codes: Tensor, features: ContextFeatures) -> Tensor:
@@ -83,39 +87,55 @@ class Tokenizer(nn.Module, ABC):
     @property
     @abstractmethod
     def peak_floats(self) -> int:
-        """About how many numbers are alive at once while one frame is encoded or decoded."""
+        """Approximate number of values in memory at once while one frame is encoded or decoded."""
 
     @abstractmethod
     def forward(self, frames: Tensor) -> TokenizerOutput:
-        """Encode, quantise and decode a clip ``[B, C + T, 3, H, W]``, with gradients straight through the codes."""
+        """Encode, quantise and decode a clip ``[B, C + T, 3, H, W]``, with gradients straight through the codes.
 
-    def update_codebooks(self) -> None:
-        """Move the codebooks by the last forward pass in training mode, once its loss is known to be finite."""
-        for module in self.modules():
-            if isinstance(module, VectorQuantizer):
-                module.apply_update()
+        In training mode, call :meth:`update_codebooks` after each forward pass whose loss is finite.
+        """
 
     @abstractmethod
     def codebooks(self) -> tuple[Tensor, Tensor]:
-        """The vectors of the context codes, ``[context_codes, D]``, and of the dynamics codes."""
+        """The vectors of context codes, ``[context_codes, D]``, and of dynamics codes, ``[dynamics_codes, D]``."""
+
+    def update_codebooks(self) -> None:
+        """Apply the last forward pass in training mode to codebooks and running statistics.
+
+        The forward pass itself changes neither. If its loss is not finite, do not call this: the next forward pass
+        replaces what was computed.
+        """
+        for part in self.modules():
+            if isinstance(part, (VectorQuantizer, LatentNorm)):
+                part.update()
 
 
 def codes_perplexity(codes: Tensor, size: int) -> float:
-    """Exponential of the entropy of the codes' empirical distribution: ``size`` when all are used alike."""
+    """Exponential of the entropy of the codes' distribution: ``size`` if all are used equally often."""
     share = torch.bincount(codes.flatten(), minlength=size).double()
     share = share[share > 0] / share.sum()
     return float(torch.exp(-(share * share.log()).sum()))
 
 
 def check_frames(frames: Tensor, resolution: int, count: int | None = None) -> None:
-    """Raise :class:`InvalidFrames` unless ``frames`` is float ``[B, count, 3, resolution, resolution]``."""
+    """Check frames on their way into a tokenizer.
+
+    Args:
+        frames: expected float ``[B, count, 3, resolution, resolution]``.
+        resolution: height and width.
+        count: number of frames; None accepts any number of at least 1.
+
+    Raises:
+        InvalidFrames: for another shape or an integer dtype.
+    """
     length = "T >= 1" if count is None else str(count)
     expected = f"expected float frames in [0, 1] of shape [B, {length}, 3, {resolution}, {resolution}]"
     fits = frames.ndim == 5 and frames.shape[2:] == (3, resolution, resolution)
     if not fits or (frames.shape[1] < 1 if count is None else frames.shape[1] != count):
         raise InvalidFrames(
             f"{expected}, got {list(frames.shape)}: put batch and time first, channels third, resize to "
-            f"{resolution} pixels and give the number of frames the model was built for"
+            f"{resolution} pixels, and give as many frames as the model was built for"
         )
     if not frames.is_floating_point():
         raise InvalidFrames(f"{expected}, got {frames.dtype}: for uint8 write frames.float() / 255")

@@ -107,7 +107,7 @@ class UpBlock(_Stage):
 
 
 class MidBlock(nn.Module):
-    """Two resnet blocks, with self-attention between them where asked for."""
+    """Two resnet blocks, optionally with self-attention between them."""
 
     def __init__(self, channels: int, groups: int, attention: bool) -> None:
         super().__init__()
@@ -121,7 +121,7 @@ class MidBlock(nn.Module):
 
 
 class PackedProjections(nn.Module):
-    """The weights of a multi-head attention, query, key and value in one matrix, as its published form has them."""
+    """The weights of a multi-head attention; query, key and value share a matrix, as in the published weights."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -145,7 +145,7 @@ class PackedProjections(nn.Module):
 
 
 class CrossAttention(nn.Module):
-    """Lets each future frame's map look at the context frames' maps of the same size."""
+    """Attention of a future frame's map to the context frames' maps of the same size."""
 
     heads = 4
 
@@ -166,9 +166,9 @@ class CrossAttention(nn.Module):
         return self._split_heads(keys), self._split_heads(values)
 
     def forward(self, x: Tensor, context: KeysValues) -> Tensor:
-        """Future maps ``[B * T, c, h, w]`` beside the context of their clips, to the same shape.
+        """Future maps ``[B * T, c, h, w]`` and their clips' keys and values, to the shape of the maps.
 
-        A clip's frames share keys and values, so their positions stand in one long row of queries.
+        A clip's frames share keys and values, so the positions of all of them are one sequence of queries.
         """
         keys, values = context
         positions = self.q_norm(x).flatten(2).transpose(1, 2) + self.q_pos_emb

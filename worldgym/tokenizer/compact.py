@@ -1,11 +1,10 @@
-"""The small tokenizer of the shipped checkpoints: same codes, same interface, cheap enough to train on a CPU.
+"""The small tokenizer of the shipped checkpoints: same interface as the published one, cheap enough for a CPU.
 
-It differs from the published one in three ways, each bought by a fixed camera:
+It assumes a fixed camera and differs from the published one in three ways:
 
-- the context conditions encoder and decoder by addition at the same place instead of by cross-attention;
-- all convolutions run at half resolution and below, pixels are packed into channels before and unpacked after;
-- the decoder does not paint frames from nothing: it moves the newest context frame's pixels along a flow field and
-  paints only where a mask says so.
+- the context conditions encoder and decoder by addition at the same pixel instead of by cross-attention;
+- all convolutions run at half resolution and below; pixels are packed into channels before and unpacked after;
+- the decoder moves the newest context frame's pixels along a flow field and blends in new colours by a mask.
 """
 
 from typing import cast
@@ -16,16 +15,16 @@ from torch import Tensor, nn
 
 from worldgym.config import CompactTokenizerConfig
 from worldgym.tokenizer.base import ContextFeatures, Tokenizer, TokenizerOutput
-from worldgym.tokenizer.norm import norm_silu
+from worldgym.tokenizer.norm import LatentNorm, norm_silu
 from worldgym.tokenizer.quantizer import VectorQuantizer
 
 NORM_GROUPS = 8
-COMMITMENT = 0.25  # a higher weight gathers latents around few codes
-FLOW_SCALE = 4.0  # pixels a unit of the flow head's output
+COMMITMENT = 0.25  # with a higher weight latents gather around few codes
+FLOW_SCALE = 4.0  # pixels per unit of the flow head's output
 
 
 class CompactTokenizer(Tokenizer):
-    """Frames <-> codes by convolutions at 1/2, 1/4 and 1/8 of the resolution; see the head of this file."""
+    """Frames <-> codes by convolutions at 1/2, 1/4 and 1/8 of the resolution; see this file's docstring."""
 
     def __init__(self, config: CompactTokenizerConfig) -> None:
         super().__init__()
@@ -41,7 +40,7 @@ class CompactTokenizer(Tokenizer):
         self.decoder_conditions = nn.ModuleList(
             nn.Conv2d(channels * config.context_length, channels, 1) for channels in (4 * width, 2 * width, width)
         )
-        self.context_spread, self.dynamics_spread = Spread(latent), Spread(latent)
+        self.context_spread, self.dynamics_spread = LatentNorm(latent), LatentNorm(latent)
         self.context_quantizer = VectorQuantizer(config.context_codes, latent, beta=COMMITMENT)
         self.dynamics_quantizer = VectorQuantizer(config.dynamics_codes, latent, beta=COMMITMENT)
 
@@ -54,27 +53,23 @@ class CompactTokenizer(Tokenizer):
         latents = self._future(frames, features)
         return torch.unflatten(self.dynamics_quantizer.codes(latents), 0, frames.shape[:2])
 
-    def decode_context(self, codes: Tensor) -> Tensor:
-        vectors = self.context_quantizer.lookup(codes)
-        return cast(Tensor, self._paint_context(vectors.flatten(0, 1)).unflatten(0, codes.shape[:2]))
-
     def decode_future(self, codes: Tensor, features: ContextFeatures) -> Tensor:
         vectors = self.dynamics_quantizer.lookup(codes)
-        return self._paint_future(vectors.flatten(0, 1), features, codes.shape[1])
+        return self._decode_future(vectors.flatten(0, 1), features, codes.shape[1])
 
     def forward(self, frames: Tensor) -> TokenizerOutput:
         split = self.config.context_length
         context, future = frames[:, :split], frames[:, split:]
         context_latents, features = self._context(context)
-        old = self.context_quantizer(context_latents)
-        new = self.dynamics_quantizer(self._future(future, features))
+        context_quantized = self.context_quantizer(context_latents)
+        future_quantized = self.dynamics_quantizer(self._future(future, features))
         return TokenizerOutput(
-            context=self._paint_context(old.latents).unflatten(0, context.shape[:2]),
-            future=self._paint_future(new.latents, features, future.shape[1]),
-            context_codes=old.codes.view(*context.shape[:2], -1),
-            dynamics_codes=new.codes.view(*future.shape[:2], -1),
-            commit_loss=old.commit_loss,
-            dynamics_commit_loss=new.commit_loss,
+            context=self._decode_context(context_quantized.latents).unflatten(0, context.shape[:2]),
+            future=self._decode_future(future_quantized.latents, features, future.shape[1]),
+            context_codes=context_quantized.codes.view(*context.shape[:2], -1),
+            dynamics_codes=future_quantized.codes.view(*future.shape[:2], -1),
+            commit_loss=context_quantized.commit_loss,
+            dynamics_commit_loss=future_quantized.commit_loss,
         )
 
     @property
@@ -85,55 +80,33 @@ class CompactTokenizer(Tokenizer):
         return self.context_quantizer.embedding.weight, self.dynamics_quantizer.embedding.weight
 
     def _context(self, frames: Tensor) -> tuple[Tensor, ContextFeatures]:
-        """Context latents ``[B * C, g * g, D]`` and what encoder and decoder need of them."""
+        """Context latents ``[B * C, g * g, D]``, and features for encoder and decoder."""
         batch, count = frames.shape[:2]
         latents, maps = self.context_encoder(_channels_last(frames.flatten(0, 1)))
         latents = self.context_spread(latents)
         merged = [_channels_last(feature.unflatten(0, (batch, count)).flatten(1, 2)) for feature in maps]
         decoder = [layer(feature) for layer, feature in zip(self.decoder_conditions, merged, strict=True)]
         newest, condition = frames[:, -1], self.encoder_condition(merged[1])
-        still = self.encoder(_channels_last(newest), newest, condition)
-        return latents, ContextFeatures((newest, condition, still, *decoder))
+        newest_latents = self.encoder(_channels_last(newest), newest, condition)
+        return latents, ContextFeatures((newest, condition, newest_latents, *decoder))
 
     def _future(self, frames: Tensor, features: ContextFeatures) -> Tensor:
-        """Dynamics latents ``[B * T, g * g, D]``: zero wherever nothing moved since the newest context frame."""
-        newest, condition, still = (_expand(tensor, frames.shape[1]) for tensor in features.tensors[:3])
+        """Dynamics latents ``[B * T, g * g, D]``, from the difference to the newest context frame's own latents."""
+        newest, condition, newest_latents = (_expand(tensor, frames.shape[1]) for tensor in features.tensors[:3])
         latents = self.encoder(_channels_last(frames.flatten(0, 1)), newest, condition)
-        return cast(Tensor, self.dynamics_spread(latents - still))
+        return cast(Tensor, self.dynamics_spread(latents - newest_latents))
 
-    def _paint_context(self, vectors: Tensor) -> Tensor:
+    def _decode_context(self, vectors: Tensor) -> Tensor:
         return cast(Tensor, self.context_decoder(_grid(vectors, self.config.context_grid)))
 
-    def _paint_future(self, vectors: Tensor, features: ContextFeatures, count: int) -> Tensor:
+    def _decode_future(self, vectors: Tensor, features: ContextFeatures, count: int) -> Tensor:
         newest, _, _, *conditions = features.tensors
-        painted = self.decoder(
+        frames = self.decoder(
             _grid(vectors, self.config.frame_grid),
             [_expand(condition, count) for condition in conditions],
             _expand(newest, count),
         )
-        return cast(Tensor, painted.unflatten(0, (newest.shape[0], count)))
-
-
-class Spread(nn.Module):
-    """Latents ``[N, D, h, w]`` to vectors ``[N, h * w, D]`` of zero mean and length around 1 over the data, float32.
-
-    Without it all latents shrink towards one code while the decoder still copies the context, and stay there.
-    """
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.norm = nn.BatchNorm1d(channels, eps=1e-10, affine=False, momentum=0.02)
-        self.scale: float = channels**-0.5
-
-    def forward(self, latents: Tensor) -> Tensor:
-        flat_NDP = latents.float().flatten(2)
-        if self.training:
-            with torch.autocast(latents.device.type, enabled=False):
-                spread: Tensor = self.norm(flat_NDP)
-        else:  # by hand, because the statistics may be kept in another precision than the latents
-            mean, variance = (cast(Tensor, part).float() for part in (self.norm.running_mean, self.norm.running_var))
-            spread = (flat_NDP - mean[:, None]) * torch.rsqrt(variance[:, None] + self.norm.eps)
-        return torch.mul(spread.transpose(1, 2), self.scale)
+        return cast(Tensor, frames.unflatten(0, (newest.shape[0], count)))
 
 
 class Residual(nn.Module):
@@ -157,7 +130,7 @@ def _stack(channels: int, depth: int) -> nn.Sequential:
 
 
 class Trunk(nn.Module):
-    """What both encoders begin with: packed pixels ``[N, channels, R / 2, R / 2]`` to maps at 1/2, 1/4 and 1/8."""
+    """The first layers of both encoders: packed pixels ``[N, channels, R / 2, R / 2]`` to maps at 1/2, 1/4 and 1/8."""
 
     def __init__(self, config: CompactTokenizerConfig, channels: int) -> None:
         super().__init__()
@@ -189,7 +162,7 @@ class ContextEncoder(Trunk):
 
 
 class ContextDecoder(nn.Module):
-    """Latents at the context grid back to a frame: it exists to make the context codes tell where things are."""
+    """Latents at the context grid to a frame. Used in training only, so that context codes represent positions."""
 
     def __init__(self, config: CompactTokenizerConfig) -> None:
         super().__init__()
@@ -208,7 +181,7 @@ class ContextDecoder(nn.Module):
 
 
 class FutureEncoder(Trunk):
-    """A future frame, seen beside the newest context frame, to latents at the frame grid."""
+    """A future frame and the newest context frame to latents at the frame grid."""
 
     def __init__(self, config: CompactTokenizerConfig) -> None:
         super().__init__(config, channels=24)
@@ -224,7 +197,7 @@ class FutureEncoder(Trunk):
 
 
 class FutureDecoder(nn.Module):
-    """Latents at the frame grid to a frame: flow, mask and paint over the newest context frame."""
+    """Latents at the frame grid to a frame: the newest context frame moved by a flow, blended with new colours."""
 
     def __init__(self, config: CompactTokenizerConfig) -> None:
         super().__init__()
@@ -248,12 +221,20 @@ class FutureDecoder(nn.Module):
         hidden = self.blocks3(F.pixel_shuffle(self.up1(hidden), 2) + quarter)
         hidden = self.blocks4(F.pixel_shuffle(self.up2(hidden), 2) + half)
         out = F.pixel_shuffle(self.out(F.silu(hidden)), 2).float()
-        paint, mask, flow = out[:, :3] + 0.5, torch.sigmoid(out[:, 3:4] - 2.0), FLOW_SCALE * out[:, 4:6]
-        return mask * paint + (1 - mask) * warp(newest, flow)
+        colours, mask, flow = out[:, :3] + 0.5, torch.sigmoid(out[:, 3:4] - 2.0), FLOW_SCALE * out[:, 4:6]
+        return mask * colours + (1 - mask) * warp(newest, flow)
 
 
 def warp(image: Tensor, flow: Tensor) -> Tensor:
-    """Each pixel fetched from ``flow`` pixels away, bilinearly: ``[N, 3, H, W]`` along ``[N, 2, H, W]`` (x, y)."""
+    """Read every pixel at an offset, with bilinear interpolation; outside the image the border repeats.
+
+    Args:
+        image: ``[N, 3, H, W]``.
+        flow: offsets (x, y) in pixels, ``[N, 2, H, W]``.
+
+    Returns:
+        ``[N, 3, H, W]`` in the dtype of ``flow``.
+    """
     height, width = image.shape[-2:]
     rows = torch.arange(height, device=image.device, dtype=flow.dtype)
     columns = torch.arange(width, device=image.device, dtype=flow.dtype)

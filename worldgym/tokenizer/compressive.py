@@ -1,7 +1,8 @@
 """The published tokenizer of iVideoGPT (paper, section 3.1), weight for weight.
 
-Context frames are coded in full. Future frames pass a second encoder and decoder that look at the context frames by
-cross-attention, so a few codes are enough for what changes. Module names are those of the published weights.
+Context frames are encoded independently. Future frames pass a second encoder and decoder that attend to the context
+frames by cross-attention, so that a few codes are enough for what changes. Module names are those of the published
+weights.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,7 +20,7 @@ from worldgym.tokenizer.quantizer import VectorQuantizer
 
 
 class _EncoderLayers(nn.Module):
-    """Layers that both encoders have; ``sizes`` are the map sizes after each down block."""
+    """The layers of both encoders; ``sizes`` are the map sizes after each down block."""
 
     def __init__(self, config: CompressiveTokenizerConfig, mid_attention: bool) -> None:
         super().__init__()
@@ -41,13 +42,13 @@ class _EncoderLayers(nn.Module):
 
 
 class Encoder(_EncoderLayers):
-    """Of the context frames."""
+    """For context frames."""
 
     def __init__(self, config: CompressiveTokenizerConfig) -> None:
         super().__init__(config, mid_attention=False)
 
     def forward(self, frames: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """``[N, 3, H, W]`` to latents ``[N, D, h, w]`` and the maps the future frames will look at."""
+        """``[N, 3, H, W]`` to latents ``[N, D, h, w]`` and the maps that future frames attend to."""
         x, maps = self.conv_in(frames), []
         for block, size in zip(self.down_blocks, self.sizes, strict=True):
             x = block(x)
@@ -57,7 +58,7 @@ class Encoder(_EncoderLayers):
 
 
 class ConditionalEncoder(_EncoderLayers):
-    """Of the future frames, beside the context."""
+    """For future frames, given the context."""
 
     def __init__(self, config: CompressiveTokenizerConfig) -> None:
         super().__init__(config, mid_attention=True)
@@ -70,23 +71,23 @@ class ConditionalEncoder(_EncoderLayers):
     def forward(self, frames: Tensor, context: Sequence[KeysValues]) -> Tensor:
         """``[N, 3, H, W]`` to latents ``[N, D, h, w]``."""
         x = self.conv_in(frames)
-        looks = zip(self.cross_att_blocks, context, strict=True)
+        attentions = zip(self.cross_att_blocks, context, strict=True)
         for block, size in zip(self.down_blocks, self.sizes, strict=True):
             x = block(x)
             if size <= self.attention_limit:
-                attention, seen = next(looks)
-                x = attention(x, seen)
+                attention, keys_values = next(attentions)
+                x = attention(x, keys_values)
         return self.to_latents(x)
 
 
 class _DecoderLayers(nn.Module):
-    """Layers that both decoders have; of the first ``looks`` up blocks the maps are small enough to be attended to."""
+    """The layers of both decoders; the outputs of the first ``attended`` up blocks are small enough to attend to."""
 
     def __init__(self, config: CompressiveTokenizerConfig, mid_attention: bool) -> None:
         super().__init__()
         widths, groups, last = config.channels[::-1], config.norm_groups, len(config.channels) - 1
         self.sizes = [config.latent_size * 2 ** min(i + 1, last) for i in range(len(widths))]
-        self.looks = sum(size <= config.max_attention_resolution for size in self.sizes)
+        self.attended = sum(size <= config.max_attention_resolution for size in self.sizes)
         self.conv_in = nn.Conv2d(config.latent_channels, widths[0], 3, padding=1)
         self.mid_block = MidBlock(widths[0], groups, mid_attention)
         self.up_blocks = nn.ModuleList(
@@ -98,28 +99,28 @@ class _DecoderLayers(nn.Module):
 
     def finish(self, x: Tensor) -> Tensor:
         """The last attended map to frames ``[N, 3, H, W]``."""
-        for block in self.up_blocks[self.looks :]:
+        for block in self.up_blocks[self.attended :]:
             x = block(x)
         frames: Tensor = self.conv_out(F.silu(self.conv_norm_out(x)))
         return frames
 
 
 class Decoder(_DecoderLayers):
-    """Of the context frames."""
+    """For context frames."""
 
     def __init__(self, config: CompressiveTokenizerConfig) -> None:
         super().__init__(config, mid_attention=False)
 
     def maps(self, latents: Tensor) -> list[Tensor]:
-        """``[N, D, h, w]`` to the maps the future frames will look at; the costly large ones are left out."""
+        """``[N, D, h, w]`` to the maps that future frames attend to; the large ones are left out for their cost."""
         maps = [self.mid_block(self.conv_in(latents))]
-        for block in self.up_blocks[: self.looks]:
+        for block in self.up_blocks[: self.attended]:
             maps.append(block(maps[-1]))
         return maps
 
 
 class ConditionalDecoder(_DecoderLayers):
-    """Of the future frames, beside the context."""
+    """For future frames, given the context."""
 
     def __init__(self, config: CompressiveTokenizerConfig) -> None:
         super().__init__(config, mid_attention=True)
@@ -127,23 +128,23 @@ class ConditionalDecoder(_DecoderLayers):
         self.cross_att_blocks = nn.ModuleList(
             CrossAttention(width, size, config.context_length, config.norm_groups)
             for width, size in zip(
-                [widths[0], *widths[: self.looks]], [config.latent_size, *self.sizes[: self.looks]], strict=True
+                [widths[0], *widths[: self.attended]], [config.latent_size, *self.sizes[: self.attended]], strict=True
             )
         )
 
     def forward(self, latents: Tensor, context: Sequence[KeysValues]) -> Tensor:
         """``[N, D, h, w]`` to frames ``[N, 3, H, W]``."""
         x = self.cross_att_blocks[0](self.mid_block(self.conv_in(latents)), context[0])
-        small = self.up_blocks[: self.looks]
-        for block, attention, seen in zip(small, self.cross_att_blocks[1:], context[1:], strict=True):
-            x = attention(block(x), seen)
+        small = self.up_blocks[: self.attended]
+        for block, attention, keys_values in zip(small, self.cross_att_blocks[1:], context[1:], strict=True):
+            x = attention(block(x), keys_values)
         return self.finish(x)
 
 
 class CompressiveTokenizer(Tokenizer):
-    """Codes a context frame in ``h * w`` codes and a future frame in one code for each patch of the latent map.
+    """Encodes a context frame as ``h * w`` codes and a future frame as one code for each patch of the latent map.
 
-    :class:`ContextFeatures` hold keys and values of every cross-attention, the encoder's before the decoder's.
+    :class:`ContextFeatures` are keys and values of every cross-attention, the encoder's before the decoder's.
     """
 
     def __init__(self, config: CompressiveTokenizerConfig) -> None:
@@ -166,8 +167,8 @@ class CompressiveTokenizer(Tokenizer):
         check_frames(frames, self.resolution, self.config.context_length)
         latents, maps = self._context_latents(frames)
         codes = self.quantize.codes(latents)
-        seen = self._encoder_looks(maps) + self._decoder_looks(self._context_maps(self.quantize.lookup(codes)))
-        features = ContextFeatures(tuple(tensor for pair in seen for tensor in pair))
+        pairs = self._encoder_attention(maps) + self._decoder_attention(self._context_maps(self.quantize.lookup(codes)))
+        features = ContextFeatures(tuple(tensor for pair in pairs for tensor in pair))
         return codes.reshape(*frames.shape[:2], -1), features
 
     def encode_future(self, frames: Tensor, features: ContextFeatures) -> Tensor:
@@ -176,13 +177,6 @@ class CompressiveTokenizer(Tokenizer):
         self._check_clips(len(frames), features)
         latents = self._future_latents(frames, self._split_features(features)[0])
         return torch.unflatten(self.dynamics_quantize.codes(latents), 0, frames.shape[:2])
-
-    def decode_context(self, codes: Tensor) -> Tensor:
-        """Context codes ``[B, C, tokens_per_context_frame]`` to frames ``[B, C, 3, H, W]``, not clamped."""
-        side = self.config.latent_size
-        grid = torch.unflatten(codes.flatten(0, 1), 1, (side, side))
-        maps = self._context_maps(self.quantize.lookup(grid))
-        return torch.unflatten(self.decoder.finish(maps[-1]), 0, codes.shape[:2])
 
     def decode_future(self, codes: Tensor, features: ContextFeatures) -> Tensor:
         """Dynamics codes ``[B, T, tokens_per_frame]`` to frames ``[B, T, 3, H, W]``, not clamped."""
@@ -199,7 +193,7 @@ class CompressiveTokenizer(Tokenizer):
         return self.quantize.embedding.weight, self.dynamics_quantize.embedding.weight
 
     def forward(self, frames: Tensor) -> TokenizerOutput:
-        """Encode, quantise and decode a clip ``[B, C + T, 3, H, W]``; in training mode the codebooks move too."""
+        """Encode, quantise and decode a clip ``[B, C + T, 3, H, W]``; see the base class."""
         check_frames(frames, self.resolution)
         context, future = frames.tensor_split([self.config.context_length], dim=1)
         if future.shape[1] < 1:
@@ -209,9 +203,9 @@ class CompressiveTokenizer(Tokenizer):
             )
         latents, encoder_maps = self._context_latents(context)
         quantized = self.quantize(latents)
-        dynamics = self.dynamics_quantize(self._future_latents(future, self._encoder_looks(encoder_maps)))
+        dynamics = self.dynamics_quantize(self._future_latents(future, self._encoder_attention(encoder_maps)))
         decoder_maps = self._context_maps(quantized.latents)
-        decoded_future = self._future_frames(dynamics.latents, self._decoder_looks(decoder_maps))
+        decoded_future = self._future_frames(dynamics.latents, self._decoder_attention(decoder_maps))
         return TokenizerOutput(
             context=torch.unflatten(self.decoder.finish(decoder_maps[-1]), 0, context.shape[:2]),
             future=torch.unflatten(decoded_future, 0, future.shape[:2]),
@@ -242,10 +236,10 @@ class CompressiveTokenizer(Tokenizer):
         frames: Tensor = self.cond_decoder(from_patches(patches, self.config.patch_size), context)
         return frames
 
-    def _encoder_looks(self, maps: list[Tensor]) -> list[KeysValues]:
+    def _encoder_attention(self, maps: list[Tensor]) -> list[KeysValues]:
         return _keys_values(self.cond_encoder.cross_att_blocks, maps)
 
-    def _decoder_looks(self, maps: list[Tensor]) -> list[KeysValues]:
+    def _decoder_attention(self, maps: list[Tensor]) -> list[KeysValues]:
         return _keys_values(self.cond_decoder.cross_att_blocks, maps)
 
     def _split_features(self, features: ContextFeatures) -> tuple[list[KeysValues], list[KeysValues]]:
@@ -279,7 +273,7 @@ def _keys_values(blocks: nn.ModuleList, maps: list[Tensor]) -> list[KeysValues]:
     return [block.keys_values(each) for block, each in pairs if isinstance(block, CrossAttention)]
 
 
-# Entry of a published tokenizer/config.json -> field of the configuration, and what it means where the file lacks it.
+# Entry of a published tokenizer/config.json -> field of the configuration, and the value if the file lacks the entry.
 _PUBLISHED_FIELDS: dict[str, tuple[str, Any]] = {
     "block_out_channels": ("channels", None),
     "layers_per_block": ("layers_per_block", None),
@@ -295,17 +289,18 @@ _WITHOUT_EFFECT = ("force_upcast", "lookup_from_codebook", "sample_size", "scali
 
 
 def config_from_published(values: Mapping[str, Any], where: str) -> CompressiveTokenizerConfig:
-    """Read a published ``tokenizer/config.json``; an entry that this code cannot honour is an error that names it.
+    """Read a published ``tokenizer/config.json``.
 
     Args:
         values: the file's content.
-        where: the file's name, for messages.
+        where: the file's name, for error messages.
 
-    Raises ConfigError.
+    Raises:
+        ConfigError: for entries that are missing, unknown or not implemented; the message names them.
     """
     channels = values.get("block_out_channels", [])
     if not isinstance(channels, (list, tuple)):
-        raise ConfigError(f"{where}: block_out_channels must be a list of numbers, got {channels!r}")
+        raise ConfigError(f"{where}: block_out_channels: expected a list of numbers, got {channels!r}")
     stages = len(channels)
     fixed: dict[str, tuple[Any, ...]] = {
         "act_fn": ("silu",),
@@ -324,7 +319,7 @@ def config_from_published(values: Mapping[str, Any], where: str) -> CompressiveT
             raise ConfigError(f"{where}: unknown entry {name!r}; {nearest(name, known)}")
         if name in fixed and value not in fixed[name]:
             supported = " or ".join(repr(each) for each in fixed[name])
-            raise ConfigError(f"{where}: {name} must be {supported}, the only form implemented, got {value!r}")
+            raise ConfigError(f"{where}: {name}: expected {supported}, the only form implemented, got {value!r}")
     fields = {}
     for name, (field, default) in _PUBLISHED_FIELDS.items():
         fields[field] = values.get(name, default)

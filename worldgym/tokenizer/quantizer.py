@@ -1,18 +1,19 @@
 """Vector quantisation whose codebook is learned by online k-means, not by gradients.
 
-Each training batch moves every code towards the mean of the latents that chose it (moving averages), and codes that
-hardly anything chooses any more start anew on latents of the batch that no code is near. A new codebook is all such
-codes, so the first batches initialise it. Codes are the same in evaluation as in the published weights: nearest
-neighbours.
+Each training batch moves every code towards the mean of the latents that chose it (moving averages). Codes that are
+hardly used are replaced by latents of the batch that are far from all codes. In a new codebook all codes are unused, so
+the first batches initialise it. Encoding is a nearest-neighbour search, as in the published model.
 
-Weights hold the codebook alone. Exact resume also needs :func:`state_for_resume`.
+In training mode the forward pass changes nothing: :meth:`VectorQuantizer.update` applies what it computed, so that
+trainers can check the loss first.
+
+A state dict holds the codebook alone. Exact resume also needs :func:`state_for_resume`.
 """
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -20,11 +21,28 @@ from worldgym.errors import CheckpointError
 
 
 class Quantized(NamedTuple):
-    """``latents`` ``[..., D]`` carry gradients straight through to the input, ``codes`` ``[...]`` are int64."""
+    """Result of quantising latents."""
 
     latents: Tensor
+    """``[..., D]``, the chosen codes' vectors; gradients pass straight through to the input."""
     codes: Tensor
+    """int64 ``[...]``."""
     commit_loss: Tensor
+    """float32 scalar."""
+
+
+class _Pending(NamedTuple):
+    """What a forward pass in training mode computed and :meth:`VectorQuantizer.update` applies."""
+
+    latents: Tensor
+    """float32 ``[N, D]``."""
+    codes: Tensor
+    """int64 ``[N]``."""
+    codebook: Tensor
+    """``[K, D]``, unused codes replaced."""
+    usage: Tensor
+    """float32 ``[K]``, that of replaced codes set."""
+    generator_state: Tensor
 
 
 class VectorQuantizer(nn.Module):
@@ -35,8 +53,8 @@ class VectorQuantizer(nn.Module):
         dim: dimension of latents and codes, D.
         beta: weight of the commitment loss.
         decay: of the moving averages, per batch.
-        dead_below: a code used less than this share of the average one is replaced; 0 replaces none once placed.
-        generator: draws the latents that replace dead codes, on the CPU; its own if not given.
+        dead_below: a code used less than this share of the average one is replaced; 0 replaces new codes only.
+        generator: CPU generator that draws the latents which replace codes; one of its own by default.
     """
 
     usage: Tensor
@@ -57,99 +75,112 @@ class VectorQuantizer(nn.Module):
         self.embedding = nn.Embedding(codes, dim)
         nn.init.uniform_(self.embedding.weight, -1 / codes, 1 / codes)
         self.embedding.weight.requires_grad_(False)
-        # Latents per batch that chose each code, averaged; 0 marks a code that was never placed.
-        self._pending: tuple[Tensor, Tensor] | None = None
-        self.register_buffer("usage", torch.zeros(codes), persistent=False)
+        # Moving average of how many latents of a batch chose each code; 0 marks a new code.
+        self.register_buffer("usage", torch.zeros(codes, dtype=torch.float32), persistent=False)
+        self._pending: _Pending | None = None
 
     def forward(self, latents: Tensor) -> Quantized:
-        """Quantise ``[..., D]``; in training mode :meth:`apply_update` then moves the codebook."""
-        if self.training and torch.isfinite(latents).all():
-            self.revive(latents)
-        codes = self.codes(latents)
-        chosen = self.lookup(codes)
+        """Quantise ``[..., D]``. In training mode :meth:`update` then moves the codebook by these latents."""
+        codebook = self.embedding.weight
+        if self.training:
+            codebook, usage, generator_state = self._replace_unused(latents)
+        codes = self._nearest(latents, codebook)
+        chosen = F.embedding(codes, codebook)
         distance = F.mse_loss(latents.float(), chosen.float())
         # The second term would train the codebook; its value is kept so that losses compare with published ones.
         commit_loss = self.beta * distance + distance.detach()
-        self._pending = (latents.detach(), codes) if self.training else None
+        if self.training:
+            self._pending = _Pending(_flat(latents), codes.flatten(), codebook, usage, generator_state)
         return Quantized(latents + (chosen.to(latents.dtype) - latents).detach(), codes, commit_loss)
 
-    def apply_update(self) -> None:
-        """Move the codebook by the last forward pass in training mode; call it once the loss is finite."""
-        if self._pending is not None:
-            self.update(*self._pending)
-            self._pending = None
-
-    @torch.no_grad()
     def codes(self, latents: Tensor) -> Tensor:
-        """The nearest code of each latent: ``[..., D]`` to int64 ``[...]``, worked out in float32."""
-        with torch.autocast(latents.device.type, enabled=False):
-            flat, codebook = self._flat(latents), self.embedding.weight.float()
-            distance = torch.addmm(codebook.square().sum(1), flat, codebook.T, alpha=-2)
-        return distance.argmin(1).view(latents.shape[:-1])
+        """The nearest code of each latent: ``[..., D]`` to int64 ``[...]``, computed in float32."""
+        return self._nearest(latents, self.embedding.weight)
 
     def lookup(self, codes: Tensor) -> Tensor:
-        """Codes ``[...]`` to their vectors ``[..., D]``."""
+        """The vectors ``[..., D]`` of codes ``[...]``."""
         return F.embedding(codes, self.embedding.weight)
 
     @torch.no_grad()
-    def update(self, latents: Tensor, codes: Tensor) -> None:
-        """Move each code towards the mean of the latents ``[..., D]`` that chose it, ``codes`` ``[...]``."""
-        flat, codes = self._flat(latents), codes.flatten()
-        codebook = self.embedding.weight
-        counts = _total(torch.bincount(codes, minlength=len(codebook)).float())
-        sums = _total(torch.zeros_like(codebook, dtype=torch.float32).index_add_(0, codes, flat))
-        self.usage.lerp_(counts, 1 - self.decay)
+    def update(self) -> None:
+        """Apply the last forward pass in training mode to the codebook; without one, do nothing.
+
+        Unused codes are replaced, then each code moves towards the mean of the latents that chose it.
+        """
+        if self._pending is None:
+            return
+        flat, codes, codebook, usage, generator_state = self._pending
+        self._pending = None
+        counts = torch.bincount(codes, minlength=len(codebook)).float()
+        sums = torch.zeros_like(codebook, dtype=torch.float32).index_add_(0, codes, flat)
+        usage = usage.lerp(counts, 1 - self.decay)
         step = (1 - self.decay) * (sums - counts[:, None] * codebook)
-        codebook.add_(step / self.usage[:, None].clamp(min=1e-12))
+        self.embedding.weight.copy_(codebook + step / usage[:, None].clamp(min=1e-12))
+        self.usage.copy_(usage)
+        self.generator.set_state(generator_state)
 
     @torch.no_grad()
-    def revive(self, latents: Tensor) -> int:
-        """Put dead codes onto latents of ``[..., D]`` that stand far from all codes; the number of codes moved.
-
-        With several processes all of them must call this with equally many latents; the first one's are taken.
-        """
-        dead = self.usage <= self.dead_below * self.usage.mean()
-        if not dead.any():
-            return 0
-        flat, codebook = self._flat(latents), self.embedding.weight
+    def _replace_unused(self, latents: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Codebook, usage and generator state after unused codes were replaced by latents far from all codes."""
+        codebook, usage = self.embedding.weight.detach().clone(), self.usage.clone()
+        dead = usage <= self.dead_below * usage.mean()
+        flat = _flat(latents)
+        if not dead.any() or not flat.isfinite().all():  # with the latter the loss is not finite either
+            return codebook, usage, self.generator.get_state()
         rows = dead.nonzero()[: len(flat), 0]
-        chosen = flat[scattered(flat, codebook[~dead].float(), len(rows), self.generator).to(flat.device)]
-        if _processes() > 1:
-            dist.broadcast(chosen, src=0)
+        generator = torch.Generator(device="cpu")
+        generator.set_state(self.generator.get_state())
+        chosen = flat[sample_distant(flat, codebook[~dead].float(), len(rows), generator).to(flat.device)]
         codebook[rows] = chosen.to(codebook.dtype)
-        self.usage[rows] = len(flat) * _processes() / len(self.usage)
-        return len(rows)
+        usage[rows] = len(flat) / len(usage)
+        return codebook, usage, generator.get_state()
 
-    def _flat(self, latents: Tensor) -> Tensor:
-        return latents.detach().flatten(0, -2).float()
+    @torch.no_grad()
+    def _nearest(self, latents: Tensor, codebook: Tensor) -> Tensor:
+        with torch.autocast(latents.device.type, enabled=False):
+            flat, codebook = _flat(latents), codebook.float()
+            distance = torch.addmm(codebook.square().sum(1), flat, codebook.T, alpha=-2)
+        return distance.argmin(1).view(latents.shape[:-1])
 
     def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *args: Any) -> None:
         weight = state_dict.get(prefix + "embedding.weight")
-        if weight is not None:  # a loaded codebook is alive as a whole; the data will tell which codes they use
+        if weight is not None:  # a loaded codebook counts as used until batches show otherwise
             device = weight.device if self.usage.is_meta else self.usage.device
-            self.usage = torch.ones(self.usage.shape, device=device)
+            self.usage = torch.ones(self.usage.shape, device=device, dtype=torch.float32)
+            self._pending = None
         super()._load_from_state_dict(state_dict, prefix, *args)
 
 
-def scattered(points: Tensor, codes: Tensor, count: int, generator: torch.Generator) -> Tensor:
-    """Which of ``points`` ``[N, D]`` become codes beside those of ``[K, D]``: int64 ``[count]`` on the CPU.
+def sample_distant(points: Tensor, codes: Tensor, count: int, generator: torch.Generator) -> Tensor:
+    """Choose points that are far from all codes (k-means++).
 
-    Drawn one by one by the squared distance to the nearest code so far (k-means++). Drawn uniformly they would crowd
-    where the points do: around the places where nothing moves, which most are, and which one code could tell.
+    They are drawn one by one with probabilities proportional to the squared distance to the nearest code so far. Drawn
+    uniformly they would gather where most points are: at image regions where nothing moves, for which one code is
+    enough.
+
+    Args:
+        points: ``[N, D]``.
+        codes: ``[K, D]``; may be empty.
+        count: how many to choose.
+        generator: CPU generator.
+
+    Returns:
+        Rows of ``points``, int64 ``[count]``, on the CPU.
     """
     points, codes = points.cpu(), codes.cpu()
     known = codes if len(codes) else points.mean(0, keepdim=True)
-    apart = torch.cdist(points, known).square().amin(1)
+    distance = torch.cdist(points, known).square().amin(1)
     chosen = []
     for _ in range(count):
-        row = torch.multinomial(apart if apart.any() else torch.ones_like(apart), 1, generator=generator)
+        weights = distance if distance.any() else torch.ones_like(distance)
+        row = torch.multinomial(weights, 1, generator=generator)
         chosen.append(row)
-        apart = torch.minimum(apart, (points - points[row]).square().sum(1))
+        distance = torch.minimum(distance, (points - points[row]).square().sum(1))
     return torch.cat(chosen)
 
 
 def state_for_resume(module: nn.Module) -> dict[str, Tensor]:
-    """What the weights of ``module`` leave out: usage and generator of each of its quantizers, by name."""
+    """What the state dict of ``module`` leaves out: usage and generator of each of its quantizers, by name."""
     return {
         f"{name}.{key}": value
         for name, quantizer in _quantizers(module).items()
@@ -158,13 +189,17 @@ def state_for_resume(module: nn.Module) -> dict[str, Tensor]:
 
 
 def load_state_for_resume(module: nn.Module, state: Mapping[str, Tensor]) -> None:
-    """Inverse of :func:`state_for_resume`, to be called after the weights are loaded."""
+    """Inverse of :func:`state_for_resume`, to be called after the weights are loaded.
+
+    Raises:
+        CheckpointError: if ``state`` is of other quantizers.
+    """
     quantizers = _quantizers(module)
     expected = {f"{name}.{key}" for name in quantizers for key in ("usage", "generator")}
     if expected != set(state):
         raise CheckpointError(
-            f"the state of the quantizers must hold {sorted(expected)}, got {sorted(state)}: "
-            "resume with the tokenizer the state was saved from"
+            f"state of the quantizers: expected {sorted(expected)}, got {sorted(state)}: "
+            "resume with the tokenizer that the state was saved from"
         )
     for name, quantizer in quantizers.items():
         usage = state[f"{name}.usage"]
@@ -178,12 +213,6 @@ def _quantizers(module: nn.Module) -> dict[str, VectorQuantizer]:
     return {name: part for name, part in module.named_modules() if isinstance(part, VectorQuantizer)}
 
 
-def _processes() -> int:
-    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
-
-
-def _total(values: Tensor) -> Tensor:
-    """Sum over all training processes."""
-    if _processes() > 1:
-        dist.all_reduce(values)
-    return values
+def _flat(latents: Tensor) -> Tensor:
+    """Float32 ``[N, D]`` without gradients."""
+    return latents.detach().flatten(0, -2).float()

@@ -154,7 +154,7 @@ class Transformer(nn.Module):
         hidden_BND = self.llm.model.norm(x_BND)
         rewards_BT = None
         if self.reward_linear is not None:
-            last = self.layout.last_positions(self.layout.horizon(tokens.shape[1])).to(tokens.device)
+            last = self.layout.last_positions(self.layout.horizon(tokens.shape[1]), tokens.device)
             rewards_BT = self.reward_linear(hidden_BND[:, last]).squeeze(-1)
         return TransformerOutput(self.llm.lm_head(hidden_BND[:, logits_from:]), hidden_BND, rewards_BT)
 
@@ -167,7 +167,7 @@ class Transformer(nn.Module):
         """Embeddings of the first N positions with the vectors of their places, where the model has any."""
         if self.place_embedding is None:
             return x_BND
-        places: Tensor = self.place_embedding(self.layout.places(x_BND.shape[1]).to(x_BND.device))
+        places: Tensor = self.place_embedding(self.layout.embedding_positions(x_BND.shape[1], x_BND.device))
         return x_BND + places
 
     def placed_in_frame(self, x_B1D: Tensor, place: int) -> Tensor:
@@ -196,7 +196,7 @@ class Transformer(nn.Module):
         if actions is None or actions.shape != expected:
             got = "none" if actions is None else f"shape {tuple(actions.shape)}"
             raise InvalidAction(f"expected actions of shape {expected}, one for each future frame, got {got}")
-        positions = self.layout.slot_positions(expected[1]).to(x_BND.device)
+        positions = self.layout.slot_positions(expected[1], x_BND.device)
         action_BTD: Tensor = self.action_linear(self._action_inputs(actions, actions.cumsum(1)))
         return x_BND.index_add(1, positions, action_BTD.to(x_BND.dtype))
 

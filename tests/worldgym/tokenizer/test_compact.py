@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from worldgym.config import CompactTokenizerConfig
-from worldgym.tokenizer.compact import FLOW_SCALE, CompactTokenizer, Spread, warp
+from worldgym.tokenizer.compact import FLOW_SCALE, CompactTokenizer, warp
 
 
 def build(**changes: Any) -> CompactTokenizer:
@@ -48,13 +48,12 @@ def test_encoding_then_decoding_is_the_forward_pass(size: dict[str, int]) -> Non
     assert torch.equal(context_codes, out.context_codes)
     assert torch.equal(dynamics_codes, out.dynamics_codes)
     assert 0 <= int(dynamics_codes.min()) <= int(dynamics_codes.max()) < layout.dynamics_codes
-    torch.testing.assert_close(tokenizer.decode_context(context_codes), out.context, atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(tokenizer.decode_future(dynamics_codes, features), out.future, atol=1e-4, rtol=1e-4)
     assert out.future.shape == (2, 2, 3, resolution, resolution)
 
 
 @torch.no_grad()
-def test_future_frames_are_decoded_one_by_one_as_together() -> None:
+def test_decoding_frame_by_frame_equals_decoding_together() -> None:
     tokenizer, frames = build(), clip(5)
     _, features = tokenizer.encode_context(frames[:, :2])
     codes = tokenizer.encode_future(frames[:, 2:], features)
@@ -65,7 +64,7 @@ def test_future_frames_are_decoded_one_by_one_as_together() -> None:
 
 
 @torch.no_grad()
-def test_features_can_be_selected_and_put_by_row() -> None:
+def test_features_can_be_selected_by_row() -> None:
     tokenizer, frames = build(), clip(3, batch=3)
     _, features = tokenizer.encode_context(frames[:, :2])
     codes = tokenizer.encode_future(frames[:, 2:], features)
@@ -75,12 +74,12 @@ def test_features_can_be_selected_and_put_by_row() -> None:
 
 
 @torch.no_grad()
-def test_a_frame_in_which_nothing_moved_has_latents_of_zero_before_they_are_spread() -> None:
+def test_an_unchanged_frame_has_latents_of_zero_before_they_are_scaled() -> None:
     tokenizer, frames = build(), clip(2)
     _, features = tokenizer.encode_context(frames)
-    still = tokenizer.encode_future(frames[:, -1:], features)
-    spread_zero = tokenizer.dynamics_spread(torch.zeros(1, 4, 4, 4))
-    assert torch.equal(still, tokenizer.dynamics_quantizer.codes(spread_zero).expand_as(still[:, 0])[:, None])
+    unchanged = tokenizer.encode_future(frames[:, -1:], features)
+    scaled_zero = tokenizer.dynamics_spread(torch.zeros(1, 4, 4, 4))
+    assert torch.equal(unchanged, tokenizer.dynamics_quantizer.codes(scaled_zero).expand_as(unchanged[:, 0])[:, None])
 
 
 def test_every_weight_learns() -> None:
@@ -89,6 +88,33 @@ def test_every_weight_learns() -> None:
     (out.context.sum() + out.future.square().sum() + out.commit_loss + out.dynamics_commit_loss).backward()
     without = [name for name, weight in tokenizer.named_parameters() if weight.requires_grad and weight.grad is None]
     assert without == []
+
+
+def test_a_training_pass_changes_nothing_before_the_update() -> None:
+    """If the loss is not finite, neither codebooks nor running statistics may change."""
+    tokenizer = build().train()
+
+    def everything() -> list[Tensor]:
+        return [value.clone() for value in (*tokenizer.state_dict().values(), *tokenizer.buffers())]
+
+    before = everything()
+    tokenizer(torch.full_like(clip(4), float("nan")))
+    assert all(map(torch.equal, everything(), before))
+    tokenizer(clip(4))
+    tokenizer.update_codebooks()
+    changed = {
+        name
+        for name, value, old in zip(tokenizer.state_dict(), everything(), before, strict=False)
+        if not torch.equal(value, old)
+    }
+    assert changed == {
+        *(f"{name}_quantizer.embedding.weight" for name in ("context", "dynamics")),
+        *(
+            f"{name}_spread.norm.{statistic}"
+            for name in ("context", "dynamics")
+            for statistic in ("running_mean", "running_var", "num_batches_tracked")
+        ),
+    }
 
 
 def test_a_new_decoder_keeps_the_newest_context_frame() -> None:
@@ -124,22 +150,3 @@ def test_half_flows_mix_neighbours_and_edges_repeat() -> None:
     torch.testing.assert_close(moved[0, 0, 0], torch.tensor([0.5, 1.5, 2.5, 3.5, 4.5, 5.5, 6.5, 7.0]))
     far = warp(image, torch.full((1, 2, 4, 8), 10 * FLOW_SCALE))
     torch.testing.assert_close(far, torch.full_like(far, 7.0))
-
-
-def test_spread_latents_have_mean_zero_and_length_one() -> None:
-    spread = Spread(4).train()
-    latents = 5 + 1e-3 * torch.randn(64, 4, 3, 3, generator=torch.Generator().manual_seed(0))
-    vectors = spread(latents)
-    assert vectors.shape == (64, 9, 4)
-    torch.testing.assert_close(vectors.mean(dim=(0, 1)), torch.zeros(4), atol=1e-3, rtol=0)
-    assert vectors.square().sum(-1).mean().item() == pytest.approx(1.0, rel=0.01)
-
-
-def test_spread_evaluates_as_batch_norm_does() -> None:
-    spread = Spread(4).train()
-    for _ in range(5):
-        spread(torch.randn(8, 4, 3, 3))
-    latents = torch.randn(2, 4, 3, 3)
-    spread.eval()
-    expected = spread.norm(latents.flatten(2)).transpose(1, 2) * spread.scale
-    torch.testing.assert_close(spread(latents), expected)

@@ -1,4 +1,4 @@
-"""GroupNorm and SiLU in one: what PyTorch says with more digits, and PyTorch's own where the library has no part."""
+"""norm_silu against PyTorch in float64, and PyTorch's own path where the library does not apply; LatentNorm."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from worldgym import native
 from worldgym.tokenizer import norm as module
-from worldgym.tokenizer.norm import norm_silu
+from worldgym.tokenizer.norm import LatentNorm, norm_silu
 
 DTYPES = [torch.float32, torch.bfloat16]
 
@@ -52,7 +52,7 @@ def never(*_: object) -> None:
 @example((2, 8, 6, 64, 64), torch.float32, (1000.0, 1.0))
 @example((2, 1, 1, 64, 64), torch.float32, (1000.0, 0.0))
 @torch.no_grad()
-def test_it_is_group_norm_then_silu(
+def test_the_result_is_group_norm_then_silu(
     shape: tuple[int, int, int, int, int], dtype: torch.dtype, about: tuple[float, float]
 ) -> None:
     torch.manual_seed(0)
@@ -70,7 +70,7 @@ def test_it_is_group_norm_then_silu(
 
 @pytest.mark.native
 @torch.no_grad()
-def test_one_pixel_far_from_the_others_costs_no_digits() -> None:
+def test_an_outlier_costs_no_precision() -> None:
     norm, x = build(2, 6), maps(1, 6, 64, 64)
     x[0, :, 0, 0] = 1e4
     torch.testing.assert_close(norm_silu(norm, x).double(), reference(norm, x), rtol=1e-5, atol=1e-5)
@@ -80,7 +80,7 @@ def test_one_pixel_far_from_the_others_costs_no_digits() -> None:
 @settings(deadline=None, max_examples=25, derandomize=True)
 @given(SHAPES, st.sampled_from(DTYPES))
 @torch.no_grad()
-def test_neither_batch_nor_threads_change_a_bit(
+def test_results_do_not_depend_on_batch_or_threads(
     threads_of: Callable[[int], AbstractContextManager[None]],
     shape: tuple[int, int, int, int, int],
     dtype: torch.dtype,
@@ -91,7 +91,7 @@ def test_neither_batch_nor_threads_change_a_bit(
     with threads_of(1):
         wanted = norm_silu(norm, x)
     with threads_of(3), pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "THREAD", 1)
+        patch.setattr(module, "NUMBERS_PER_THREAD", 1)
         assert torch.equal(norm_silu(norm, x), wanted)
     assert torch.equal(torch.cat([norm_silu(norm, row) for row in x.split(1)]), wanted)
 
@@ -99,7 +99,7 @@ def test_neither_batch_nor_threads_change_a_bit(
 @pytest.mark.native
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 @torch.no_grad()
-def test_what_is_no_number_stays_in_its_group(value: float) -> None:
+def test_nan_and_infinity_stay_in_their_group(value: float) -> None:
     norm, x = build(2, 6), maps(2, 6, 5, 5)
     x[1, 4, 2, 2] = value
     y = norm_silu(norm, x)
@@ -110,7 +110,7 @@ def test_what_is_no_number_stays_in_its_group(value: float) -> None:
 
 @pytest.mark.native
 @torch.no_grad()
-def test_no_rows() -> None:
+def test_an_empty_batch() -> None:
     assert norm_silu(build(2, 6), maps(0, 6, 5, 5)).shape == (0, 6, 5, 5)
 
 
@@ -126,14 +126,14 @@ def test_no_rows() -> None:
     ids=["plain order", "every other row", "no map", "float64", "mixed"],
 )
 @torch.no_grad()
-def test_other_inputs_are_left_to_pytorch(x: Tensor, weights: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_inputs_use_pytorch(x: Tensor, weights: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(native, "library", never)
     norm = build(2, 6, weights)
     assert torch.equal(norm_silu(norm, x), F.silu(norm(x)))
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_gradients_are_left_to_pytorch(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gradients_use_pytorch(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(native, "library", never)
     norm, x = build(2, 6, dtype), maps(2, 6, 5, 5, dtype=dtype).requires_grad_()
     inputs = x, norm.weight, norm.bias
@@ -145,7 +145,7 @@ def test_gradients_are_left_to_pytorch(dtype: torch.dtype, monkeypatch: pytest.M
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @torch.no_grad()
-def test_without_the_library_pytorch_computes_it(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_library_pytorch_is_used(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
     norm, x = build(2, 6, dtype), maps(2, 6, 5, 5, dtype=dtype)
     monkeypatch.setenv(native.SWITCH, "0")
     native.library.cache_clear()
@@ -153,3 +153,26 @@ def test_without_the_library_pytorch_computes_it(dtype: torch.dtype, monkeypatch
         assert torch.equal(norm_silu(norm, x), F.silu(norm(x)))
     finally:
         native.library.cache_clear()
+
+
+def test_latents_have_mean_zero_and_length_one() -> None:
+    norm = LatentNorm(4).train()
+    latents = 5 + 1e-3 * torch.randn(64, 4, 3, 3, generator=torch.Generator().manual_seed(0))
+    vectors = norm(latents)
+    assert vectors.shape == (64, 9, 4)
+    torch.testing.assert_close(vectors.mean(dim=(0, 1)), torch.zeros(4), atol=1e-3, rtol=0)
+    assert vectors.square().sum(-1).mean().item() == pytest.approx(1.0, rel=0.01)
+
+
+def test_latent_norm_equals_batch_norm() -> None:
+    norm, batch_norm = LatentNorm(4), nn.BatchNorm1d(4, eps=1e-10, affine=False, momentum=0.02)
+    for _ in range(5):
+        latents = torch.randn(8, 4, 3, 3)
+        wanted = batch_norm(latents.flatten(2)).transpose(1, 2) * norm.scale
+        assert torch.equal(norm(latents), wanted)
+        norm.update()
+    for name, value in batch_norm.state_dict().items():
+        assert torch.equal(norm.norm.state_dict()[name], value)
+    latents = torch.randn(2, 4, 3, 3)
+    wanted = batch_norm.eval()(latents.flatten(2)).transpose(1, 2) * norm.scale
+    torch.testing.assert_close(norm.eval()(latents), wanted)
