@@ -11,7 +11,7 @@ import worldgym.checkpoints
 from worldgym import WorldModel
 from worldgym.reports.card import size
 from worldgym.envs.simulators.metaworld import EPISODE_STEPS, PAPER_TASKS
-from worldgym.envs.learned.start_states import StartStates
+from worldgym.data.start_states import StartStates
 from worldgym.pretrained import START_STATES
 from worldgym.training.recipe import load_recipe
 

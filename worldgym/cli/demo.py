@@ -9,7 +9,7 @@ from worldgym.checkpoints import DEFAULT
 from worldgym.cli.options import Natural, OptionalText, Positive, Texts, parse_options
 
 if TYPE_CHECKING:
-    from worldgym.envs.learned.start_states import StartStates
+    from worldgym.data.start_states import StartStates
     from worldgym.reports.demo import RecordedClip
 
 EXAMPLE = "worldgym demo --steps 40 --out outputs/demo"
@@ -37,7 +37,7 @@ class Demo:
 
     def run(self) -> None:
         from worldgym.devices import checked_device
-        from worldgym.envs.learned.start_states import StartStates
+        from worldgym.data.start_states import StartStates
         from worldgym.pretrained import START_STATES, locate
         from worldgym.reports.demo import imagine_clips, truncate_to_shortest, write_demo
         from worldgym.reports.provenance import machine

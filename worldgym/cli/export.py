@@ -33,7 +33,7 @@ class Export:
     def run(self) -> None:
         from worldgym.config import Sampling
         from worldgym.data.recordings import Recordings
-        from worldgym.envs.learned.start_states import build_start_states
+        from worldgym.data.start_states import build_start_states
         from worldgym.pretrained import START_STATES
         from worldgym.reports.card import size
         from worldgym.training.recipe import export
