@@ -42,7 +42,7 @@ class Evaluate:
     """Such as cpu or cuda:1 (default: the GPU if there is one)."""
 
     def run(self) -> None:
-        from worldgym.reports.card import horizon_table, task_table
+        from worldgym.reports.tables import horizon_table, task_table
         from worldgym.storage.files import atomic_json
 
         figures = self._measure()

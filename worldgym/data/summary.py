@@ -120,6 +120,15 @@ def first_seed(summary: Mapping[str, Any]) -> int:
     return min(first for _, ranges in _seed_ranges(summary) for first, _ in ranges)
 
 
+def has_consecutive_seeds(summary: Mapping[str, Any]) -> bool:
+    """Whether ``worldgym collect`` would record these seeds: from :func:`first_seed` on, one for each episode."""
+    first, episodes = first_seed(summary), summary["episodes"]
+    return all(
+        ranges == [(first, first + episodes[task][behaviour] - 1)]
+        for (task, behaviour), ranges in _seed_ranges(summary)
+    )
+
+
 def _used_seeds(trained: Mapping[str, Any], held_out: Recordings) -> dict[tuple[str, str], Ranges]:
     """Ranges of used seeds by task and behaviour, without behaviours whose seeds identify no episode."""
     used = dict(_seed_ranges(trained))

@@ -17,8 +17,8 @@ from PIL import Image, ImageDraw, ImageFont
 from tqdm import tqdm
 
 from worldgym.errors import DataError
-from worldgym.storage.files import atomic_write
 from worldgym.reports.video import Frames, below, beside, compared, enlarge, write_gif, write_mp4
+from worldgym.storage.files import atomic_write
 from worldgym.world_model import WorldModel
 
 FRAMES_PER_SECOND = 8

@@ -12,8 +12,8 @@ from tqdm import tqdm
 from worldgym.config import Sampling
 from worldgym.data.recordings import Batch, Segments, to_uint8, to_unit
 from worldgym.metrics.pixels import psnr, r_squared, squared_error
-from worldgym.tokenizer.base import ContextFeatures, codes_perplexity
 from worldgym.reports.video import below, compared, enlarge, write_gif
+from worldgym.tokenizer.base import ContextFeatures, codes_perplexity
 from worldgym.world_model import WorldModel
 
 CHUNK = 24

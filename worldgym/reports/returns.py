@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from worldgym.errors import ConfigError
-from worldgym.reports.card import table
+from worldgym.reports.tables import number, table
 
 Actions = NDArray[np.float32]
 
@@ -111,7 +111,7 @@ def returns_table(figures: dict[str, dict[str, dict[str, float]]]) -> str:
     header = ["task", "behaviour", "episodes", "imagined", "real", "ratio", "correlation"]
     rows = [
         [task, behaviour, f"{found['episodes']:.0f}", f"{found['imagined']:.0f}", f"{found['real']:.0f}"]
-        + [f"{found[name]:.2f}" for name in ("ratio", "correlation")]
+        + [number(found[name], ".2f") for name in ("ratio", "correlation")]
         for task, by_behaviour in figures.items()
         for behaviour, found in by_behaviour.items()
     ]

@@ -6,7 +6,7 @@ import torch
 
 from worldgym import WorldModel
 from worldgym.config import Sampling
-from worldgym.data.recordings import Recordings, Segments, sample_segments, fixed_segments, to_unit
+from worldgym.data.recordings import Recordings, Segments, fixed_segments, sample_segments, to_unit
 from worldgym.metrics.pixels import psnr
 from worldgym.reports.evaluation import Figures, evaluate, perplexities
 

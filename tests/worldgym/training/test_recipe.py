@@ -12,7 +12,7 @@ from worldgym import WorldModel
 from worldgym.config import Sampling
 from worldgym.data.recordings import Recordings
 from worldgym.errors import CheckpointError, ConfigError, DataError, WorldGymError
-from worldgym.reports.card import training_commands
+from worldgym.reports.commands import training_commands
 from worldgym.runs.checkpoint import newest_checkpoint
 from worldgym.training.recipe import (
     Recipe,
