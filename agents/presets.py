@@ -15,19 +15,16 @@ FRAME_STACK = 3
 
 @dataclass(frozen=True)
 class Preset:
-    """All settings of a run.
-
-    Attributes:
-        loop: settings of :class:`MBPO`; those of the agent alone are part of them.
-        agent: settings of DrQ-v2.
-        demonstrations: episodes of the scripted expert in the replay before the first step.
-        world_model: architecture of a world model from scratch; None: the shipped checkpoint's.
-    """
+    """All settings of a run."""
 
     loop: MBPOConfig
+    """Settings of MBPO; a run without a world model uses those of the agent alone."""
     agent: DrQv2Config = field(default_factory=DrQv2Config)
+    """Settings of DrQ-v2."""
     demonstrations: int = 0
+    """Episodes of the scripted expert in the replay before the first step."""
     world_model: WorldModelConfig | None = None
+    """Architecture of a world model from scratch. None: the shipped checkpoint's."""
 
 
 # Table 5 of the paper. It counts simulator steps, of which an agent's step here has two: its intervals are halved.

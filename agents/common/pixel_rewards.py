@@ -49,7 +49,9 @@ class PixelRewardModel:
             )
         self._parameters = dict(self.network.named_parameters())
         self._optimizer = torch.optim.AdamW(self.network.parameters(), lr=1e-3, weight_decay=1e-2)
-        self._scale = torch.zeros((), dtype=torch.float32)  # the largest absolute reward so far; the network's unit
+        self._scale = torch.zeros(
+            (), dtype=torch.float32, device="cpu"
+        )  # the largest absolute reward so far; the network's unit
 
     @torch_defaults()
     def fit(self, frames: Tensor, rewards: Tensor) -> float:

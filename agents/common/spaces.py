@@ -30,12 +30,17 @@ def check_spaces(env: gym.Env[Any, Any], agent: DrQv2, world_model: WorldModel |
     if world_model is None:
         return
     config = world_model.config
-    check_rollouts_possible(world_model, agent.spec.frame_stack)
+    if not config.action_dim:
+        raise ConfigError(
+            f"expected a world model that takes {action_dim} actions, got an action-free one: add an action projection "
+            "and a reward head with worldgym.training.initial.with_actions"
+        )
     if config.action_dim != action_dim:
         raise ConfigError(
             f"the world model takes {config.action_dim} actions, the environment {action_dim}: "
             "choose a checkpoint that was made for it"
         )
+    check_rollouts_possible(world_model, agent.spec.frame_stack)
     if (config.resolution, config.resolution, 3) != frames.shape:
         raise ConfigError(
             f"the world model imagines frames of {config.resolution} x {config.resolution} pixels, the environment has "

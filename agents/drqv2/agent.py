@@ -163,7 +163,9 @@ class DrQv2:
             state |= add_prefix(part, module.state_dict())
         for optimizer in (self._critic_optimizer, self._actor_optimizer):
             state |= add_prefix("adam", optimizer_state_dict(optimizer, self._parameters()))
-        return state | {name: torch.tensor(value, dtype=torch.int64) for name, value in self._counters().items()}
+        return state | {
+            name: torch.tensor(value, dtype=torch.int64, device="cpu") for name, value in self._counters().items()
+        }
 
     @torch_defaults()
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
@@ -233,9 +235,9 @@ class DrQv2:
 
     def _noise(self, rows: int, generator: torch.Generator, clip: bool = False) -> Tensor:
         """Gaussian noise, float32 ``[B, A]``, with the schedule's standard deviation."""
-        noise = torch.randn(rows, self.spec.action_dim, generator=generator, device="cpu") * self.config.stddev(
-            self.step
-        )
+        shape = rows, self.spec.action_dim
+        noise = torch.randn(shape, generator=generator, dtype=torch.float32, device="cpu")
+        noise *= self.config.stddev(self.step)
         limit = self.config.stddev_clip if clip else math.inf
         return noise.clamp_(-limit, limit).to(self.device)
 
@@ -305,7 +307,7 @@ def _adam(modules: Iterable[nn.Module], learning_rate: float) -> torch.optim.Ada
     optimizer = torch.optim.Adam(weights, lr=learning_rate, fused=True)
     for weight in weights:
         zeros = {name: torch.zeros_like(weight) for name in ("exp_avg", "exp_avg_sq")}
-        optimizer.state[weight] = {"step": torch.zeros((), device=weight.device), **zeros}
+        optimizer.state[weight] = {"step": torch.zeros((), dtype=torch.float32, device=weight.device), **zeros}
     return optimizer
 
 

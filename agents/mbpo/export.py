@@ -1,4 +1,4 @@
-"""A run's world model as a checkpoint that ``gym.make`` opens: weights, description and start states."""
+"""A run's world model as a checkpoint that ``gym.make`` opens: weights, description, first frames and start states."""
 
 import dataclasses
 from collections import Counter
@@ -11,23 +11,27 @@ from worldgym.agents.common.replay import ReplayBuffer
 from worldgym.agents.mbpo.collector import Env
 from worldgym.config import WorldModelConfig
 from worldgym.data.episode import Episode, EpisodeInfo
+from worldgym.data.first_frames import write_first_frames
 from worldgym.data.recordings import Batch
 from worldgym.data.start_states import EPISODES, START_FRAMES, write_start_states
-from worldgym.pretrained import START_STATES
+from worldgym.pretrained import FIRST_FRAMES, START_STATES
 from worldgym.world_model import WorldModel
+
+RESETS = 64
+FIRST_SEED = 2_000_000  # training and evaluation use other seeds
 
 
 def export_world_model(folder: Path, world_model: WorldModel, env: Env, replay: ReplayBuffer) -> None:
     """Write a world model that was trained in an environment, so that it can take the environment's place.
 
-    ``config.json`` names the environment's task, frame skip and episode length, where the environment has them. Start
-    states come from the newest real episodes in the replay; without a complete one that is longer than the model's
-    context there are none, and the learned environment has to be reset with ``options={"frames": ...}``.
+    ``config.json`` names the environment's task, frame skip and episode length, where the environment has them. The
+    first frames of learned episodes are those of the environment after a reset. Start states, for episodes that begin
+    anywhere, are taken from the newest real episodes in the replay, if one is complete and longer than the context.
 
     Args:
         folder: of the checkpoint.
         world_model: as it is now.
-        env: in which it was trained.
+        env: like the one in which it was trained; it is reset.
         replay: of real steps.
 
     Raises:
@@ -35,9 +39,13 @@ def export_world_model(folder: Path, world_model: WorldModel, env: Env, replay: 
     """
     config = _describe(world_model.config, env)
     WorldModel(config, world_model.tokenizer, world_model.transformer).save_pretrained(folder)
+    (task,) = config.tasks
+    seeds = FIRST_SEED + np.arange(RESETS)
+    first_frames = np.stack([env.reset(seed=int(seed))[0] for seed in seeds])
+    write_first_frames(folder / FIRST_FRAMES, task, first_frames, seeds)
     chosen = _same_length(replay.real_episodes(), config.context_length)
     if chosen:
-        info = EpisodeInfo(_env_id(env), config.tasks[0], "replay", 0, config.frame_skip or 1)
+        info = EpisodeInfo(_env_id(env), task, "replay", 0, config.frame_skip or 1)
         episodes = [_as_episode(batch, info) for batch in chosen[-EPISODES:]]
         starts = [frame for frame in START_FRAMES if frame + config.context_length <= len(episodes[0])]
         write_start_states(folder / START_STATES, episodes, starts)

@@ -17,6 +17,7 @@ from worldgym.agents.common.rollouts import Rollouts, imagine_rollouts
 from worldgym.agents.mbpo.config import MBPOConfig
 from worldgym.data.recordings import Batch
 from worldgym.errors import ConfigError
+from worldgym.isolation import torch_defaults
 from worldgym.metrics.pixels import psnr, squared_error
 from worldgym.precision import wants_bfloat16
 from worldgym.runs.log import Metrics
@@ -135,7 +136,7 @@ class LearnedWorld:
         """
         if not self.rollout_batches:
             self._prepare_rewards()
-        history = torch.as_tensor(self._replay.starts(self._streams.rng(Purpose.IMAGINE), self.config.rollouts))
+        history = torch.from_numpy(self._replay.starts(self._streams.rng(Purpose.IMAGINE), self.config.rollouts))
         generator = self._streams.generator(Purpose.IMAGINE)
         self.rollout_batches += 1
         return imagine_rollouts(
@@ -148,6 +149,7 @@ class LearnedWorld:
             max_uncertainty=self.config.max_uncertainty,
         )
 
+    @torch_defaults(grad=False)
     def evaluate(self) -> Metrics:
         """Compare the newest real episode with what the model imagines under its actions, ``horizon`` steps ahead."""
         model = self._in_precision()

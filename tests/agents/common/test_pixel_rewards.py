@@ -1,6 +1,7 @@
 """Rewards predicted from pixels."""
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 
 import numpy as np
 import pytest
@@ -94,3 +95,22 @@ def test_other_states_are_refused(damage: Callable[[dict[str, Tensor]], object])
 def test_frames_of_other_sizes_are_refused() -> None:
     with pytest.raises(ConfigError, match="multiples of 8 pixels, got 20 x 32"):
         PixelRewardModel((20, 32, 3))
+
+
+def test_results_do_not_depend_on_the_callers_pytorch_settings(
+    caller_settings: Callable[[], AbstractContextManager[None]],
+) -> None:
+    batches = [bright(seed) for seed in range(3)]
+
+    def train() -> tuple[list[float], dict[str, Tensor]]:
+        model = PixelRewardModel(SHAPE)
+        errors = [model.fit(*batch) for batch in batches]
+        return errors, model.state_dict() | {"predictions": model.predict(batches[0][0])}
+
+    expected_errors, expected = train()
+    with caller_settings():
+        errors, found = train()
+    assert errors == expected_errors
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, rtol=0, atol=0)

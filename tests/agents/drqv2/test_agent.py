@@ -2,6 +2,7 @@ import dataclasses
 import json
 import math
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -326,6 +328,28 @@ def test_equal_seeds_make_equal_agents() -> None:
     assert not np.array_equal(first.act(frames), first.act(frames))
     assert not torch.equal(first.state_dict()["actor.trunk.0.weight"], other.state_dict()["actor.trunk.0.weight"])
     assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_agents_do_not_depend_on_the_callers_pytorch_settings(
+    caller_settings: Callable[[], AbstractContextManager[None]], tmp_path: Path
+) -> None:
+    batches = [draw(seed) for seed in range(3)]
+
+    def train(name: str) -> tuple[list[dict[str, float]], NDArray[np.float32], DrQv2]:
+        agent = tiny(5)
+        metrics = [agent.update(batch) for batch in batches[:2]]
+        agent.save(tmp_path / name)
+        agent = DrQv2.from_file(tmp_path / name)
+        metrics.append(agent.update(batches[2]))
+        return metrics, agent.act(batches[0].frames), agent
+
+    expected_metrics, expected_actions, expected = train("one")
+    with caller_settings():
+        metrics, actions, agent = train("other")
+    assert metrics == expected_metrics
+    assert np.array_equal(actions, expected_actions)
+    assert actions.dtype == np.float32
+    assert_equal(agent, expected)
 
 
 def test_given_generator_samples_the_noise() -> None:

@@ -1,4 +1,4 @@
-"""MBPO with a world model from scratch beside DrQ-v2 by itself, where real steps are dear: `make learn`."""
+"""MBPO with a world model from scratch needs half the environment steps of DrQ-v2 alone: `make learn`."""
 
 import dataclasses
 
@@ -15,23 +15,23 @@ from worldgym.envs.simulators.toy_world import RESOLUTION
 from worldgym.training.initial import fresh_world_model
 from worldgym.world_model import WorldModel
 
-TARGET = 14.0  # of a return; a random policy earns 8.6, the expert 24.3
-STEPS = 1500  # by which imagination has to have brought it there
+TARGET = 14.0  # a mean return; a random policy earns 8.6, the expert 24.3
+STEPS = 1500  # in which MBPO has to reach it
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 1, 2])
-def test_a_world_model_from_scratch_halves_the_real_steps(seed: int) -> None:
+def test_world_model_from_scratch_halves_the_real_steps(seed: int) -> None:
     imagining = steps_to_target(seed, fresh_world_model(DIALS_MODEL, seed), STEPS)
     assert imagining < STEPS
     alone = steps_to_target(seed, None, 2 * imagining)
-    print(f"seed {seed}: return {TARGET} after {imagining} real steps; without a model not by {alone - 1}")
+    print(f"seed {seed}: return {TARGET} after {imagining} steps; without a model not by {alone - 1}")
     assert alone >= 2 * imagining
 
 
 def steps_to_target(seed: int, model: WorldModel | None, most: int) -> int:
-    """Real steps until 20 episodes bring the target on average; ``most`` where they do not before."""
-    env, judge = gym.make("Simulator-Dials-v0"), gym.make("Simulator-Dials-v0")
+    """Environment steps until the mean return of 20 episodes reaches the target, at most ``most``."""
+    env, evaluation_env = gym.make("Simulator-Dials-v0"), gym.make("Simulator-Dials-v0")
     agent = DrQv2((RESOLUTION, RESOLUTION, 3), FRAME_STACK, BARS, DIALS.agent, seed)
     learner = MBPO(env, model, agent, dataclasses.replace(DIALS.loop, steps=max(most, STEPS), seed=seed))
     while learner.step < most:
@@ -41,7 +41,7 @@ def steps_to_target(seed: int, model: WorldModel | None, most: int) -> int:
             and learner.step % DIALS.loop.evaluate_every == 0
             and learner.step > DIALS.loop.seed_steps
         ):
-            result = evaluate(judge, agent, DIALS.loop.evaluation_episodes)
+            result = evaluate(evaluation_env, agent, DIALS.loop.evaluation_episodes)
             assert result is not None
             print(f"  {learner.step}: {result.mean_return:.1f}", flush=True)
             if result.mean_return >= TARGET:

@@ -1,4 +1,4 @@
-"""Agents learn: the toy world, from pixels, as the preset has it."""
+"""Agents learn the toy world from pixels, with the preset's settings: `make learn`."""
 
 import dataclasses
 from typing import Any
@@ -22,16 +22,17 @@ from worldgym.envs.simulators.toy_world import RESOLUTION
 from worldgym.training.initial import fresh_world_model
 from worldgym.world_model import WorldModel
 
+pytestmark = pytest.mark.slow
 STEPS = 1250
 RETURN = 8.0  # a random policy earns 3.5, the expert 21.7
 
 # The same for both, with twice the preset's updates.
 BOTH = dataclasses.replace(TOY.loop, steps=3000, updates_per_step=2)
 TARGET = 15.0
-EVERY = 100  # real steps between two looks at the return
+EVERY = 100  # environment steps between two evaluations
 EXACT = dataclasses.replace(
     BOTH,
-    warmup_model_updates=0,  # nothing is learned: what is imagined comes from the toy world itself
+    warmup_model_updates=0,  # no model is trained: rollouts come from the toy world itself
     tokenizer_every=BOTH.steps + 1,
     transformer_every=BOTH.steps + 1,
     warmup_rollouts=640,
@@ -55,34 +56,34 @@ def test_drqv2_learns_the_toy_world() -> None:
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_exact_imagination_halves_the_real_steps(monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
-    env = Remembering(gym.make("Simulator-Toy-v0"))
+    env = RecordingEnv(gym.make("Simulator-Toy-v0"))
     monkeypatch.setattr(world, "imagine_rollouts", env.imagine)
     model = fresh_world_model(TOY.world_model)
     model.trained = True
     imagining = steps_to_target(EXACT, env, seed, model, BOTH.steps)
     assert imagining < BOTH.steps
     alone = steps_to_target(BOTH, gym.make("Simulator-Toy-v0"), seed, None, 2 * imagining - 1)
-    print(f"seed {seed}: return {TARGET} after {imagining} real steps with imagination, without it not by {alone}")
+    print(f"seed {seed}: return {TARGET} after {imagining} steps with rollouts, without them not by {alone}")
     assert alone >= 2 * imagining - 1
 
 
 def steps_to_target(config: MBPOConfig, env: gym.Env[Any, Any], seed: int, model: WorldModel | None, most: int) -> int:
-    """Real steps until 20 episodes bring the target on average; ``most`` where they do not before."""
+    """Environment steps until the mean return of 20 episodes reaches the target, at most ``most``."""
     agent = DrQv2((RESOLUTION, RESOLUTION, 3), 3, 2, TOY.agent, seed=seed)
     learner = MBPO(env, model, agent, dataclasses.replace(config, seed=seed))
-    judge = gym.make("Simulator-Toy-v0")
+    evaluation_env = gym.make("Simulator-Toy-v0")
     while learner.step < most:
         learner.advance()
         if not learner.warming_up and learner.step % EVERY == 0 and learner.step > config.seed_steps:
-            result = evaluate(judge, agent, 20)
+            result = evaluate(evaluation_env, agent, 20)
             assert result is not None
             if result.mean_return >= TARGET:
                 return learner.step
     return most
 
 
-class Remembering(gym.Wrapper[NDArray[np.uint8], NDArray[np.float32], NDArray[np.uint8], NDArray[np.float32]]):
-    """Knows which state each frame showed, so that imagination can go on from a frame without a mistake."""
+class RecordingEnv(gym.Wrapper[NDArray[np.uint8], NDArray[np.float32], NDArray[np.uint8], NDArray[np.float32]]):
+    """Records the state behind each frame, so that rollouts can continue exactly from a frame."""
 
     def __init__(self, env: gym.Env[NDArray[np.uint8], NDArray[np.float32]]) -> None:
         super().__init__(env)
