@@ -1,1 +1,1 @@
-"""Results that a person reads: evaluation, model card, demo, video, provenance."""
+"""Reports for people: evaluation, model card, demonstration, videos, and how figures were measured."""

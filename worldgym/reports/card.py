@@ -108,7 +108,7 @@ def write_figures(folder: Path, config: WorldModelConfig, figures: Mapping[str, 
     card = render_card(folder.resolve().name, measured, parameters(folder))
     with atomic_folder(folder) as temporary:
         atomic_json(temporary / CONFIG, to_dict(measured))
-        (temporary / CARD).write_text(card, encoding="utf-8")
+        (temporary / CARD).write_text(card, encoding="utf-8", errors="replace")
 
 
 def render_card(name: str, config: WorldModelConfig, counts: Mapping[str, int]) -> str:

@@ -1,7 +1,4 @@
-"""The demonstration: real episodes beside the model's imagination of them, as a video, a picture and a number.
-
-It takes plain arrays; where they come from is the caller's business.
-"""
+"""The demonstration: recorded episodes next to the model's imagination of them, as videos and pictures."""
 
 import dataclasses
 import time
@@ -16,29 +13,33 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from tqdm import tqdm
 
+from worldgym.data.arrays import checked_actions, checked_frames, checked_rewards
 from worldgym.errors import DataError
-from worldgym.reports.video import Frames, below, beside, compared, enlarge, write_gif, write_mp4
-from worldgym.storage.files import atomic_write
+from worldgym.reports.plots import RewardPlot, plot_rewards
+from worldgym.reports.video import Frames, below, beside, compared, enlarge, write_gif, write_mp4, write_png
 from worldgym.world_model import WorldModel
 
 FRAMES_PER_SECOND = 8
-COLUMNS = 2
-SHEET_STEPS = 6
+COLUMNS = 2  # of clips in a video
+SHEET_STEPS = 6  # steps shown in the sheet of frames
 TITLE_HEIGHT = 22
 PLOT_HEIGHT = 210
-INK, PAPER, CURSOR = (40, 40, 40), (255, 255, 255), (200, 60, 60)
+TEXT_COLOUR, BACKGROUND = (40, 40, 40), (255, 255, 255)
 
 
 @dataclass(frozen=True)
-class Scene:
-    """What really happened.
+class RecordedClip:
+    """A part of a recorded episode.
 
     Attributes:
-        title: written above it.
-        context: uint8 ``[C, H, W, 3]``, the frames to start from.
-        frames: uint8 ``[T, H, W, 3]``, the frames that followed.
+        title: name of the clip in videos and plots.
+        context: uint8 ``[C, H, W, 3]``, the frames from which the world model starts.
+        frames: uint8 ``[T, H, W, 3]``, the frames after them.
         actions: float32 ``[T, A]``; ``actions[t]`` led to ``frames[t]``.
         rewards: float32 ``[T]``; ``rewards[t]`` came with ``frames[t]``.
+
+    Raises:
+        DataError: for arrays of other shapes or dtypes.
     """
 
     title: str
@@ -47,23 +48,47 @@ class Scene:
     actions: NDArray[np.float32]
     rewards: NDArray[np.float32]
 
-    def until(self, steps: int) -> "Scene":
-        """The scene's first steps."""
+    def __post_init__(self) -> None:
+        where, steps = f"clip {self.title!r}", len(self.frames)
+        checked = {
+            "context": checked_frames(self.context, where=where),
+            "frames": checked_frames(self.frames, where=where),
+            "actions": checked_actions(self.actions, steps=steps, where=where),
+            "rewards": checked_rewards(self.rewards, steps=steps, where=where),
+        }
+        for name, array in checked.items():
+            object.__setattr__(self, name, array)  # because the class is frozen
+
+    def truncate(self, steps: int) -> "RecordedClip":
+        """The first steps of the clip."""
         return dataclasses.replace(
             self, frames=self.frames[:steps], actions=self.actions[:steps], rewards=self.rewards[:steps]
         )
 
 
-class Dream(NamedTuple):
-    """The scenes as imagined: uint8 ``[B, T, H, W, 3]``, float32 ``[B, T]``, and the steps of all rows a second."""
+class ImaginedClips(NamedTuple):
+    """The imagination of B clips.
+
+    Attributes:
+        frames: uint8 ``[B, T, H, W, 3]``.
+        rewards: float32 ``[B, T]``.
+        steps_per_second: imagined steps of all clips in a second of wall time.
+    """
 
     frames: NDArray[np.uint8]
     rewards: NDArray[np.float32]
     steps_per_second: float
 
 
-class Files(NamedTuple):
-    """What :func:`write` wrote."""
+class DemoFiles(NamedTuple):
+    """The files that :func:`write_demo` writes.
+
+    Attributes:
+        mp4: the video.
+        gif: the same video, smaller.
+        sheet: frames at a few steps.
+        rewards: plot of the rewards.
+    """
 
     mp4: Path
     gif: Path
@@ -71,25 +96,41 @@ class Files(NamedTuple):
     rewards: Path
 
 
-def alike(scenes: Sequence[Scene], steps: int) -> list[Scene]:
-    """The scenes cut to ``steps``, or to the shortest of them.
+def truncate_to_shortest(clips: Sequence[RecordedClip], steps: int) -> list[RecordedClip]:
+    """Truncate clips to one length.
+
+    Args:
+        clips: the clips.
+        steps: the length, unless a clip is shorter.
+
+    Returns:
+        Clips of ``steps`` steps, or of as many as the shortest one has.
 
     Raises:
-        DataError: where nothing is left.
+        DataError: if there are no clips, or no steps.
     """
-    length = min([steps, *(len(scene.frames) for scene in scenes)])
-    if not scenes or length < 1:
-        raise DataError(f"a demonstration needs scenes of at least 1 step, got {len(scenes)} scenes of {length}")
-    return [scene.until(length) for scene in scenes]
+    length = min([steps, *(len(clip.frames) for clip in clips)])
+    if not clips or length < 1:
+        raise DataError(f"expected clips of at least 1 step, got {len(clips)} clips of {length} steps; choose others")
+    return [clip.truncate(length) for clip in clips]
 
 
-def imagine(model: WorldModel, scenes: Sequence[Scene], seed: int = 0) -> Dream:
-    """Replay the real actions of all scenes (of one length) in imagination, as one batch."""
-    sampling, generator = model.config.sampling, torch.Generator().manual_seed(seed)
-    context, actions = (np.stack([getattr(scene, name) for scene in scenes]) for name in ("context", "actions"))
+def imagine_clips(model: WorldModel, clips: Sequence[RecordedClip], seed: int = 0) -> ImaginedClips:
+    """Imagine clips from their contexts under their recorded actions, as one batch.
+
+    Args:
+        model: the world model.
+        clips: clips of one length, see :func:`truncate_to_shortest`.
+        seed: of the sampled tokens.
+
+    Returns:
+        The imagined frames and rewards, with the speed.
+    """
+    sampling, generator = model.config.sampling, torch.Generator("cpu").manual_seed(seed)
+    actions = np.stack([clip.actions for clip in clips])
     frames, rewards = [], []
     begin = time.perf_counter()
-    state = model.start(context)
+    state = model.start(np.stack([clip.context for clip in clips]))
     for step in tqdm(range(actions.shape[1]), desc="imagine", unit="step"):
         state, frame, reward = model.step(
             state, actions[:, step], sampling.temperature, sampling.top_k, generator=generator
@@ -97,103 +138,77 @@ def imagine(model: WorldModel, scenes: Sequence[Scene], seed: int = 0) -> Dream:
         frames.append(frame.numpy(force=True))
         rewards.append(reward.numpy(force=True))
     seconds = time.perf_counter() - begin
-    return Dream(np.stack(frames, axis=1), np.stack(rewards, axis=1), actions.shape[0] * actions.shape[1] / seconds)
+    return ImaginedClips(np.stack(frames, axis=1), np.stack(rewards, axis=1), len(clips) * actions.shape[1] / seconds)
 
 
-def write(scenes: Sequence[Scene], dream: Dream, folder: Path) -> Files:
-    """Write the video, a sheet of a few of its moments and the reward plot into ``folder``."""
-    files = Files(*(folder / name for name in ("demo.mp4", "demo.gif", "sheet.png", "rewards.png")))
-    write_mp4(files.mp4, _video(scenes, dream, factor=3), FRAMES_PER_SECOND)
-    write_gif(files.gif, _video(scenes, dream, factor=2), FRAMES_PER_SECOND)
-    _write_png(files.sheet, _sheet(scenes, dream))
-    _write_png(files.rewards, _plot(scenes, dream, 1200, 480).picture)
+def write_demo(clips: Sequence[RecordedClip], imagined: ImaginedClips, folder: Path) -> DemoFiles:
+    """Write the video, the sheet of frames and the plot of the rewards.
+
+    Args:
+        clips: what was recorded.
+        imagined: what the world model made of it.
+        folder: where to write; it is made if it is missing.
+
+    Returns:
+        The files.
+
+    Raises:
+        StorageError: if a file cannot be written.
+    """
+    files = DemoFiles(*(folder / name for name in ("demo.mp4", "demo.gif", "sheet.png", "rewards.png")))
+    write_mp4(files.mp4, demo_video(clips, imagined, factor=3), FRAMES_PER_SECOND)
+    write_gif(files.gif, demo_video(clips, imagined, factor=2), FRAMES_PER_SECOND)
+    write_png(files.sheet, _sheet(clips, imagined))
+    write_png(files.rewards, _plot(clips, imagined, 1200, 480).picture)
     return files
 
 
-def _video(scenes: Sequence[Scene], dream: Dream, factor: int) -> Frames:
-    """All scenes in a grid, enlarged, and their rewards below: uint8 ``[T, H, W, 3]``."""
+def demo_video(clips: Sequence[RecordedClip], imagined: ImaginedClips, factor: int) -> Frames:
+    """Show all clips in a grid, with their rewards below.
+
+    Args:
+        clips: what was recorded.
+        imagined: what the world model made of it.
+        factor: every pixel is enlarged by it.
+
+    Returns:
+        uint8 ``[T, H, W, 3]``.
+    """
     panels = []
-    for scene, imagined in zip(scenes, dream.frames, strict=True):
-        panel = enlarge(compared(scene.frames, imagined, gap=1), factor)
-        panels.append(_titled(panel, f"{scene.title}: real | imagined | difference"))
+    for clip, frames in zip(clips, imagined.frames, strict=True):
+        panel = enlarge(compared(clip.frames, frames, gap=1), factor)
+        panels.append(_add_title(panel, f"{clip.title}: real | imagined | difference"))
     grid = _grid(panels)
-    plot = _plot(scenes, dream, grid.shape[2], PLOT_HEIGHT)
+    plot = _plot(clips, imagined, grid.shape[2], PLOT_HEIGHT)
     return below(grid, plot.with_cursor(len(grid)), gap=4)
 
 
-def _titled(clip: Frames, text: str) -> Frames:
-    """The clip below a line of text."""
-    title = Image.new("RGB", (clip.shape[2], TITLE_HEIGHT), PAPER)
-    ImageDraw.Draw(title).text((4, 3), text, INK, font=ImageFont.load_default(14))
+def _plot(clips: Sequence[RecordedClip], imagined: ImaginedClips, width: int, height: int) -> RewardPlot:
+    rewards = np.stack([clip.rewards for clip in clips])
+    return plot_rewards([clip.title for clip in clips], rewards, imagined.rewards, width, height)
+
+
+def _add_title(clip: Frames, text: str) -> Frames:
+    """The clip with a line of text above it."""
+    title = Image.new("RGB", (clip.shape[2], TITLE_HEIGHT), BACKGROUND)
+    ImageDraw.Draw(title).text((4, 3), text, TEXT_COLOUR, font=ImageFont.load_default(14))
     return below(np.repeat(np.asarray(title)[None], len(clip), axis=0), clip, gap=0)
 
 
-def _sheet(scenes: Sequence[Scene], dream: Dream) -> Frames:
-    """A few moments, uint8 ``[H, W, 3]``: for each scene a row of real frames above a row of imagined ones."""
-    length = dream.frames.shape[1]
-    moments = np.unique(np.linspace(1, length, SHEET_STEPS).round().astype(int))
+def _sheet(clips: Sequence[RecordedClip], imagined: ImaginedClips) -> Frames:
+    """Frames at a few steps, uint8 ``[H, W, 3]``: a row of real frames above a row of imagined ones for each clip."""
+    steps = np.unique(np.linspace(1, imagined.frames.shape[1], SHEET_STEPS).round().astype(int))
     rows = []
-    for scene, imagined in zip(scenes, dream.frames, strict=True):
-        pair = [beside(*clip[moments - 1, None]) for clip in (scene.frames, imagined)]
-        steps = ", ".join(map(str, moments))
-        rows.append(_titled(enlarge(below(*pair), 2), f"{scene.title}: real above, imagined below, at step {steps}"))
+    for clip, frames in zip(clips, imagined.frames, strict=True):
+        pair = [beside(*each[steps - 1, None]) for each in (clip.frames, frames)]
+        text = f"{clip.title}: real above, imagined below, at step {', '.join(map(str, steps))}"
+        rows.append(_add_title(enlarge(below(*pair), 2), text))
     sheet: Frames = _grid(rows)[0]
     return sheet
 
 
 def _grid(clips: Sequence[Frames]) -> Frames:
-    """Clips of one size in rows of two."""
+    """Clips of one size in rows of two; an empty place is white."""
     columns = min(COLUMNS, len(clips))
     filled = [*clips, *([np.full_like(clips[0], 255)] * (-len(clips) % columns))]
     return below(*(beside(*filled[row : row + columns], gap=10) for row in range(0, len(clips), columns)), gap=4)
-
-
-class _Plot(NamedTuple):
-    """A picture uint8 ``[H, W, 3]`` and, for each axes in it, its pixels: first and last column, top and bottom row."""
-
-    picture: NDArray[np.uint8]
-    axes: list[tuple[float, float, int, int]]
-
-    def with_cursor(self, length: int) -> Frames:
-        """The picture at each of ``length`` steps, a line marking the step."""
-        clip = np.repeat(self.picture[None], length, axis=0)
-        for step in range(length):
-            for first, last, top, bottom in self.axes:
-                column = round(first + (last - first) * (step / max(1, length - 1)))
-                clip[step, top:bottom, column - 1 : column + 1] = CURSOR
-        return clip
-
-
-def _plot(scenes: Sequence[Scene], dream: Dream, width: int, height: int) -> _Plot:
-    """Real and imagined rewards of each scene."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width / 100, height / 100), dpi=100, layout="constrained")
-    canvas = FigureCanvasAgg(figure)
-    rows = 2 if len(scenes) > 3 else 1
-    grid = figure.subplots(rows, -(-len(scenes) // rows), squeeze=False).flat
-    steps = np.arange(1, dream.rewards.shape[1] + 1)
-    for axes, scene, rewards in zip(grid, scenes, dream.rewards, strict=False):
-        axes.plot(steps, scene.rewards, color="black", linewidth=1.2, label="real")
-        axes.plot(steps, rewards, color="tab:orange", linewidth=1.2, label="imagined")
-        axes.set_title(f"{scene.title}: reward", fontsize=8, pad=3)
-        axes.tick_params(labelsize=7, pad=1)
-    for axes in list(grid)[len(scenes) :]:
-        axes.set_axis_off()
-    figure.axes[0].legend(fontsize=7, frameon=False)
-    canvas.draw()
-    picture = np.asarray(canvas.buffer_rgba())[..., :3].copy()
-    shown = figure.axes[: len(scenes)]
-    return _Plot(picture, [_pixels(axes, steps, picture.shape[0]) for axes in shown])
-
-
-def _pixels(axes: object, steps: NDArray[np.int64], height: int) -> tuple[float, float, int, int]:
-    transform, box = axes.transData, axes.get_window_extent()  # type: ignore[attr-defined]
-    (first, _), (last, _) = transform.transform([(steps[0], 0), (steps[-1], 0)])
-    return float(first), float(last), height - int(box.y1), height - int(box.y0)
-
-
-def _write_png(path: Path, picture: NDArray[np.uint8]) -> None:
-    with atomic_write(path) as aside:
-        Image.fromarray(picture).save(aside, format="PNG", optimize=True)

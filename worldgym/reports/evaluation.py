@@ -1,4 +1,4 @@
-"""Held-out figures of a world model: imagined frames and rewards against real ones, by horizon and task."""
+"""Figures of a world model on held-out segments: imagined frames and rewards against recorded ones."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -10,58 +10,115 @@ from torch import Tensor
 from tqdm import tqdm
 
 from worldgym.config import Sampling
-from worldgym.data.recordings import Batch, Segments, to_uint8, to_unit
+from worldgym.data.recordings import Batch, Segments, check_batch, to_uint8, to_unit
+from worldgym.errors import DataError
 from worldgym.metrics.pixels import psnr, r_squared, squared_error
 from worldgym.reports.video import below, compared, enlarge, write_gif
 from worldgym.tokenizer.base import ContextFeatures, codes_perplexity
 from worldgym.world_model import WorldModel
 
-CHUNK = 24
+CHUNK = 24  # segments in one batch of the model
+VIDEO_SEGMENTS = 6
 Figures = dict[str, Any]
 
 
-class _Errors(NamedTuple):
-    """Per segment and horizon: squared errors ``[N, T]`` and rewards ``[N, T]``."""
+class _Predictions(NamedTuple):
+    """Squared errors of predicted frames ``[N, T]``, and predicted rewards ``[N, T]`` or None."""
 
-    frames: Tensor
-    rewards: Tensor
+    errors: Tensor
+    rewards: Tensor | None = None
 
 
 def evaluate(
     model: WorldModel, segments: Segments, samplings: Mapping[str, Sampling], video: Path | None = None, seed: int = 0
 ) -> Figures:
-    """Imagine every segment from its context frames under its real actions.
+    """Imagine every segment from its context frames under its recorded actions, and compare.
+
+    Frames are compared as uint8, as an agent gets them.
+
+    Args:
+        model: the world model.
+        segments: N held-out segments of C context frames and T frames to predict.
+        samplings: ways of sampling by their names.
+        video: file of a GIF that shows a few segments under the first sampling; None writes none.
+        seed: of the sampled tokens.
 
     Returns:
-        For ``all`` and for each task, under each name of ``samplings`` and under ``last_frame`` (the predictor that
-        repeats the last context frame) and ``reconstruction`` (the tokenizer alone): ``psnr``, a list by horizon of
-        the PSNR of the pooled squared error in dB, and ``reward_r2``, a list by horizon, where rewards are predicted.
-        ``segments`` counts them. Frames are compared as uint8, as an agent sees them.
+        Figures of ``all`` segments and of each task. They hold the number of ``segments``, and for each predictor
+        ``psnr``, a list by horizon of the PSNR of the pooled squared error in dB, and ``reward_r2``, a list by
+        horizon, if rewards are predicted. The predictors are the names in ``samplings``, ``last_frame`` (the last
+        context frame, repeated) and ``reconstruction`` (the recorded frame, encoded and decoded).
+
+    Raises:
+        DataError: if the segments do not fit the model.
+        StorageError: if the video cannot be written.
     """
-    context = model.config.context_length
-    frames, rewards = segments.batch.frames, segments.batch.rewards
-    real = frames[:, context:]
-    errors: dict[str, _Errors] = {}
-    shown: list[Tensor] = []
+    _check_segments(model, segments)
+    frames, context = segments.batch.frames, model.config.context_length
+    recorded, rewards = frames[:, context:], segments.batch.rewards[:, context - 1 :]
+    predictions: dict[str, _Predictions] = {}
     for name, sampling in samplings.items():
-        made, predicted = _imagine(model, segments.batch, sampling, seed, name)
-        errors[name] = _Errors(_squared(made, real), predicted)
-        shown = shown or [made]
-    last = frames[:, context - 1 : context].expand_as(real)
-    errors["last_frame"] = _Errors(_squared(last, real), torch.empty(0))
-    errors["reconstruction"] = _Errors(_squared(_reconstruct(model, frames), real), torch.empty(0))
-    if video is not None and shown:
-        _write_video(video, real, shown[0])
-    truth = rewards[:, context - 1 :]
-    result = {"all": _figures(errors, truth, torch.arange(len(real)))}
+        predicted, predicted_rewards = _imagine(model, segments.batch, sampling, seed, name)
+        if video is not None and not predictions:
+            _write_video(video, recorded, predicted)
+        predictions[name] = _Predictions(
+            _squared_errors(predicted, recorded), predicted_rewards if model.config.reward else None
+        )
+    last = frames[:, context - 1 : context].expand_as(recorded)
+    predictions["last_frame"] = _Predictions(_squared_errors(last, recorded))
+    predictions["reconstruction"] = _Predictions(_squared_errors(_reconstruct(model, frames), recorded))
+    result = {"all": _figures(predictions, rewards, torch.arange(len(frames)))}
     for task in sorted(set(segments.tasks)):
         rows = torch.tensor([index for index, name in enumerate(segments.tasks) if name == task])
-        result[task] = _figures(errors, truth, rows)
+        result[task] = _figures(predictions, rewards, rows)
     return result
 
 
+@torch.no_grad()
+def perplexities(model: WorldModel, segments: Segments) -> dict[str, float]:
+    """Perplexity of the codes of held-out frames: how evenly they use the codebooks.
+
+    Args:
+        model: the world model.
+        segments: held-out segments.
+
+    Returns:
+        ``context`` and ``dynamics``, each between 1 and the size of the codebook.
+
+    Raises:
+        DataError: if the segments do not fit the model.
+    """
+    _check_segments(model, segments)
+    layout = model.config.layout
+    context, dynamics, _ = zip(*_encode(model, segments.batch.frames), strict=True)
+    return {
+        "context": codes_perplexity(torch.cat(context), layout.context_codes),
+        "dynamics": codes_perplexity(torch.cat(dynamics), layout.dynamics_codes),
+    }
+
+
+def _check_segments(model: WorldModel, segments: Segments) -> None:
+    """Raise DataError unless the segments are well-formed and fit the model."""
+    check_batch(segments.batch)
+    frames, actions, _ = segments.batch
+    config, side = model.config, model.config.resolution
+    compared_values = [
+        ("a task for each of the segments", len(frames), len(segments.tasks)),
+        ("frames of size", (side, side), tuple(frames.shape[2:4])),
+        ("actions of length", config.action_dim or actions.shape[2], actions.shape[2]),
+    ]
+    problems = [f"expected {name} {want}, got {got}" for name, want, got in compared_values if want != got]
+    if len(frames) < 1 or frames.shape[1] <= config.context_length:
+        problems.append(
+            f"expected at least 1 segment of more than {config.context_length} frames, got {len(frames)} of "
+            f"{frames.shape[1]}"
+        )
+    if problems:
+        raise DataError(f"the segments do not fit the world model: {'; '.join(problems)}; use recordings like its own")
+
+
 def _imagine(model: WorldModel, batch: Batch, sampling: Sampling, seed: int, name: str) -> tuple[Tensor, Tensor]:
-    """Frames uint8 ``[N, T, H, W, 3]`` and rewards ``[N, T]``."""
+    """Imagined frames uint8 ``[N, T, H, W, 3]`` and rewards ``[N, T]``."""
     context = model.config.context_length
     generator = torch.Generator(model.device).manual_seed(seed)
     frames, rewards = [], []
@@ -69,10 +126,11 @@ def _imagine(model: WorldModel, batch: Batch, sampling: Sampling, seed: int, nam
         rows = slice(start, start + CHUNK)
         imagined = model.rollout(
             batch.frames[rows, :context],
-            batch.actions[rows, context - 1 :],
+            batch.actions[rows, context - 1 :] if model.config.action_dim else None,
             temperature=sampling.temperature,
             top_k=sampling.top_k,
             generator=generator,
+            horizon=None if model.config.action_dim else batch.frames.shape[1] - context,
         )
         frames.append(imagined.frames.cpu())
         rewards.append(imagined.rewards.cpu())
@@ -81,47 +139,38 @@ def _imagine(model: WorldModel, batch: Batch, sampling: Sampling, seed: int, nam
 
 @torch.no_grad()
 def _reconstruct(model: WorldModel, frames: Tensor) -> Tensor:
-    """What the tokenizer alone makes of the future frames, uint8 ``[N, T, H, W, 3]``."""
+    """The future frames, encoded and decoded: uint8 ``[N, T, H, W, 3]``."""
     decode = model.tokenizer.decode_future
-    return torch.cat([to_uint8(decode(codes, features)).cpu() for _, codes, features in _encoded(model, frames)])
+    return torch.cat([to_uint8(decode(codes, features)).cpu() for _, codes, features in _encode(model, frames)])
 
 
-@torch.no_grad()
-def perplexities(model: WorldModel, segments: Segments) -> dict[str, float]:
-    """How evenly the held-out frames use both codebooks: ``context`` and ``dynamics``, at most their sizes."""
-    layout = model.config.layout
-    context, dynamics, _ = zip(*_encoded(model, segments.batch.frames), strict=True)
-    return {
-        "context": codes_perplexity(torch.cat(context), layout.context_codes),
-        "dynamics": codes_perplexity(torch.cat(dynamics), layout.dynamics_codes),
-    }
-
-
-def _encoded(model: WorldModel, frames: Tensor) -> Iterator[tuple[Tensor, Tensor, ContextFeatures]]:
+def _encode(model: WorldModel, frames: Tensor) -> Iterator[tuple[Tensor, Tensor, ContextFeatures]]:
     """Context codes, dynamics codes and features of frames uint8 ``[N, C + T, H, W, 3]``, a chunk at a time."""
-    split = model.config.context_length
+    context_length = model.config.context_length
     for chunk in frames.split(CHUNK):
         clip = to_unit(chunk.to(model.device)).to(model.dtype)
-        context, features = model.tokenizer.encode_context(clip[:, :split])
-        yield context, model.tokenizer.encode_future(clip[:, split:], features), features
+        context, features = model.tokenizer.encode_context(clip[:, :context_length])
+        yield context, model.tokenizer.encode_future(clip[:, context_length:], features), features
 
 
-def _squared(made: Tensor, real: Tensor) -> Tensor:
-    return torch.stack([squared_error(to_unit(a), to_unit(b)) for a, b in zip(made, real, strict=True)])
+def _squared_errors(predicted: Tensor, recorded: Tensor) -> Tensor:
+    """Squared errors ``[N, T]`` of frames uint8 ``[N, T, H, W, 3]``, one segment at a time to save memory."""
+    return torch.stack([squared_error(to_unit(a), to_unit(b)) for a, b in zip(predicted, recorded, strict=True)])
 
 
-def _figures(errors: Mapping[str, _Errors], rewards: Tensor, rows: Tensor) -> Figures:
+def _figures(predictions: Mapping[str, _Predictions], rewards: Tensor, rows: Tensor) -> Figures:
+    """Figures of some of the segments."""
     figures: Figures = {"segments": len(rows)}
-    for name, part in errors.items():
-        figures[name] = {"psnr": [psnr(float(error)) for error in part.frames[rows].mean(dim=0)]}
-        if part.rewards.numel():
+    for name, part in predictions.items():
+        figures[name] = {"psnr": [psnr(float(error)) for error in part.errors[rows].mean(dim=0)]}
+        if part.rewards is not None:
             figures[name]["reward_r2"] = [
                 r_squared(part.rewards[rows, step], rewards[rows, step]) for step in range(rewards.shape[1])
             ]
     return figures
 
 
-def _write_video(path: Path, real: Tensor, made: Tensor) -> None:
-    """Six segments as rows: real, imagined, twice the difference."""
-    rows = np.linspace(0, len(real) - 1, min(6, len(real))).astype(int)
-    write_gif(path, enlarge(below(*(compared(real[row].numpy(), made[row].numpy()) for row in rows)), 2))
+def _write_video(path: Path, recorded: Tensor, predicted: Tensor) -> None:
+    """Write a GIF with a row for each of a few segments: recorded, predicted, twice the difference."""
+    rows = np.linspace(0, len(recorded) - 1, min(VIDEO_SEGMENTS, len(recorded))).astype(int)
+    write_gif(path, enlarge(below(*(compared(recorded[row].numpy(), predicted[row].numpy()) for row in rows)), 2))

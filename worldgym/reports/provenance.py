@@ -1,4 +1,4 @@
-"""Where a figure comes from: machine, commit, date, command."""
+"""How figures were measured: date, machine, commit and command."""
 
 import datetime
 import os
@@ -12,7 +12,14 @@ import torch
 
 
 def provenance(device: torch.device) -> dict[str, str]:
-    """``date``, ``machine``, ``commit`` and ``command`` of this process, for files that hold figures."""
+    """Describe this process for files that hold figures.
+
+    Args:
+        device: where the figures are computed.
+
+    Returns:
+        ``date``, ``machine``, ``commit`` and ``command``.
+    """
     return {
         "date": datetime.date.today().isoformat(),
         "machine": machine(device),
@@ -22,20 +29,20 @@ def provenance(device: torch.device) -> dict[str, str]:
 
 
 def machine(device: torch.device) -> str:
-    """The device in words, such as ``AMD EPYC 7B13, 2 cores``."""
+    """The name of a device, such as ``AMD EPYC 7B13, 2 of 8 cores``."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"{_processor()}, {torch.get_num_threads()} of {os.cpu_count()} cores"
 
 
 def commit() -> str:
-    """The repository's commit, with ``-dirty`` where files differ from it; ``unknown`` outside a checkout."""
+    """The commit of this repository, with ``-dirty`` if files were changed; ``unknown`` outside a checkout."""
     try:
         found = subprocess.run(
             ["git", "describe", "--always", "--dirty", "--exclude=*"],
             cwd=Path(__file__).resolve().parent,
             capture_output=True,
-            text=True,
+            encoding="utf-8",
             check=True,
         )
     except (OSError, subprocess.CalledProcessError):
@@ -44,14 +51,14 @@ def commit() -> str:
 
 
 def command() -> str:
-    """The command line, as it would be typed again."""
+    """The command line of this process."""
     return shlex.join(["worldgym", *sys.argv[1:]])
 
 
 def _processor() -> str:
     info = Path("/proc/cpuinfo")
     if info.exists():
-        for line in info.read_text().splitlines():
+        for line in info.read_text(encoding="utf-8", errors="replace").splitlines():
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()

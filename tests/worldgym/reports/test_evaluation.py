@@ -1,3 +1,5 @@
+import dataclasses
+import json
 from pathlib import Path
 
 import numpy as np
@@ -6,9 +8,13 @@ import torch
 
 from worldgym import WorldModel
 from worldgym.config import Sampling
-from worldgym.data.recordings import Recordings, Segments, fixed_segments, sample_segments, to_unit
+from worldgym.data.recordings import Batch, Recordings, Segments, fixed_segments, sample_segments, to_unit
+from worldgym.errors import DataError
 from worldgym.metrics.pixels import psnr
 from worldgym.reports.evaluation import Figures, evaluate, perplexities
+from worldgym.reports.tables import horizon_table, task_table
+from worldgym.storage.files import to_json
+from worldgym.transformer.transformer import Transformer
 
 HORIZON = 3
 SAMPLINGS = {"sampled": Sampling(), "greedy": Sampling(top_k=1)}
@@ -38,7 +44,7 @@ def test_every_predictor_is_measured_over_all_and_by_task(figures: Figures) -> N
         assert {name for name in task if name != "segments" and "reward_r2" in task[name]} == set(SAMPLINGS)
 
 
-def test_the_last_frame_is_measured_as_by_hand(figures: Figures, segments: Segments) -> None:
+def test_psnr_of_the_last_frame_equals_its_definition(figures: Figures, segments: Segments) -> None:
     frames = segments.batch.frames.numpy().astype(np.float64) / 255
     rows = {"all": range(12), "hammer": [i for i, task in enumerate(segments.tasks) if task == "hammer"]}
     for task, chosen in rows.items():
@@ -47,7 +53,7 @@ def test_the_last_frame_is_measured_as_by_hand(figures: Figures, segments: Segme
             assert figures[task]["last_frame"]["psnr"][step] == pytest.approx(-10 * np.log10(error), rel=1e-4)
 
 
-def test_imagined_frames_and_rewards_are_measured_as_by_hand(
+def test_psnr_and_r_squared_of_a_rollout_equal_their_definitions(
     figures: Figures, segments: Segments, tiny: WorldModel
 ) -> None:
     frames, actions, rewards = segments.batch
@@ -61,18 +67,18 @@ def test_imagined_frames_and_rewards_are_measured_as_by_hand(
         assert figures["all"]["greedy"]["reward_r2"][step] == pytest.approx(float(expected), rel=1e-4)
 
 
-def test_a_seed_draws_the_same_tokens(tiny: WorldModel, segments: Segments, figures: Figures) -> None:
+def test_equal_seeds_sample_equal_tokens(tiny: WorldModel, segments: Segments, figures: Figures) -> None:
     only = {"sampled": Sampling()}
     assert evaluate(tiny, segments, only)["all"]["sampled"] == figures["all"]["sampled"]
     assert evaluate(tiny, segments, only, seed=1)["all"]["sampled"] != figures["all"]["sampled"]
 
 
-def test_a_motionless_world_is_predicted_perfectly_by_its_last_frame(tiny: WorldModel, segments: Segments) -> None:
+def test_psnr_is_infinite_where_nothing_moves(tiny: WorldModel, segments: Segments) -> None:
     still = segments.batch._replace(frames=segments.batch.frames[:, :1].expand(-1, 2 + HORIZON, -1, -1, -1))
     assert evaluate(tiny, Segments(still, segments.tasks), {})["all"]["last_frame"]["psnr"] == [np.inf] * HORIZON
 
 
-def test_segments_are_worked_off_in_chunks(
+def test_chunks_of_another_size_give_equal_figures(
     tiny: WorldModel, segments: Segments, figures: Figures, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("worldgym.reports.evaluation.CHUNK", 5)
@@ -90,3 +96,43 @@ def test_perplexities_lie_within_the_codebooks(tiny: WorldModel, synthetic_recor
     found = perplexities(tiny, fixed_segments(Recordings(synthetic_recordings), 5, (0,)))
     assert set(found) == {"context", "dynamics"}
     assert all(1 <= value <= 16 for value in found.values())
+
+
+def test_rewards_in_a_column_are_refused(tiny: WorldModel, segments: Segments) -> None:
+    column = segments.batch._replace(rewards=segments.batch.rewards[..., None])
+    for measure in (lambda broken: evaluate(tiny, broken, SAMPLINGS), lambda broken: perplexities(tiny, broken)):
+        with pytest.raises(DataError, match=r"expected .* rewards float32 \[B, L - 1\], got .*\[12, 4, 1\]"):
+            measure(Segments(column, segments.tasks))
+
+
+def test_segments_that_do_not_fit_the_model_are_refused(tiny: WorldModel, segments: Segments) -> None:
+    frames, actions, rewards = segments.batch
+    for batch, tasks, message in (
+        (segments.batch, segments.tasks[:5], "expected a task for each of the segments 12, got 5"),
+        (segments.batch._replace(frames=frames[:, :, ::2, ::2]), segments.tasks, r"size \(64, 64\), got \(32, 32\)"),
+        (segments.batch._replace(frames=frames[:, :, ::2]), segments.tasks, r"size \(64, 64\), got \(32, 64\)"),
+        (segments.batch._replace(actions=actions[..., :3]), segments.tasks, "actions of length 4, got 3"),
+        (Batch(frames[:, :2], actions[:, :1], rewards[:, :1]), segments.tasks, "more than 2 frames, got 12 of 2"),
+        (Batch(frames[:0], actions[:0], rewards[:0]), [], "at least 1 segment .*, got 0 of 5"),
+    ):
+        with pytest.raises(DataError, match=message):
+            evaluate(tiny, Segments(batch, tasks), SAMPLINGS)
+
+
+def test_a_model_without_rewards_or_actions_is_measured_by_its_frames(tiny: WorldModel, segments: Segments) -> None:
+    config = dataclasses.replace(tiny.config, action_dim=0, reward=False)
+    transformer = Transformer(config.transformer, config.layout, 0, False)
+    found = evaluate(WorldModel(config, tiny.tokenizer, transformer), segments, {"sampled": Sampling()})
+    assert set(found["all"]["sampled"]) == {"psnr"}
+    assert np.isfinite(found["all"]["sampled"]["psnr"]).all()
+
+
+def test_figures_that_are_not_finite_are_null_in_json(tiny: WorldModel, segments: Segments) -> None:
+    frames = segments.batch.frames[:, :1].expand_as(segments.batch.frames)
+    batch = Batch(frames, segments.batch.actions, torch.ones_like(segments.batch.rewards))
+    found = evaluate(tiny, Segments(batch, segments.tasks), {"sampled": Sampling()})
+    assert np.isnan(found["all"]["sampled"]["reward_r2"]).all()
+    read = json.loads(to_json(found))
+    assert read["all"]["sampled"]["reward_r2"] == read["all"]["last_frame"]["psnr"] == [None] * HORIZON
+    assert horizon_table(read["all"]) == horizon_table(found["all"])
+    assert task_table(read) == task_table(found)
