@@ -40,7 +40,7 @@ def free_memory(device: torch.device) -> int | None:
 
 def _meminfo() -> int | None:
     try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
+        lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
         return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
     except (OSError, StopIteration, ValueError):
         return None
@@ -48,10 +48,10 @@ def _meminfo() -> int | None:
 
 def _left_in_control_group(folder: Path = Path("/sys/fs/cgroup")) -> int | None:
     try:
-        limit, used = ((folder / name).read_text().strip() for name in ("memory.max", "memory.current"))
+        limit, used = ((folder / name).read_text(encoding="utf-8").strip() for name in ("memory.max", "memory.current"))
         if limit == "max":
             return None
-        lines = [line.split() for line in (folder / "memory.stat").read_text().splitlines()]
+        lines = [line.split() for line in (folder / "memory.stat").read_text(encoding="utf-8").splitlines()]
         cached = sum(int(count) for name, count in lines if name in ("active_file", "inactive_file"))
         return int(limit) - int(used) + cached  # files that were read count as used, yet give way
     except (OSError, ValueError):

@@ -109,7 +109,7 @@ def _compile(compiler: str, target: Path) -> None:
     """Compile for this processor and with threads, as far as the compiler can."""
     for optional in OPTIONAL_FLAGS:
         command = [*shlex.split(compiler), *FLAGS, *optional, str(SOURCE), "-o", str(target), "-lm"]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+        done = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace", timeout=120)
         if done.returncode == 0:
             return
     errors = [line for line in done.stderr.splitlines() if "error" in line] or ["no reason given"]
@@ -119,7 +119,7 @@ def _compile(compiler: str, target: Path) -> None:
 def _processor() -> str:
     """Name and features of the processor. Machines may share a home folder and not run each other's code."""
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
         return "".join(sorted({line for line in lines if line.startswith(("model name", "flags", "Features"))}))
     except OSError:
         return platform.processor()
