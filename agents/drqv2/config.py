@@ -7,7 +7,7 @@ from worldgym.agents.common.schedules import Linear
 from worldgym.errors import ConfigError
 from worldgym.precision import Precision, check_precision
 
-SMALLEST_SIDE = 15  # pixels; smaller frames leave nothing behind the convolutions
+SMALLEST_SIDE = 15  # pixels; of smaller frames the convolutions leave no pixel
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class DrQv2Config:
     features: int = 50
     """That actor and critics each compute from the encoder's output."""
     hidden: int = 1024
-    """Width of the two layers behind them."""
+    """Width of the two layers after them."""
     learning_rate: float = 1e-4
     """Of critics and encoder."""
     actor_learning_rate: float | None = None

@@ -1,3 +1,5 @@
+"""Learning curves of several runs."""
+
 import json
 from pathlib import Path
 
@@ -17,7 +19,7 @@ def make_run(folder: Path, method: str, success: dict[int, float], task: str = "
     return folder
 
 
-def test_runs_of_one_method_are_joined_where_all_of_them_were_evaluated(tmp_path: Path) -> None:
+def test_runs_of_one_method_are_averaged_at_common_steps(tmp_path: Path) -> None:
     runs = [
         make_run(tmp_path / "a0", "A", {10: 0.0, 20: 0.5, 30: 1.0}),
         make_run(tmp_path / "a1", "A", {10: 0.2, 20: 0.9}),
@@ -38,7 +40,7 @@ def test_runs_of_one_method_are_joined_where_all_of_them_were_evaluated(tmp_path
         assert len(image.convert("RGB").getcolors(10**6)) > 50
 
 
-def test_folders_without_curves_are_named(tmp_path: Path) -> None:
+def test_folders_without_curves_are_refused(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match=r"empty: expected a run of .worldgym mbpo"):
         curves([tmp_path / "empty"])
@@ -50,7 +52,7 @@ def test_folders_without_curves_are_named(tmp_path: Path) -> None:
         curves(apart)
 
 
-def test_runs_that_are_no_seeds_of_one_are_joined_with_a_warning(tmp_path: Path) -> None:
+def test_averaging_runs_of_other_settings_warns(tmp_path: Path) -> None:
     runs = [make_run(tmp_path / str(seed), "A", {1: 0.0}, seed=seed, horizon=5) for seed in range(2)]
     assert len(curves(runs)["hammer"]["A"]["runs"]) == 2
     other = make_run(tmp_path / "other", "A", {1: 0.0}, seed=2, horizon=9)
@@ -58,7 +60,7 @@ def test_runs_that_are_no_seeds_of_one_are_joined_with_a_warning(tmp_path: Path)
         curves([*runs, other])
 
 
-def test_half_a_line_at_the_end_of_a_log_is_left_out(tmp_path: Path) -> None:
+def test_incomplete_last_line_of_a_log_is_ignored(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", "A", {10: 0.5})
     with (run / "metrics.jsonl").open("a") as file:
         file.write('{"step": 20, "evaluation/succ')
@@ -66,7 +68,7 @@ def test_half_a_line_at_the_end_of_a_log_is_left_out(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["curves", "curves.foo", "curves.json"])
-def test_a_picture_needs_a_pictures_name(name: str, tmp_path: Path) -> None:
+def test_plot_needs_a_picture_suffix(name: str, tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", "A", {10: 0.5})
     with pytest.raises(DataError, match=r"expected a file name that ends in .*\.png"):
         write_curves(curves([run]), tmp_path / "out" / name)

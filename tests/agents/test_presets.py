@@ -1,3 +1,5 @@
+"""Presets: the values of the paper, and how presets are chosen."""
+
 import dataclasses
 
 import pytest
@@ -8,22 +10,72 @@ from worldgym.envs.simulators.metaworld import PAPER_TASKS
 from worldgym.errors import ConfigError
 
 
+TABLE_5 = {
+    "steps": 100_000,
+    "seed": 0,
+    "seed_steps": 4000 // 2,
+    "updates_per_step": 2,
+    "update_every": 1,
+    "warmup_model_updates": 1000,
+    "warmup_rollouts": 640,
+    "warmup_agent_updates": 0,
+    "tokenizer_every": 40 // 2,
+    "transformer_every": 10 // 2,
+    "reward_head_every": None,
+    "pixel_reward_updates": 0,
+    "model_batch_size": 16,
+    "segment_length": 12,
+    "rollout_every": 200 // 2,
+    "rollouts": 32,
+    "horizon": 10,
+    "max_uncertainty": None,
+    "keep_rollouts": 100,
+    "real_ratio": {"start": 0.5, "end": 0.5, "steps": 1},
+    "capacity_bytes": 4 * 2**30,
+    "precision": "auto",
+    "model": {
+        "learning_rate": 1e-4,
+        "warmup_updates": 0,
+        "clip_norm": 1.0,
+        "future_frames": 5,
+        "label_width": 0.0,
+        "noise_width": 0.0,
+        "dropout": 0.1,
+        "reward_weight": 1.0,
+        "precision": "auto",
+    },
+    "log_every": 100,
+    "evaluate_every": 1000,
+    "evaluation_episodes": 20,
+    "save_every": 5000,
+}
+"""Settings of the loop. The table counts simulator steps, of which an environment step here has two."""
+
+TABLE_5_AGENT = {
+    "channels": 32,
+    "features": 50,
+    "hidden": 1024,
+    "learning_rate": 1e-4,
+    "actor_learning_rate": None,
+    "tau": 0.01,
+    "batch_size": 256,
+    "n_step": 3,
+    "discount": 0.99,
+    "stddev_start": 1.0,
+    "stddev_end": 0.1,
+    "stddev_steps": 100_000,
+    "stddev_clip": 0.3,
+    "reward_scale": 1.0,
+    "pad": 4,
+    "precision": "auto",
+}
+
+
 def test_paper_preset_is_table_5() -> None:
-    """Every entry of the table; environment steps are halved, because a step here is two of the simulator's."""
-    loop, agent, model = PAPER.loop, PAPER.agent, PAPER.loop.model
-    assert (loop.steps, loop.seed_steps, loop.updates_per_step, loop.update_every) == (100_000, 4000 // 2, 2, 1)
-    assert (loop.warmup_rollouts, loop.rollout_every, loop.rollouts, loop.horizon) == (640, 200 // 2, 32, 10)
-    assert (loop.warmup_model_updates, loop.tokenizer_every, loop.transformer_every) == (1000, 40 // 2, 10 // 2)
-    assert (loop.model_batch_size, loop.segment_length, model.future_frames) == (16, 12, 5)
-    assert loop.real_ratio(0) == loop.real_ratio(10**6) == 0.5
-    assert (loop.reward_head_every, loop.pixel_reward_updates, loop.warmup_agent_updates) == (None, 0, 0)
-    assert loop.max_uncertainty is None
-    assert (model.learning_rate, model.warmup_updates) == (1e-4, 0)
-    assert (model.label_width, model.noise_width, model.dropout, model.reward_weight) == (0.0, 0.0, 0.1, 1.0)
-    assert (agent.batch_size, agent.n_step, agent.learning_rate, agent.actor_learning_rate) == (256, 3, 1e-4, None)
-    assert (agent.features, agent.hidden, agent.tau, agent.stddev_clip, agent.discount) == (50, 1024, 0.01, 0.3, 0.99)
-    assert (agent.channels, agent.reward_scale, agent.pad) == (32, 1.0, 4)
-    assert PAPER.demonstrations == 5
+    """Every field of every configuration, so that no default can replace a value of the table."""
+    assert dataclasses.asdict(PAPER.loop) == TABLE_5
+    assert dataclasses.asdict(PAPER.agent) == TABLE_5_AGENT
+    assert (PAPER.demonstrations, PAPER.world_model) == (5, None)
     for task in METAWORLD:
         assert dataclasses.replace(METAWORLD[task], demonstrations=5) == PAPER
 

@@ -1,3 +1,5 @@
+"""Demonstrations from recordings and from files of the reference implementation."""
+
 import warnings
 from collections.abc import Callable
 from dataclasses import replace

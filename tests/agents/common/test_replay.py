@@ -1,3 +1,5 @@
+"""The replay against a naive one, its files and its mixture with imagined steps."""
+
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -45,7 +47,7 @@ GAMMA = 0.9
 
 
 def picture(number: int) -> NDArray[np.uint8]:
-    """A frame that tells its number, up to 2^16."""
+    """A frame that encodes its number, up to 2^16."""
     return np.array([number % 256, number // 256, 7] * 2, np.uint8).reshape(SHAPE)
 
 
@@ -384,7 +386,7 @@ def test_empty_replay_has_no_newest_episode() -> None:
 
 
 def assert_even(counts: NDArray[np.int64], draws: int) -> None:
-    """Each count lies within five standard deviations of an equal share."""
+    """Each count is within five standard deviations of an equal share."""
     share = 1 / len(counts)
     assert np.abs(counts - draws * share).max() < 5 * np.sqrt(draws * share * (1 - share))
 

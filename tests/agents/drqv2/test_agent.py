@@ -1,3 +1,5 @@
+"""DrQ-v2 against the published agent, by hand and by learning a small task."""
+
 import dataclasses
 import json
 import math

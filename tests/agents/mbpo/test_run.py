@@ -33,7 +33,7 @@ WITH_A_MODEL, WITHOUT_A_MODEL = (
 
 
 class Killed(BaseException):
-    """Ends a run wherever it stands, without its being able to tidy up."""
+    """Ends a run at once, like a kill signal: nothing catches it to tidy up."""
 
 
 def interrupt() -> None:
@@ -175,7 +175,7 @@ def test_killed_run_resumes_exactly(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Killed, after the first checkpoint, where it stands: in an update, an evaluation, a checkpoint, ..."""
+    """The run is killed after its first checkpoint: in an update, an evaluation or the next checkpoint."""
     with monkeypatch.context() as patch:
 
         def armed() -> None:
@@ -275,8 +275,8 @@ def test_finished_run_writes_its_results(
 def test_metrics_are_logged(model_based: bool, unbroken: Path) -> None:
     found = lines(unbroken)
     logged = [line for line in found if not any(name.startswith("evaluation") for name in line)]
-    prepared = [13, 13] if model_based else [13]
-    assert [line["step"] for line in logged] == [5, 10, *prepared, 15, 20, 25, 30, 35, 40]
+    warmup = [13, 13] if model_based else [13]
+    assert [line["step"] for line in logged] == [5, 10, *warmup, 15, 20, 25, 30, 35, 40]
     evaluations = [line for line in found if "evaluation/success" in line]
     assert [line["step"] for line in evaluations] == [20, 40]
     assert all(0 <= line["evaluation/success"] <= 1 and line["evaluation/return"] > 0 for line in evaluations)
