@@ -18,7 +18,6 @@ from worldgym.errors import DataError, StorageError
 MakeEpisode = Callable[..., Episode]
 INFO = EpisodeInfo("Toy", "hammer", "random", 3, 2)
 SIZES = st.tuples(st.integers(0, 4), st.integers(1, 5), st.integers(1, 5), st.integers(0, 3))
-FINITE = {"allow_nan": False, "allow_infinity": False}
 
 
 @st.composite
@@ -27,7 +26,7 @@ def episodes(draw: st.DrawFn) -> Episode:
     return Episode(
         draw(arrays.arrays(np.uint8, (steps + 1, height, width, 3))),
         draw(arrays.arrays(np.float32, (steps, actions), elements=st.floats(-1, 1, width=32))),
-        draw(arrays.arrays(np.float32, steps, elements=st.floats(width=32, **FINITE))),  # type: ignore[arg-type]
+        draw(arrays.arrays(np.float32, steps, elements=st.floats(width=32, allow_nan=False, allow_infinity=False))),
         draw(arrays.arrays(np.bool_, steps)),
         draw(st.builds(EpisodeInfo, st.text(), st.text(), st.text(), st.integers(0, 2**40), st.integers(1, 8))),
     )
@@ -121,7 +120,7 @@ def test_a_file_with_other_arrays_is_refused_when_it_is_opened(
 
 def test_rewards_in_a_column_are_the_same_rewards(make_episode: MakeEpisode, tmp_path: Path) -> None:
     episode = make_episode("hammer", "expert", 0)
-    columns = {"rewards": episode.rewards[:, None], "successes": episode.successes[:, None]}
+    columns: dict[str, Any] = {"rewards": episode.rewards[:, None], "successes": episode.successes[:, None]}
     path = rewritten(episode, tmp_path / "column.safetensors", **columns)
     for read in (replace(episode, **columns), EpisodeFile(path), EpisodeFile(path).load()):
         np.testing.assert_array_equal(read.rewards, episode.rewards, strict=True)
