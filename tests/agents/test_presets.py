@@ -9,7 +9,6 @@ from worldgym.agents.presets import DIALS, DIALS_MODEL, METAWORLD, PAPER, TOY, p
 from worldgym.envs.simulators.metaworld import PAPER_TASKS
 from worldgym.errors import ConfigError
 
-
 TABLE_5 = {
     "steps": 100_000,
     "seed": 0,
