@@ -36,7 +36,7 @@ class Export:
         from worldgym.data.start_states import build_start_states
         from worldgym.pretrained import START_STATES
         from worldgym.reports.card import size
-        from worldgym.training.recipe import export
+        from worldgym.training.export import export
 
         self.out.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{self.out.name}.", dir=self.out.parent) as temporary:

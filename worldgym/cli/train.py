@@ -83,7 +83,7 @@ class TrainTokenizer(TrainOptions):
 
     def run(self) -> int:
         from worldgym.metrics.lpips import LPIPS
-        from worldgym.training.recipe import train_tokenizer
+        from worldgym.training.runs import train_tokenizer
 
         step = train_tokenizer(
             TokenizerRecipe(self.model, self.job, self.training),
@@ -108,7 +108,7 @@ class TrainTransformer(TrainOptions):
 
     def run(self) -> int:
         from worldgym.envs.registry import find_spec
-        from worldgym.training.recipe import train_transformer
+        from worldgym.training.runs import train_transformer
 
         recordings = Recordings(self.data)
         spec = find_spec(recordings.episodes[0].info.environment)

@@ -3,9 +3,8 @@
     state.safetensors   everything that a resumed run needs: tensors, and counters as JSON in the metadata
     run.json            the step, and the size of ``metrics.jsonl`` at that step
 
-A job may add files of its own, such as a replay. A checkpoint is written into a temporary folder, which is then renamed,
-and only after that the earlier checkpoint is removed. So all files of a checkpoint belong together, whatever ends the
-process.
+A job may add files of its own, such as a replay. A checkpoint is written into a temporary folder and renamed, and only
+then the earlier checkpoint is removed. So all files of a checkpoint belong together, whatever ends the process.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""Gaussian neighbourhoods in code space: soft targets for codes, and noise on the codes that are fed.
+"""Gaussian kernels in code space: soft targets for codes, and noise on the codes in the input.
 
 Codes that are close to each other look the same. Which of them the tokenizer chose cannot be predicted and does not
 matter.
@@ -28,7 +28,7 @@ def code_kernel(codebook: Tensor, width: float, rows: Tensor | None = None) -> T
 
 
 class CodeKernel:
-    """The kernel of one width over a codebook that may change. Only what changed is computed again.
+    """The kernel of one width over a codebook that may change. It is computed again only after a change.
 
     Args:
         width: as for :func:`code_kernel`.
@@ -41,7 +41,15 @@ class CodeKernel:
         self._table = torch.empty(0)
 
     def rows(self, codebook: Tensor, codes: Tensor) -> Tensor:
-        """The rows of codes ``[...]``: float32 ``[..., K]``."""
+        """The rows of some codes.
+
+        Args:
+            codebook: ``[K, D]``.
+            codes: int64 ``[...]``.
+
+        Returns:
+            float32 ``[..., K]``.
+        """
         if len(codebook) > LARGEST_TABLE:
             used, index = codes.unique(return_inverse=True)
             return self._compute(codebook, used)[index]
@@ -56,11 +64,11 @@ class CodeKernel:
 
 
 class CodeKernels:
-    """How codes are spread, as targets and as inputs.
+    """Kernels of a loss: one for the targets, one for the input.
 
     Args:
         label_width: the target of a code is a Gaussian of this width around it; 0 is the code alone (paper).
-        noise_width: codes that are fed are sampled from such a Gaussian around the true ones; 0 feeds the true codes
+        noise_width: codes of the input are sampled from such a Gaussian around the true codes; 0 uses the true codes
             (paper).
     """
 
@@ -69,11 +77,28 @@ class CodeKernels:
         self._noise = CodeKernel(noise_width, cumulative=True) if noise_width else None
 
     def targets(self, codebook: Tensor, codes: Tensor) -> Tensor | None:
-        """Target distributions of codes ``[...]``, float32 ``[..., K]``; None if each is the code alone."""
+        """Target distributions.
+
+        Args:
+            codebook: ``[K, D]``.
+            codes: int64 ``[...]``.
+
+        Returns:
+            float32 ``[..., K]``; None if each target is the code alone.
+        """
         return None if self._labels is None else self._labels.rows(codebook, codes)
 
-    def with_noise(self, codebook: Tensor, codes: Tensor, rng: np.random.Generator) -> Tensor:
-        """Codes ``[...]`` with noise, int64 of the same shape; the same tensor if there is none."""
+    def add_noise(self, codebook: Tensor, codes: Tensor, rng: np.random.Generator) -> Tensor:
+        """Codes for the input.
+
+        Args:
+            codebook: ``[K, D]``.
+            codes: int64 ``[...]``.
+            rng: source of randomness.
+
+        Returns:
+            Codes with noise, int64 of the same shape; ``codes`` itself if there is no noise.
+        """
         if self._noise is None:
             return codes
         uniforms = torch.from_numpy(rng.random((*codes.shape, 1), np.float32)).to(codes.device)

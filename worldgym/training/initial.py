@@ -1,9 +1,7 @@
-"""World models to begin with: fresh weights, or an action-free checkpoint that learns to take actions."""
+"""World models at the start of training: fresh weights, or an action-free checkpoint with an action projection."""
 
 import copy
 import dataclasses
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +11,8 @@ from worldgym.errors import ConfigError
 from worldgym.isolation import torch_defaults
 from worldgym.tokenizer import build_tokenizer
 from worldgym.tokenizer.base import Tokenizer
-from worldgym.transformer.llama import INIT_STD, Transformer
+from worldgym.training.seeding import seeded_rng
+from worldgym.transformer.transformer import INIT_STD, Transformer
 from worldgym.world_model import WorldModel
 
 
@@ -28,8 +27,11 @@ def fresh_world_model(config: WorldModelConfig, seed: int = 0) -> WorldModel:
     Args:
         config: of the model.
         seed: equal seeds give equal weights.
+
+    Returns:
+        The model; its ``trained`` is False.
     """
-    with seeded(seed, torch.device("cpu")):
+    with seeded_rng(seed, torch.device("cpu")):
         tokenizer = build_tokenizer(config.tokenizer).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         transformer = Transformer(config.transformer, config.layout, config.action_dim, config.reward)
         for layer in transformer.llm.model.layers.modules():
@@ -44,12 +46,15 @@ def fresh_world_model(config: WorldModelConfig, seed: int = 0) -> WorldModel:
 def with_actions(world_model: WorldModel, action_dim: int) -> WorldModel:
     """An action-free world model with an action projection and a reward head, both zero.
 
-    This is how the paper begins model-based RL from a model that was pre-trained without actions (section 4.3). Until
-    it is trained further, the new model imagines the frames of the old one, whatever the actions, and rewards of 0.
+    The paper begins model-based RL in this way, from a model that was pre-trained without actions (section 4.3). Until
+    the new model is trained, it imagines the same frames as the old one, whatever the actions, and rewards of 0.
 
     Args:
         world_model: action-free; its weights are copied.
-        action_dim: A.
+        action_dim: length of an action.
+
+    Returns:
+        A new model on the same device, of the same dtype.
 
     Raises:
         ConfigError: for a model that takes actions already, or an ``action_dim`` below 1.
@@ -61,19 +66,25 @@ def with_actions(world_model: WorldModel, action_dim: int) -> WorldModel:
         )
     config = dataclasses.replace(world_model.config, action_dim=action_dim, action_names=(), reward=True)
     old = world_model.transformer
-    transformer = Transformer(config.transformer, config.layout, action_dim, reward=True)
+    with seeded_rng(0, torch.device("cpu")):  # all weights are replaced: no random number of the caller's is used
+        transformer = Transformer(config.transformer, config.layout, action_dim, reward=True)
     transformer.load_state_dict(old.state_dict(), strict=False)  # the new layers keep their initial zeros
-    model = WorldModel(config, copy.deepcopy(world_model.tokenizer), transformer.to(old.llm.lm_head.weight.device))
-    return model.to(dtype=world_model.dtype)
+    model = WorldModel(config, copy.deepcopy(world_model.tokenizer), transformer)
+    model.trained = world_model.trained
+    return model.to(world_model.device, world_model.dtype)
 
 
 @torch.no_grad()
-def start_from_codebooks(model: Transformer, tokenizer: Tokenizer) -> None:
+def initialise_from_codebooks(model: Transformer, tokenizer: Tokenizer) -> None:
     """Initialise embeddings and output vectors so that near codes have near vectors.
 
     Each vector is a random projection of the code's vector and its squared length, so a logit can be the distance to a
     point in code space from the first step on (``-|e - z|^2`` is linear in ``e`` and ``|e|^2``). Otherwise the ids
     start unrelated, and every code has to be learned separately.
+
+    Args:
+        model: the transformer.
+        tokenizer: its tokenizer.
     """
     layout = model.layout
     for codebook, first in zip(tokenizer.codebooks(), (0, layout.dynamics_ids.start), strict=True):
@@ -88,11 +99,3 @@ def start_from_codebooks(model: Transformer, tokenizer: Tokenizer) -> None:
 def _projection(inputs: int, outputs: int) -> Tensor:
     sampled = torch.randn(inputs, outputs, dtype=torch.float32, device="cpu")
     return sampled.mul_(INIT_STD).div_(inputs**0.5)
-
-
-@contextmanager
-def seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Seed PyTorch's global generators inside the block; outside they continue as if nothing had happened."""
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        torch.manual_seed(seed)
-        yield

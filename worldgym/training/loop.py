@@ -1,7 +1,7 @@
-"""The training loop of a tokenizer or a transformer on recorded data.
+"""The training loop of a tokenizer or a transformer on recordings.
 
-Batches and dropout masks are functions of the seed and the step alone, so a checkpoint holds nothing of them, and a run
-that was killed continues as if it had not been.
+Batches and dropout masks are functions of the seed and the step alone. So a checkpoint holds no random state, and a run
+that was killed continues exactly.
 """
 
 import math
@@ -14,64 +14,63 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from worldgym.errors import CheckpointError, ConfigError, TrainingError
+from worldgym.errors import CheckpointError, ConfigError
+from worldgym.isolation import torch_defaults
 from worldgym.precision import Precision, autocast, check_precision
 from worldgym.runs.checkpoint import load_state, save_state
 from worldgym.runs.folder import CHECKPOINT_KEPT, VIDEOS
 from worldgym.runs.log import Log, Metrics
 from worldgym.runs.run import run
 from worldgym.storage.files import writing
-from worldgym.storage.optimizer import load_optimizer_state_dict, optimizer_state_dict
 from worldgym.storage.tensors import add_prefix, select_prefix
-
-SLOW_FACTOR = 0.1
+from worldgym.training.seeding import seeded_rng
+from worldgym.training.updater import Updater
 
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """Settings of the loop. The learning rate rises linearly, then falls to zero as a cosine.
-
-    Attributes:
-        steps: updates in all.
-        batch_size: segments in an update.
-        learning_rate: of AdamW, at its highest.
-        warmup_steps: updates over which the learning rate rises.
-        weight_decay: on matrices; none on norms, biases and embeddings (paper, appendix A.2).
-        clip_norm: gradients whose norm is larger are scaled down to it.
-        seed: of weights, batches and dropout.
-        log_every: updates between two lines of metrics.
-        validate_every: updates between two validations.
-        save_every: updates between two checkpoints.
-        precision: "float32", "bfloat16", or "auto": bfloat16 where the hardware multiplies it.
-    """
+    """Settings of the loop. The learning rate rises linearly, then falls to zero as a cosine."""
 
     steps: int
+    """Updates in all."""
     batch_size: int = 16
+    """Segments in an update."""
     learning_rate: float = 1e-4
+    """Of AdamW, at its highest."""
     warmup_steps: int = 500
+    """Updates over which the learning rate rises."""
     weight_decay: float = 0.01
+    """Of matrices; norms, biases and embeddings have none (paper, appendix A.2)."""
     clip_norm: float = 1.0
+    """Gradients whose norm is larger are scaled down to it."""
     seed: int = 0
+    """Of weights, batches and dropout."""
     log_every: int = 20
+    """Updates between two lines of metrics."""
     validate_every: int = 500
+    """Updates between two validations."""
     save_every: int = 250
+    """Updates between two checkpoints."""
     precision: Precision = "auto"
+    """float32, bfloat16, or auto: bfloat16 where the hardware multiplies it."""
 
     def __post_init__(self) -> None:
-        if self.steps < 1 or self.batch_size < 1 or not self.learning_rate > 0:
-            raise ConfigError(f"steps, batch_size and learning_rate must be positive, got {self}")
-        if min(self.log_every, self.validate_every, self.save_every) < 1:
-            raise ConfigError(f"log_every, validate_every and save_every must be positive, got {self}")
+        for name in ("steps", "batch_size", "learning_rate", "clip_norm", "log_every", "validate_every", "save_every"):
+            if not getattr(self, name) > 0:
+                raise ConfigError(f"{name}: expected a number above 0, got {getattr(self, name)}")
+        for name in ("warmup_steps", "weight_decay", "seed"):
+            if not getattr(self, name) >= 0:
+                raise ConfigError(f"{name}: expected a number of at least 0, got {getattr(self, name)}")
         check_precision(self.precision)
 
-    def rate(self, step: int) -> float:
-        """The learning rate of an update."""
+    def schedule(self, step: int) -> float:
+        """The learning rate of an update, as a share of ``learning_rate``."""
         warmup = min(1.0, (step + 1) / max(1, self.warmup_steps))
-        return self.learning_rate * warmup * 0.5 * (1 + math.cos(math.pi * step / self.steps))
+        return warmup * 0.5 * (1 + math.cos(math.pi * step / self.steps))
 
 
 class Trainable(Protocol):
-    """What the loop needs of the thing that is trained."""
+    """What :func:`train` trains."""
 
     @property
     def model(self) -> nn.Module:
@@ -79,47 +78,52 @@ class Trainable(Protocol):
 
     @property
     def slow(self) -> nn.Module | None:
-        """A part of the model that learns at ``SLOW_FACTOR`` times the rate, if any."""
+        """A part of the model with a lower learning rate, if any; see :class:`worldgym.training.updater.Updater`."""
 
     def loss(self, rng: np.random.Generator) -> tuple[Tensor, Metrics]:
-        """The loss of a batch drawn with ``rng``, and metrics."""
+        """The loss of a batch sampled with ``rng``, and metrics."""
 
     def after_update(self) -> None:
         """Called after each update of the weights."""
 
-    def finish(self) -> None:
+    def after_training(self) -> None:
         """Called once, after the last update and before its checkpoint."""
 
     def validate(self, video: Path) -> Metrics:
-        """Metrics on held-out data; may write a video at ``video`` with the suffix ``.gif``."""
+        """Metrics on held-out data; may write a video to ``video`` with the suffix ``.gif``."""
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Tensors to remember beside the weights."""
+        """State beside the weights."""
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Inverse of ``state_dict``."""
 
 
+@torch_defaults()
 def train(
-    trainable: Trainable, config: TrainingConfig, folder: Path, about: Mapping[str, Any], resume: bool = False
+    trainable: Trainable,
+    config: TrainingConfig,
+    folder: Path,
+    description: Mapping[str, Any],
+    resume: bool = False,
 ) -> int:
     """Train for ``config.steps`` updates, or resume; see :func:`worldgym.runs.run.run`.
 
     Args:
-        trainable: what is trained; a resumed run's state is loaded into it.
+        trainable: a new one; the state of a resumed run is loaded into it.
         config: settings of the loop.
         folder: of the run.
-        about: further entries for the run's ``config.json``.
+        description: further entries for the run's ``config.json``.
         resume: continue the run in ``folder``.
 
     Returns:
         The number of updates done: fewer than ``config.steps`` if the run was stopped.
 
     Raises:
-        TrainingError: if the loss is not finite; the last checkpoint is kept. Else as ``run``.
+        TrainingError: if the loss or its gradient is not finite; the last checkpoint is kept. Else as ``run``.
     """
     job = _TrainingJob(trainable, config, folder)
-    run(job, folder, {"training": vars(config), **about}, resume)
+    run(job, folder, {"training": vars(config), **description}, resume)
     return job.step
 
 
@@ -128,12 +132,24 @@ class _TrainingJob:
 
     def __init__(self, trainable: Trainable, config: TrainingConfig, folder: Path) -> None:
         self._trainable, self._config, self._folder = trainable, config, folder
-        self.step, self.steps = 0, config.steps
-        device = next(trainable.model.parameters()).device
-        groups = _parameter_groups(trainable.model, config.weight_decay, trainable.slow)
-        self._optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.95))
-        self._parameters = dict(trainable.model.named_parameters())
-        self._precision = autocast(config.precision, device)
+        self._updater = Updater(
+            trainable.model,
+            config.learning_rate,
+            config.schedule,
+            config.clip_norm,
+            config.weight_decay,
+            trainable.slow,
+        )
+        self._device = next(trainable.model.parameters()).device
+        self._precision = autocast(config.precision, self._device)
+
+    @property
+    def step(self) -> int:
+        return self._updater.updates
+
+    @property
+    def steps(self) -> int:
+        return self._config.steps
 
     @property
     def finished(self) -> bool:
@@ -145,10 +161,9 @@ class _TrainingJob:
 
     def advance(self, log: Log, stop: Sized) -> None:
         metrics = self._update()
-        self.step += 1
         if self.finished:
             with self._precision:
-                self._trainable.finish()
+                self._trainable.after_training()
         if self.step % self._config.log_every == 0:
             log.write(self.step, metrics)
         if self.step % self._config.validate_every == 0 or self.finished:
@@ -158,7 +173,7 @@ class _TrainingJob:
     def save(self, folder: Path) -> None:
         tensors = add_prefix("model", self._trainable.model.state_dict())
         tensors |= add_prefix("trainable", self._trainable.state_dict())
-        tensors |= add_prefix("optimizer", optimizer_state_dict(self._optimizer, self._parameters))
+        tensors |= add_prefix("optimizer", self._updater.state_dict())
         save_state(folder, tensors, {"step": self.step})
 
     def load(self, folder: Path) -> None:
@@ -166,9 +181,7 @@ class _TrainingJob:
         try:
             self._trainable.model.load_state_dict(select_prefix("model", tensors))
             self._trainable.load_state_dict(select_prefix("trainable", tensors))
-            optimizer = select_prefix("optimizer", tensors)
-            load_optimizer_state_dict(self._optimizer, self._parameters, optimizer)
-            self.step = int(counters["step"])
+            self._updater.load_state_dict(select_prefix("optimizer", tensors), int(counters["step"]))
         except (RuntimeError, LookupError) as error:
             raise CheckpointError(f"{folder} does not fit the run's config.json: {error}") from error
 
@@ -177,23 +190,14 @@ class _TrainingJob:
 
     def _update(self) -> Metrics:
         config, model, step = self._config, self._trainable.model, self.step
-        torch.manual_seed(config.seed * 1_000_003 + step)
-        model.train()
-        with self._precision:
-            loss, metrics = self._trainable.loss(np.random.default_rng([config.seed, step]))
-        if not torch.isfinite(loss):
-            raise TrainingError(
-                f"the loss is {loss.item()} at step {step}; the last checkpoint is kept. "
-                f"Resume with a lower learning rate than {config.learning_rate}"
-            )
-        self._optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        norm = nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)
-        for group in self._optimizer.param_groups:
-            group["lr"] = group["factor"] * config.rate(step)
-        self._optimizer.step()
+        learning_rate = self._updater.learning_rate
+        with seeded_rng(config.seed * 1_000_003 + step, self._device):
+            model.train()
+            with self._precision:
+                loss, metrics = self._trainable.loss(np.random.default_rng([config.seed, step]))
+            norm = self._updater.update(loss)
         self._trainable.after_update()
-        return {"loss": loss.item(), **metrics, "gradient_norm": norm.item(), "learning_rate": config.rate(step)}
+        return {"loss": loss.item(), **metrics, "gradient_norm": norm, "learning_rate": learning_rate}
 
     def _validate(self) -> Metrics:
         self._trainable.model.eval()
@@ -203,19 +207,3 @@ class _TrainingJob:
         with torch.no_grad(), self._precision:
             metrics = self._trainable.validate(videos / f"{self.step:07d}")
         return {f"validation/{name}": value for name, value in metrics.items()}
-
-
-def _parameter_groups(model: nn.Module, weight_decay: float, slow: nn.Module | None) -> list[dict[str, Any]]:
-    """Weight decay on matrices only: none on norms, biases and embeddings; ``slow`` is a group of its own."""
-    apart = [] if slow is None else list(slow.parameters())
-    embeddings = {id(part.weight) for part in model.modules() if isinstance(part, nn.Embedding)}
-    taken = {id(parameter) for parameter in apart}
-    shared = [parameter for parameter in model.parameters() if parameter.requires_grad and id(parameter) not in taken]
-    decayed = [parameter for parameter in shared if parameter.ndim > 1 and id(parameter) not in embeddings]
-    rest = [parameter for parameter in shared if parameter.ndim < 2 or id(parameter) in embeddings]
-    groups = [
-        {"params": decayed, "weight_decay": weight_decay, "factor": 1.0},
-        {"params": rest, "weight_decay": 0.0, "factor": 1.0},
-        {"params": apart, "weight_decay": 0.0, "factor": SLOW_FACTOR},
-    ]
-    return [group for group in groups if group["params"]]

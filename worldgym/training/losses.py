@@ -7,9 +7,9 @@ from torch import Tensor, nn
 from worldgym.data.recordings import to_unit
 from worldgym.runs.log import Metrics
 from worldgym.tokenizer.base import Tokenizer
-from worldgym.training.codes import Coded
+from worldgym.training.encoded import EncodedBatch
 from worldgym.training.reward_head import reward_targets
-from worldgym.transformer.llama import Transformer
+from worldgym.transformer.transformer import Transformer
 
 SQUARED_WEIGHT = 10.0
 
@@ -21,12 +21,12 @@ def tokenizer_loss(model: Tokenizer, frames: Tensor, perceptual: nn.Module | Non
     error`` is used, which, like LPIPS, penalises a misplaced object more than a slight change of colour.
 
     Args:
-        model: in training mode its codebooks are updated too.
+        model: the tokenizer.
         frames: clips, uint8 ``[B, C + T, H, W, 3]``.
-        perceptual: distance of images, such as :class:`worldgym.metrics.lpips.LPIPS`.
+        perceptual: distance between images, such as :class:`worldgym.metrics.lpips.LPIPS`.
 
     Returns:
-        The loss and its parts.
+        The loss; and its parts as metrics.
     """
     context = model.layout.context_length
     real = to_unit(frames.to(next(model.parameters()).device))
@@ -43,21 +43,26 @@ def tokenizer_loss(model: Tokenizer, frames: Tensor, perceptual: nn.Module | Non
 
 
 def transformer_loss(
-    model: Transformer, batch: Coded, tokens: Tensor, targets: Tensor | None, reward_weight: float, transform: str
+    model: Transformer,
+    batch: EncodedBatch,
+    tokens: Tensor,
+    targets: Tensor | None,
+    reward_weight: float,
+    transform: str,
 ) -> tuple[Tensor, Metrics]:
     """Cross-entropy on the future frames' codes, and squared error of transformed rewards where they are predicted.
 
     Args:
         model: the transformer.
-        batch: segments in codes.
-        tokens: what is fed for them, int64 ``[B, N]``: their codes, with noise or without.
+        batch: encoded segments.
+        tokens: the input, int64 ``[B, N]``: the codes of the segments, with noise or without.
         targets: target distributions, float32 ``[B, T, n, K]``; None if each target is the true code alone.
-        reward_weight: of the squared error.
-        transform: of the rewards.
+        reward_weight: weight of the squared error.
+        transform: of the rewards, as in ``WorldModelConfig.reward_transform``.
 
     Returns:
-        The loss; ``cross_entropy``, ``divergence`` (the cross-entropy above the targets' own entropy) and
-        ``reward_error``.
+        The loss; and as metrics ``cross_entropy``, ``divergence`` (the cross-entropy minus the entropy of the targets)
+        and ``reward_error``.
     """
     layout = model.layout
     out = model(tokens, batch.actions, logits_from=layout.prefix_length)

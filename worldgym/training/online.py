@@ -1,35 +1,32 @@
 """A world model that is trained further on an agent's replay (paper, Algorithm 1 and Table 5).
 
-Tokenizer and transformer take turns on a stream of segments, in place: what the world model imagines follows its newest
-weights. The tokenizer changes meanwhile, so the codes of a segment are computed again for every update of the
-transformer. What an update samples is a function of the seed and the number of updates before it.
+Tokenizer and transformer take turns on a stream of segments. The world model is trained in place, so it imagines with
+its newest weights. The tokenizer changes meanwhile, so segments are encoded again for every update of the transformer.
+The random numbers of an update are a function of the seed and the number of updates before it.
 """
 
-import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from worldgym.data.recordings import Batch
-from worldgym.errors import CheckpointError, ConfigError, DataError, TrainingError
+from worldgym.data.recordings import Batch, check_batch
+from worldgym.errors import CheckpointError, ConfigError, DataError
 from worldgym.isolation import torch_defaults
 from worldgym.precision import Precision, autocast, check_precision
 from worldgym.runs.log import Metrics
-from worldgym.storage.optimizer import load_optimizer_state_dict, optimizer_state_dict
-from worldgym.storage.tensors import add_prefix, select_prefix
+from worldgym.storage.tensors import Tensors, add_prefix, select_prefix
 from worldgym.tokenizer.quantizer import load_state_for_resume, state_for_resume
 from worldgym.training.code_kernels import CodeKernels
-from worldgym.training.codes import Coded, encode
-from worldgym.training.initial import seeded, start_from_codebooks
-from worldgym.training.loop import SLOW_FACTOR
+from worldgym.training.encoded import EncodedBatch, encode_batch
+from worldgym.training.initial import initialise_from_codebooks
 from worldgym.training.losses import tokenizer_loss, transformer_loss
-from worldgym.training.reward_head import solve_rewards, start_from_rewards
+from worldgym.training.reward_head import fit_reward_head, initialise_reward_head
+from worldgym.training.seeding import seeded_rng
 from worldgym.training.tokenizer import sample_frames
-from worldgym.transformer.llama import Transformer
+from worldgym.training.updater import Updater
 from worldgym.world_model import WorldModel
 
 TOKENIZER, TRANSFORMER = PARTS = ("tokenizer", "transformer")
@@ -60,30 +57,31 @@ class OnlineConfig:
     """float32, bfloat16, or auto: bfloat16 where the hardware multiplies it. Narrow models are faster in float32."""
 
     def __post_init__(self) -> None:
-        if not self.learning_rate > 0 or not self.clip_norm > 0 or self.future_frames < 1:
-            raise ConfigError(f"learning_rate, clip_norm and future_frames must be above 0, got {self}")
-        if min(self.warmup_updates, self.label_width, self.noise_width, self.reward_weight) < 0:
-            raise ConfigError(
-                f"warmup_updates, label_width, noise_width and reward_weight must not be negative, got {self}"
-            )
+        for name in ("learning_rate", "clip_norm", "future_frames"):
+            if not getattr(self, name) > 0:
+                raise ConfigError(f"{name}: expected a number above 0, got {getattr(self, name)}")
+        for name in ("warmup_updates", "label_width", "noise_width", "reward_weight"):
+            if not getattr(self, name) >= 0:
+                raise ConfigError(f"{name}: expected a number of at least 0, got {getattr(self, name)}")
         if not 0 <= self.dropout < 1:
-            raise ConfigError(f"dropout must lie in [0, 1), got {self.dropout}")
+            raise ConfigError(f"dropout: expected a number in [0, 1), got {self.dropout}")
         check_precision(self.precision)
+
+    def warmup(self, updates: int) -> float:
+        """The factor of the learning rate after so many updates."""
+        return min(1.0, (updates + 1) / max(1, self.warmup_updates))
 
 
 class OnlineTrainer:
     """Trains a world model in place. Between updates the model is in evaluation mode and can imagine.
 
-    For a model from scratch, train its tokenizer first, then both in turn: the transformer is initialised from the
-    tokenizer's codes at its first update.
+    For a model with fresh weights, train the tokenizer first and then both in turn: the transformer is initialised from
+    the tokenizer's codes at its first update.
 
     Args:
         world_model: trained in place.
         config: settings; those of the paper unless given.
         seed: of everything that updates sample.
-
-    Attributes:
-        updates: number of updates of each part, ``"tokenizer"`` and ``"transformer"``.
 
     Raises:
         ConfigError: for a model that is action-free (see :func:`worldgym.training.initial.with_actions`),
@@ -92,20 +90,28 @@ class OnlineTrainer:
 
     @torch_defaults()
     def __init__(self, world_model: WorldModel, config: OnlineConfig | None = None, seed: int = 0) -> None:
-        about = world_model.config
-        if not about.action_dim:
+        if not world_model.config.action_dim:
             raise ConfigError("expected a world model that takes actions, got an action-free one: use with_actions()")
-        if about.goal_conditioned:
+        if world_model.config.goal_conditioned:
             raise ConfigError("expected a world model without a goal frame, got a goal-conditioned one")
         if world_model.dtype != torch.float32:
             raise ConfigError(f"expected weights in float32, got {world_model.dtype}: load the model as float32")
         self.world_model, self.config, self.seed = world_model, config or OnlineConfig(), seed
-        self.updates = dict.fromkeys(PARTS, 0)
-        self._modules: dict[str, nn.Module] = {TOKENIZER: world_model.tokenizer, TRANSFORMER: world_model.transformer}
-        self._optimizers = {name: _optimizer(module) for name, module in self._modules.items()}
+        self._modules = {TOKENIZER: world_model.tokenizer, TRANSFORMER: world_model.transformer}
+        rate, clip_norm = self.config.learning_rate, self.config.clip_norm
+        slow = {TOKENIZER: None, TRANSFORMER: world_model.transformer.reward_linear}
+        self._updaters = {
+            name: Updater(module, rate, self.config.warmup, clip_norm, slow=slow[name])
+            for name, module in self._modules.items()
+        }
         self._precision = autocast(self.config.precision, world_model.device)
         self._kernels = CodeKernels(self.config.label_width, self.config.noise_width)
         world_model.transformer.dropout = self.config.dropout
+
+    @property
+    def updates(self) -> dict[str, int]:
+        """Number of updates of each part, ``"tokenizer"`` and ``"transformer"``."""
+        return {name: updater.updates for name, updater in self._updaters.items()}
 
     @property
     def version(self) -> int:
@@ -114,23 +120,28 @@ class OnlineTrainer:
 
     @property
     def trained(self) -> bool:
-        """Whether the transformer was trained before it was given to this trainer, or by it."""
-        return self.world_model.trained or self.updates[TRANSFORMER] > 0
+        """Whether the transformer was trained, before it was given to this trainer or by it."""
+        return self.world_model.trained
 
     @property
     def segment_lengths(self) -> range:
         """Numbers of frames of the segments that both parts can be trained on."""
         layout, window = self.world_model.layout, self.world_model.config.transformer.max_positions
-        return range(
-            layout.context_length + self.config.future_frames, layout.context_length + layout.horizon(window) + 1
-        )
+        shortest = layout.context_length + self.config.future_frames
+        return range(shortest, layout.context_length + layout.horizon(window) + 1)
 
     def fit_tokenizer(self, batch: Batch) -> Metrics:
         """One update of the tokenizer, codebooks included, on the context and some later frames of each segment.
 
+        Args:
+            batch: segments; see :attr:`segment_lengths`.
+
+        Returns:
+            ``loss``, its parts and ``gradient_norm``.
+
         Raises:
             DataError: for segments that do not fit the model.
-            TrainingError: if loss or gradients are not finite; nothing is changed then.
+            TrainingError: if the loss or its gradient is not finite; nothing is changed then.
         """
         self._check(batch, self.config.future_frames)
         tokenizer, context = self.world_model.tokenizer, self.world_model.layout.context_length
@@ -143,134 +154,126 @@ class OnlineTrainer:
         return metrics
 
     def fit_transformer(self, batch: Batch) -> Metrics:
-        """One update of the transformer on segments in the current tokenizer's codes; raises as `fit_tokenizer`."""
+        """One update of the transformer on segments, encoded by the tokenizer as it is now.
+
+        Args:
+            batch: segments of the context and at least one frame.
+
+        Returns:
+            ``loss``, its parts and ``gradient_norm``.
+
+        Raises:
+            DataError: for segments that do not fit the model.
+            TrainingError: if the loss or its gradient is not finite; nothing is changed then.
+        """
         self._check(batch, 1)
         if not self.trained:
             self._initialise_transformer(batch)
         model, transform = self.world_model.transformer, self.world_model.config.reward_transform
 
         def loss(rng: np.random.Generator) -> tuple[Tensor, Metrics]:
-            coded, tokens = self._encode(batch, rng)
-            targets = self._kernels.targets(self._codebook, coded.future)
-            return transformer_loss(model, coded, tokens, targets, self.config.reward_weight, transform)
+            encoded, tokens = self._encode(batch, rng)
+            targets = self._kernels.targets(self._codebook, encoded.future)
+            return transformer_loss(model, encoded, tokens, targets, self.config.reward_weight, transform)
 
-        return self._update(TRANSFORMER, loss)
+        metrics = self._update(TRANSFORMER, loss)
+        self.world_model.trained = True
+        return metrics
 
     @torch_defaults()
     def refit_rewards(self, batches: Iterable[Batch]) -> None:
-        """Set the reward head to the ridge regression on these segments.
+        """Fit the reward head to segments by ridge regression.
 
-        They should hold several times as many future frames as the transformer is wide.
+        Args:
+            batches: segments, with several times as many future frames as the transformer is wide.
+
+        Raises:
+            DataError: for segments that do not fit the model.
         """
         rng = np.random.default_rng([self.seed, self.version])
         with self._precision:
-            encoded = (self._encode(batch, rng) for batch in batches)
-            solve_rewards(self.world_model.transformer, encoded, self.world_model.config.reward_transform)
+            encoded = (self._encode(self._check(batch, 1), rng) for batch in batches)
+            fit_reward_head(self.world_model.transformer, encoded, self.world_model.config.reward_transform)
 
-    def state_dict(self) -> dict[str, Tensor]:
-        """Weights, codebook statistics, optimizers and counters, as copies."""
-        tensors = {"updates": torch.tensor([self.updates[name] for name in PARTS], dtype=torch.int64, device="cpu")}
+    @torch_defaults()
+    def state_dict(self) -> Tensors:
+        """Weights, statistics of the codebooks, states of the optimizers and counters, as copies."""
+        counters = [int(self.trained), *self.updates.values()]
+        tensors = {"counters": torch.tensor(counters, dtype=torch.int64)}
         for name, module in self._modules.items():
             tensors |= add_prefix(f"{name}.weights", module.state_dict())
             tensors |= add_prefix(f"{name}.quantizers", state_for_resume(module))
-            state = optimizer_state_dict(self._optimizers[name], dict(module.named_parameters()))
-            tensors |= add_prefix(f"{name}.optimizer", state)
+            tensors |= add_prefix(f"{name}.optimizer", self._updaters[name].state_dict())
         return {name: value.detach().clone() for name, value in tensors.items()}
 
     @torch_defaults()
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Inverse of :meth:`state_dict`, for a trainer of the same model and settings.
 
+        Args:
+            state: the state.
+
         Raises:
             CheckpointError: if the tensors do not fit.
         """
         try:
-            counts = dict(zip(PARTS, (int(count) for count in state["updates"]), strict=True))
-            for name, module in self._modules.items():
+            trained, *counts = (int(count) for count in state["counters"])
+            for (name, module), count in zip(self._modules.items(), counts, strict=True):
                 module.load_state_dict(select_prefix(f"{name}.weights", state))
                 load_state_for_resume(module, select_prefix(f"{name}.quantizers", state))
-                optimizer = select_prefix(f"{name}.optimizer", state)
-                load_optimizer_state_dict(self._optimizers[name], dict(module.named_parameters()), optimizer)
+                self._updaters[name].load_state_dict(select_prefix(f"{name}.optimizer", state), count)
         except (KeyError, ValueError, RuntimeError) as error:
             raise CheckpointError(
                 f"expected the state of a trainer of this world model, got another: {error}"
             ) from error
-        self.updates = counts
+        self.world_model.trained = bool(trained)
 
     @torch_defaults()
     def _initialise_transformer(self, batch: Batch) -> None:
         """Initialise a fresh transformer from the tokenizer's codes and the rewards, before its first update."""
-        with seeded(self.seed, self.world_model.device):
-            start_from_codebooks(self.world_model.transformer, self.world_model.tokenizer)
-        start_from_rewards(self.world_model.transformer, batch.rewards, self.world_model.config.reward_transform)
+        with seeded_rng(self.seed, self.world_model.device):
+            initialise_from_codebooks(self.world_model.transformer, self.world_model.tokenizer)
+        initialise_reward_head(self.world_model.transformer, batch.rewards, self.world_model.config.reward_transform)
 
     @torch_defaults()
     def _update(self, name: str, loss: Loss) -> Metrics:
-        module, optimizer, count = self._modules[name], self._optimizers[name], self.updates[name]
-        with seeded(self.seed * 1_000_003 + count, self.world_model.device):
+        module, updater = self._modules[name], self._updaters[name]
+        rng = np.random.default_rng([self.seed, PARTS.index(name), updater.updates])
+        with seeded_rng(self.seed * 1_000_003 + updater.updates, self.world_model.device):
             module.train()
             try:
                 with self._precision:
-                    value, metrics = loss(np.random.default_rng([self.seed, PARTS.index(name), count]))
-                optimizer.zero_grad(set_to_none=True)
-                value.backward()
+                    value, metrics = loss(rng)
+                norm = updater.update(value)
             finally:
                 module.eval()
-        norm = nn.utils.clip_grad_norm_(module.parameters(), self.config.clip_norm)
-        if not math.isfinite(value.item()) or not math.isfinite(norm.item()):
-            raise TrainingError(
-                f"Training diverged at update {count} of the {name}: loss {value.item()}, gradient norm {norm.item()}. "
-                f"Restart from an earlier checkpoint, with a learning rate below {self.config.learning_rate}"
-            )
-        for group in optimizer.param_groups:
-            group["lr"] = group["factor"] * self._rate(count)
-        optimizer.step()
-        self.updates[name] += 1
-        return {"loss": value.item(), **metrics, "gradient_norm": norm.item()}
-
-    def _rate(self, count: int) -> float:
-        return self.config.learning_rate * min(1.0, (count + 1) / max(1, self.config.warmup_updates))
+        return {"loss": value.item(), **metrics, "gradient_norm": norm}
 
     @property
     def _codebook(self) -> Tensor:
         return self.world_model.tokenizer.codebooks()[1]
 
-    def _encode(self, batch: Batch, rng: np.random.Generator) -> tuple[Coded, Tensor]:
-        """Segments in codes, and the tokens that are fed for them."""
-        coded = encode(self.world_model.tokenizer, batch)
-        fed = self._kernels.with_noise(self._codebook, coded.future, rng)
-        return coded, self.world_model.layout.sequence(coded.context, fed)
+    def _encode(self, batch: Batch, rng: np.random.Generator) -> tuple[EncodedBatch, Tensor]:
+        """Encoded segments, and the transformer's input for them."""
+        encoded = encode_batch(self.world_model.tokenizer, batch)
+        codes = self._kernels.add_noise(self._codebook, encoded.future, rng)
+        return encoded, self.world_model.layout.sequence(encoded.context, codes)
 
-    def _check(self, batch: Batch, future_frames: int) -> None:
+    def _check(self, batch: Batch, future_frames: int) -> Batch:
         """Raise DataError unless the model can be trained on ``batch``, with at least ``future_frames``."""
-        about, layout = self.world_model.config, self.world_model.layout
-        side, shape = about.resolution, tuple(batch.frames.shape)
-        if len(shape) != 5 or not shape[0] or shape[2:] != (side, side, 3) or batch.frames.dtype != torch.uint8:
+        check_batch(batch)
+        config, layout = self.world_model.config, self.world_model.layout
+        side, (size, length, *shape) = config.resolution, batch.frames.shape
+        if not size or tuple(shape) != (side, side, 3):
             raise DataError(
-                f"expected segments of frames uint8 [batch, length, {side}, {side}, 3], got {batch.frames.dtype} "
-                f"{list(shape)}: record at the model's resolution"
+                f"expected segments of frames [batch, length, {side}, {side}, 3], got {list(batch.frames.shape)}: "
+                "record at the model's resolution"
             )
-        shortest, longest = layout.context_length + future_frames, self.segment_lengths[-1]
-        if not shortest <= shape[1] <= longest:
-            raise DataError(f"expected segments of {shortest} to {longest} frames, got {shape[1]}")
-        steps = (shape[0], shape[1] - 1)
-        actual, expected = (batch.actions.shape, batch.rewards.shape), ((*steps, about.action_dim), steps)
-        if tuple(map(tuple, actual)) != expected:
-            raise DataError(
-                f"expected actions {list(expected[0])} and rewards {list(expected[1])}, got {list(actual[0])} and "
-                f"{list(actual[1])}: one of each for every frame but the first"
-            )
+        shortest, longest = layout.context_length + future_frames, self.segment_lengths.stop - 1
+        if not shortest <= length <= longest:
+            raise DataError(f"expected segments of {shortest} to {longest} frames, got {length}")
+        if batch.actions.shape[2] != config.action_dim:
+            raise DataError(f"expected actions of length {config.action_dim}, got {batch.actions.shape[2]}")
         if not batch.actions.isfinite().all() or not batch.rewards.isfinite().all():
             raise DataError("expected finite actions and rewards, got others: remove the episode that holds them")
-
-
-def _optimizer(module: nn.Module) -> torch.optim.Optimizer:
-    """Adam for all weights but codebooks, which are moving averages; the reward head learns slowly, as offline."""
-    head = module.reward_linear if isinstance(module, Transformer) else None
-    slow = [] if head is None else list(head.parameters())
-    taken = {id(weight) for weight in slow}
-    shared = [weight for weight in module.parameters() if weight.requires_grad and id(weight) not in taken]
-    groups: list[dict[str, Any]] = [{"params": shared, "factor": 1.0}]
-    if slow:
-        groups.append({"params": slow, "factor": SLOW_FACTOR})
-    return torch.optim.Adam(groups, betas=(0.9, 0.95))
+        return batch

@@ -1,4 +1,4 @@
-"""The reward head of a transformer: its targets, its start, and solving for it by ridge regression."""
+"""The reward head of a transformer: its targets, its initial values, and fitting it by ridge regression."""
 
 from collections.abc import Iterable
 
@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from worldgym.symlog import symlog
-from worldgym.training.codes import Coded
-from worldgym.transformer.llama import Transformer
+from worldgym.training.encoded import EncodedBatch
+from worldgym.transformer.transformer import Transformer
 
 RIDGE = 1e-3
 
@@ -18,19 +18,25 @@ def reward_targets(rewards: Tensor, transform: str) -> Tensor:
 
 
 @torch.no_grad()
-def start_from_rewards(model: Transformer, rewards: Tensor, transform: str) -> None:
-    """Initialise the head to predict the mean reward; larger first errors would dominate those of the codes."""
+def initialise_reward_head(model: Transformer, rewards: Tensor, transform: str) -> None:
+    """Initialise the head to predict the mean reward. Otherwise its first errors would dominate those of the codes.
+
+    Args:
+        model: without a reward head nothing happens.
+        rewards: float32, any shape.
+        transform: of the rewards.
+    """
     if model.reward_linear is not None:
         model.reward_linear.bias.fill_(float(reward_targets(rewards, transform).mean()))
 
 
 @torch.no_grad()
-def solve_rewards(model: Transformer, batches: Iterable[tuple[Coded, Tensor]], transform: str) -> None:
+def fit_reward_head(model: Transformer, batches: Iterable[tuple[EncodedBatch, Tensor]], transform: str) -> None:
     """Set the reward head to the ridge regression of rewards on the transformer's hidden states.
 
     Args:
-        model: has a reward head; otherwise nothing happens.
-        batches: segments, and the tokens that are fed for them, int64 ``[B, N]``.
+        model: without a reward head nothing happens.
+        batches: encoded segments, each with its input, int64 ``[B, N]``.
         transform: of the rewards.
     """
     if model.reward_linear is None:
@@ -48,7 +54,15 @@ def solve_rewards(model: Transformer, batches: Iterable[tuple[Coded, Tensor]], t
 
 
 def ridge(features: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """Weights ``[D]`` and bias of the ridge regression of targets ``[N]`` on features ``[N, D]``."""
+    """Ridge regression.
+
+    Args:
+        features: ``[N, D]``.
+        targets: ``[N]``.
+
+    Returns:
+        Weights ``[D]`` and bias.
+    """
     centre, mean = features.mean(0), targets.mean()
     centred = features - centre
     identity = torch.eye(features.shape[1], dtype=features.dtype, device=features.device)

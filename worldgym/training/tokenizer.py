@@ -9,13 +9,19 @@ import torch
 from torch import Tensor
 
 from worldgym.data.recordings import Recordings, fixed_segments, to_uint8, to_unit
+from worldgym.errors import ConfigError
 from worldgym.metrics.pixels import psnr, squared_error
 from worldgym.reports.video import below, compared, enlarge, write_gif
 from worldgym.runs.log import Metrics
 from worldgym.tokenizer.base import Tokenizer, codes_perplexity
 from worldgym.tokenizer.quantizer import load_state_for_resume, state_for_resume
+from worldgym.training.checks import check_recordings
 from worldgym.training.losses import tokenizer_loss
-from worldgym.training.transformer import check_frame_shape
+
+VALIDATION_STARTS = (10, 40)  # first frames of the held-out segments
+VALIDATION_HORIZONS = (1, 5, 10, 16)
+VIDEO_ROWS = 6
+CHUNK = 16  # clips in a forward pass of the validation
 
 
 @dataclass(frozen=True)
@@ -27,9 +33,16 @@ class TokenizerTrainingConfig:
     future_frames: int = 6
     """Number of later frames."""
 
+    def __post_init__(self) -> None:
+        if not 1 <= self.future_frames < self.segment_length:
+            raise ConfigError(
+                f"future_frames: expected a number from 1 to segment_length - 1 = {self.segment_length - 1}, got "
+                f"{self.future_frames}"
+            )
 
-class TokenizerJob:
-    """:func:`worldgym.training.losses.tokenizer_loss` on clips of recordings: what the loop trains.
+
+class TokenizerTrainer:
+    """Trains a tokenizer on clips of recordings; a :class:`worldgym.training.loop.Trainable`.
 
     Args:
         model: the tokenizer.
@@ -37,11 +50,11 @@ class TokenizerJob:
         batch_size: clips in an update.
         recordings: to train on.
         held_out: to validate on.
-        perceptual: as in ``tokenizer_loss``.
+        perceptual: as for :func:`worldgym.training.losses.tokenizer_loss`.
 
     Raises:
-        ConfigError: if frames have another size than the model's.
-        DataError: if an episode is shorter than a segment.
+        ConfigError: if frames have another size than the model's, or segments are too short for the future frames.
+        DataError: if an episode is shorter than a segment, or no held-out episode is long enough to validate on.
     """
 
     def __init__(
@@ -54,14 +67,21 @@ class TokenizerJob:
         perceptual: torch.nn.Module | None = None,
     ) -> None:
         for part in (recordings, held_out):
-            check_frame_shape(part, model.resolution)
+            check_recordings(part, model.resolution)
+        if config.segment_length < model.layout.context_length + config.future_frames:
+            raise ConfigError(
+                f"segment_length: expected at least {model.layout.context_length} context frames and "
+                f"{config.future_frames} future frames, got {config.segment_length}"
+            )
         recordings.check_length(config.segment_length)
         self.model: Tokenizer = model
         self.slow: torch.nn.Module | None = None
         self.config, self.batch_size, self.perceptual = config, batch_size, perceptual
-        self.recordings, self.held_out = recordings, held_out
+        self.recordings = recordings
+        self._validation = fixed_segments(held_out, config.segment_length, VALIDATION_STARTS).batch.frames
 
     def loss(self, rng: np.random.Generator) -> tuple[Tensor, Metrics]:
+        """The loss of a batch of clips, and its parts."""
         batch = self.recordings.sample(rng, self.batch_size, self.config.segment_length)
         frames = sample_frames(rng, batch.frames, self.model.layout.context_length, self.config.future_frames)
         return tokenizer_loss(self.model, frames, self.perceptual)
@@ -69,34 +89,37 @@ class TokenizerJob:
     def after_update(self) -> None:
         self.model.update_codebooks()
 
-    def finish(self) -> None:
+    def after_training(self) -> None:
         pass
 
     def validate(self, video: Path) -> Metrics:
-        """Pooled PSNR by horizon, also of repeating the last context frame, and both codebooks' perplexity."""
-        context, length = self.model.layout.context_length, self.config.segment_length
-        real = to_unit(
-            fixed_segments(self.held_out, length, starts=(10, 40)).batch.frames.to(next(self.model.parameters()).device)
-        )
-        outs = [self.model(chunk) for chunk in real.split(16)]
+        """Compare held-out frames with their reconstructions.
+
+        Args:
+            video: where to write a video of real frames, reconstructions and differences, with the suffix ``.gif``.
+
+        Returns:
+            PSNR in dB of the pooled squared error of the context and by horizon, also of repeating the last context
+            frame; perplexity and number of used codes of both codebooks.
+        """
+        context, layout = self.model.layout.context_length, self.model.layout
+        real = to_unit(self._validation.to(next(self.model.parameters()).device))
+        outs = [self.model(chunk) for chunk in real.split(CHUNK)]
         future = torch.cat([out.future for out in outs]).float()
         errors = squared_error(future.clamp(0, 1), real[:, context:]).mean(dim=0)
-        still = squared_error(real[:, context - 1 : context], real[:, context:]).mean(dim=0)
+        last_frame = squared_error(real[:, context - 1 : context], real[:, context:]).mean(dim=0)
         context_frames = torch.cat([out.context for out in outs]).float().clamp(0, 1)
         metrics = {"psnr/context": psnr(float(squared_error(context_frames, real[:, :context]).mean()))}
-        for horizon in (h for h in (1, 5, 10, 16) if h <= length - context):
+        for horizon in (horizon for horizon in VALIDATION_HORIZONS if horizon <= len(errors)):
             metrics[f"psnr/{horizon}"] = psnr(float(errors[horizon - 1]))
-            metrics[f"psnr_last_frame/{horizon}"] = psnr(float(still[horizon - 1]))
-        layout = self.model.layout
+            metrics[f"psnr_last_frame/{horizon}"] = psnr(float(last_frame[horizon - 1]))
         for name, codes, size in (
             ("context", torch.cat([out.context_codes for out in outs]), layout.context_codes),
             ("dynamics", torch.cat([out.dynamics_codes for out in outs]), layout.dynamics_codes),
         ):
             metrics[f"perplexity/{name}"] = codes_perplexity(codes, size)
             metrics[f"codes_used/{name}"] = float(codes.unique().numel())
-        rows = np.linspace(0, len(real) - 1, 6).astype(int)
-        shown, made = (to_uint8(clip[rows]).cpu().numpy() for clip in (real[:, context:], future))
-        write_gif(video.with_suffix(".gif"), enlarge(below(*map(compared, shown, made)), 2))
+        _write_video(video, real[:, context:], future)
         return metrics
 
     def state_dict(self) -> dict[str, Tensor]:
@@ -110,7 +133,7 @@ def sample_frames(rng: np.random.Generator, frames: Tensor, context: int, count:
     """Sample frames of clips.
 
     Args:
-        rng: samples.
+        rng: source of randomness.
         frames: clips, ``[B, L, H, W, 3]``.
         context: number of first frames to keep.
         count: number of later frames to sample.
@@ -123,3 +146,10 @@ def sample_frames(rng: np.random.Generator, frames: Tensor, context: int, count:
     chosen = np.sort(later[:, :count], axis=1)
     picks = np.concatenate([np.tile(np.arange(context), (batch, 1)), chosen], axis=1)
     return frames[torch.arange(batch, device="cpu")[:, None], torch.from_numpy(picks)]
+
+
+def _write_video(path: Path, real: Tensor, predicted: Tensor) -> None:
+    """Some clips, float ``[B, T, 3, H, W]``, as rows of real frames, reconstructions and differences."""
+    rows = np.linspace(0, len(real) - 1, min(VIDEO_ROWS, len(real))).astype(int)
+    clips = (to_uint8(clip[rows]).cpu().numpy() for clip in (real, predicted))
+    write_gif(path.with_suffix(".gif"), enlarge(below(*map(compared, *clips)), 2))

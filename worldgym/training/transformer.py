@@ -14,14 +14,17 @@ from worldgym.errors import ConfigError
 from worldgym.reports.evaluation import evaluate
 from worldgym.runs.log import Metrics
 from worldgym.tokenizer.base import Tokenizer
+from worldgym.training.checks import check_recordings
 from worldgym.training.code_kernels import CodeKernels
-from worldgym.training.codes import Coded, encode
+from worldgym.training.encoded import EncodedBatch, encode_batch
 from worldgym.training.losses import transformer_loss
-from worldgym.training.reward_head import solve_rewards
-from worldgym.transformer.llama import Transformer
+from worldgym.training.reward_head import fit_reward_head
+from worldgym.transformer.transformer import Transformer
 from worldgym.world_model import WorldModel
 
-REWARD_BATCHES = 300  # for solving for the reward head
+REWARD_BATCHES = 300  # to which the reward head is fitted
+VALIDATION_STARTS = (10,)  # first frames of the held-out segments
+VALIDATION_HORIZONS = (1, 5, 10)
 
 
 @dataclass(frozen=True)
@@ -36,82 +39,108 @@ class TransformerTrainingConfig:
     """The target of a code is a Gaussian of this width over the codes around it, in code space; 0 is that code alone
     (paper)."""
     noise_width: float = 0.0
-    """The codes that are fed are sampled from such a Gaussian around the true ones, so that the model learns to
-    continue from its own small errors; 0 feeds the true ones (paper)."""
+    """The codes of the input are sampled from such a Gaussian around the true codes, so that the model learns to
+    continue from its own small errors; 0 uses the true codes (paper)."""
     dropout: float = 0.1
     """On attention weights (paper: 0.1)."""
     reward_weight: float = 1.0
     """Weight of the squared error of symlog rewards beside the cross-entropy (paper: 1)."""
 
+    def __post_init__(self) -> None:
+        if self.segment_length < 2 or self.start_stride < 1:
+            raise ConfigError(
+                f"expected a segment_length of at least 2 and a start_stride of at least 1, got {self.segment_length} "
+                f"and {self.start_stride}"
+            )
+        if not min(self.label_width, self.noise_width, self.reward_weight) >= 0 or not 0 <= self.dropout < 1:
+            raise ConfigError(
+                f"expected label_width, noise_width and reward_weight of at least 0 and dropout in [0, 1), got {self}"
+            )
 
-class TransformerJob:
-    """Cross-entropy on the future frames' codes and squared error on symlog rewards: what the loop trains.
+
+class TransformerTrainer:
+    """Trains a transformer on the codes of recordings; a :class:`worldgym.training.loop.Trainable`.
+
+    The loss is :func:`worldgym.training.losses.transformer_loss`.
 
     Args:
         model: the transformer.
-        tokenizer: trained; fixed from here on.
-        about: of the world model that both make.
+        tokenizer: a trained one; it is not changed.
+        world_config: configuration of the world model of both.
         config: how sequences are sampled.
         batch_size: segments in an update.
         recordings: to train on.
         held_out: to validate on.
 
     Raises:
-        ConfigError: if the recordings have other actions or frame sizes than the model.
-        DataError: if an episode is shorter than a segment.
+        ConfigError: if the recordings have other actions or frame sizes than the model, or segments do not fit its
+            context and position window.
+        DataError: if an episode is shorter than a segment, or no held-out episode is long enough to validate on.
     """
 
     def __init__(
         self,
         model: Transformer,
         tokenizer: Tokenizer,
-        about: WorldModelConfig,
+        world_config: WorldModelConfig,
         config: TransformerTrainingConfig,
         batch_size: int,
         recordings: Recordings,
         held_out: Recordings,
     ) -> None:
         for part in (recordings, held_out):
-            check_frame_shape(part, about.resolution)
-            if part.action_dim != about.action_dim:
-                raise ConfigError(
-                    f"expected recordings with {about.action_dim} actions, got {part.action_dim} in {part.folder}"
-                )
+            check_recordings(part, world_config.resolution, world_config.action_dim)
+        context, window = world_config.context_length, world_config.transformer.max_positions
+        longest = context + world_config.layout.horizon(window)
+        if not context < config.segment_length <= longest:
+            raise ConfigError(
+                f"segment_length: expected {context + 1} to {longest} frames, which max_positions={window} allows, got "
+                f"{config.segment_length}"
+            )
         recordings.check_length(config.segment_length)
-        self.model, self.tokenizer, self.about = model, tokenizer.eval().requires_grad_(False), about
+        self.model, self.tokenizer, self.world_config = model, tokenizer.eval().requires_grad_(False), world_config
         self.config, self.batch_size = config, batch_size
-        self.recordings, self.held_out = recordings, held_out
+        self.recordings = recordings
+        self._validation = fixed_segments(held_out, config.segment_length, VALIDATION_STARTS)
         self.model.dropout = config.dropout
-        # One output over hundreds of inputs that are correlated: at the full rate it oscillates.
+        # The head has one output and hundreds of correlated inputs: at the full learning rate it oscillates.
         self.slow = model.reward_linear
-        self._coded: dict[tuple[int, int], Coded] = {}
+        self._encoded: dict[tuple[int, int], EncodedBatch] = {}
         self.kernels = CodeKernels(config.label_width, config.noise_width)
 
     def loss(self, rng: np.random.Generator) -> tuple[Tensor, Metrics]:
+        """The loss of a batch of segments, and its parts."""
         batch, tokens = self._sample(rng)
         targets = self.kernels.targets(self._codebook, batch.future)
         weight = self.config.reward_weight
-        return transformer_loss(self.model, batch, tokens, targets, weight, self.about.reward_transform)
+        return transformer_loss(self.model, batch, tokens, targets, weight, self.world_config.reward_transform)
 
     def after_update(self) -> None:
         pass
 
-    def finish(self) -> None:
-        """Solve for the reward head that fits the trained transformer best."""
+    def after_training(self) -> None:
+        """Fit the reward head to the trained transformer by ridge regression."""
         batches = (self._sample(np.random.default_rng([REWARD_BATCHES, index])) for index in range(REWARD_BATCHES))
-        solve_rewards(self.model, batches, self.about.reward_transform)
+        fit_reward_head(self.model, batches, self.world_config.reward_transform)
 
     def validate(self, video: Path) -> Metrics:
-        """Closed-loop metrics on held-out segments, greedy; a video of real frames, imagined ones and differences."""
-        world_model = WorldModel(self.about, self.tokenizer, self.model)
+        """Compare held-out segments with what the world model imagines under their actions, with greedy sampling.
+
+        Args:
+            video: where to write a video of real frames, imagined ones and differences, with the suffix ``.gif``.
+
+        Returns:
+            PSNR in dB and R² of the rewards by horizon, and the PSNR of repeating the last context frame.
+        """
+        world_model = WorldModel(self.world_config, self.tokenizer, self.model)
         horizon = self.config.segment_length - self.model.layout.context_length
-        segments = fixed_segments(self.held_out, self.config.segment_length, starts=(10,))
-        result = evaluate(world_model, segments, {"greedy": Sampling(top_k=1)}, video.with_suffix(".gif"))
+        samplings = {"greedy": Sampling(top_k=1)}
+        result = evaluate(world_model, self._validation, samplings, video.with_suffix(".gif"))["all"]
         metrics: Metrics = {}
-        for step in (h for h in (1, 5, 10) if h <= horizon):
+        for step in (step for step in VALIDATION_HORIZONS if step <= horizon):
             for name in ("psnr", "reward_r2"):
-                metrics[f"greedy/{name}/{step}"] = result["all"]["greedy"][name][step - 1]
-            metrics[f"last_frame/psnr/{step}"] = result["all"]["last_frame"]["psnr"][step - 1]
+                metrics[f"greedy/{name}/{step}"] = result["greedy"][name][step - 1]
+            metrics[f"last_frame/psnr/{step}"] = result["last_frame"]["psnr"][step - 1]
         return metrics
 
     def state_dict(self) -> dict[str, Tensor]:
@@ -124,44 +153,31 @@ class TransformerJob:
     def _codebook(self) -> Tensor:
         return self.tokenizer.codebooks()[1]
 
-    def _sample(self, rng: np.random.Generator) -> tuple[Coded, Tensor]:
-        """A batch, and the tokens that are fed for it: its codes with noise, int64 ``[B, N]``."""
-        batch = self._coded_batch([self._sample_key(rng) for _ in range(self.batch_size)])
-        fed = self.kernels.with_noise(self._codebook, batch.future, rng)
-        return batch, self.model.layout.sequence(batch.context, fed)
+    def _sample(self, rng: np.random.Generator) -> tuple[EncodedBatch, Tensor]:
+        """A batch, and the transformer's input for it: its codes with noise, int64 ``[B, N]``."""
+        batch = self._encode([self._sample_key(rng) for _ in range(self.batch_size)])
+        codes = self.kernels.add_noise(self._codebook, batch.future, rng)
+        return batch, self.model.layout.sequence(batch.context, codes)
 
     def _sample_key(self, rng: np.random.Generator) -> tuple[int, int]:
         """An episode and the frame where a segment starts."""
         episode = int(rng.integers(len(self.recordings.episodes)))
-        room = self.recordings.episodes[episode].shape[0] - self.config.segment_length
-        return episode, self.config.start_stride * int(rng.integers(room // self.config.start_stride + 1))
+        last = self.recordings.episodes[episode].shape[0] - self.config.segment_length
+        return episode, self.config.start_stride * int(rng.integers(last // self.config.start_stride + 1))
 
-    def _coded_batch(self, keys: list[tuple[int, int]]) -> Coded:
-        """The codes of segments; those that were not used before are computed one by one.
+    def _encode(self, keys: list[tuple[int, int]]) -> EncodedBatch:
+        """The codes of segments. Segments that were not used before are encoded one by one.
 
-        In one batch this would be faster, but rounding would depend on which other segments are in the batch: a resumed
-        run, which has no codes yet, could compute another code.
+        In one batch this would be faster, but rounding would depend on the other segments of the batch: a resumed run,
+        which has encoded none yet, could get another code.
         """
         for key in keys:
-            if key not in self._coded:
+            if key not in self._encoded:
                 segment = self.recordings.segment(*key, self.config.segment_length)
-                coded = encode(self.tokenizer, to_batch([segment]))
-                kept = coded._replace(context=coded.context.short(), future=coded.future.short())
-                self._coded[key] = Coded(*(tensor[0].cpu().clone() for tensor in kept))
+                encoded = encode_batch(self.tokenizer, to_batch([segment]))
+                stored = encoded._replace(context=encoded.context.int(), future=encoded.future.int())
+                self._encoded[key] = EncodedBatch(*(tensor[0].cpu().clone() for tensor in stored))
         device = next(self.model.parameters()).device
-        chosen = [self._coded[key] for key in keys]
+        chosen = [self._encoded[key] for key in keys]
         context, future, actions, rewards = (torch.stack(tensors).to(device) for tensors in zip(*chosen, strict=True))
-        return Coded(context.long(), future.long(), actions, rewards)
-
-
-def check_frame_shape(recordings: Recordings, resolution: int) -> None:
-    """Check the size of recorded frames.
-
-    Raises:
-        ConfigError: unless frames are ``[resolution, resolution, 3]``.
-    """
-    if tuple(recordings.frame_shape) != (resolution, resolution, 3):
-        raise ConfigError(
-            f"expected frames of {resolution} x {resolution} pixels, got {list(recordings.frame_shape)} in "
-            f"{recordings.folder}: record at this resolution, or choose a recipe for the recordings' size"
-        )
+        return EncodedBatch(context.long(), future.long(), actions, rewards)

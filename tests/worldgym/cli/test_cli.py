@@ -145,7 +145,7 @@ def test_stopped_training_says_how_to_continue(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(f"worldgym.training.recipe.train_{part}", lambda *given: reached)
+    monkeypatch.setattr(f"worldgym.training.runs.train_{part}", lambda *given: reached)
     monkeypatch.setattr("worldgym.cli.train._recipe", lambda name: RECIPE)
     data = f"--data {synthetic_recordings} --held-out {synthetic_recordings} --out {tmp_path} --steps 9 --device cpu"
     more = f" --tokenizer {tmp_path}" if part == "transformer" else ""

@@ -89,7 +89,7 @@ def recipe_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
         },
     }
     path = tmp_path_factory.mktemp("recipe") / "recipe.json"
-    path.write_text(json.dumps(recipe))
+    path.write_text(json.dumps(recipe), encoding="utf-8")
     return path
 
 
@@ -103,7 +103,7 @@ def tokenizer_run(tmp_path_factory: pytest.TempPathFactory, recipe: Recipe, toy_
     """A tokenizer trained for a few steps; its folder is not to be written to."""
     import torch
 
-    from worldgym.training.recipe import train_tokenizer
+    from worldgym.training.runs import train_tokenizer
 
     folder = tmp_path_factory.mktemp("runs") / "tokenizer"
     parts = (Recordings(toy_data / name) for name in ("train", "held-out"))

@@ -14,17 +14,10 @@ from worldgym.data.recordings import Recordings
 from worldgym.errors import CheckpointError, ConfigError, DataError, WorldGymError
 from worldgym.reports.commands import training_commands
 from worldgym.runs.checkpoint import newest_checkpoint
-from worldgym.training.recipe import (
-    Recipe,
-    export,
-    load_recipe,
-    load_tokenizer_run,
-    load_world_model_run,
-    recipe_from_dict,
-    recipe_to_dict,
-    train_tokenizer,
-    train_transformer,
-)
+from worldgym.training.export import export
+from worldgym.training.recipe import Recipe, load_recipe, recipe_from_dict, recipe_to_dict
+from worldgym.training.runs import train_tokenizer, train_transformer
+from worldgym.training.trained import load_tokenizer_run, load_world_model_run
 
 CPU = torch.device("cpu")
 
@@ -72,15 +65,15 @@ def test_invalid_recipe_names_the_entry(recipe: Recipe, change: dict[str, Any], 
 
 
 def test_file_that_is_no_recipe_raises(tmp_path: Path) -> None:
-    (tmp_path / "recipe.json").write_text("{")
+    (tmp_path / "recipe.json").write_text("{", encoding="utf-8")
     with pytest.raises(ConfigError, match=r"recipe\.json"):
         load_recipe(tmp_path / "recipe.json")
     with pytest.raises(ConfigError, match="nowhere"):
         load_recipe(tmp_path / "nowhere")
-    (tmp_path / "recipe.json").write_text("[]")
+    (tmp_path / "recipe.json").write_text("[]", encoding="utf-8")
     with pytest.raises(ConfigError, match="must hold a JSON object, got list"):
         load_recipe(tmp_path / "recipe.json")
-    (tmp_path / "recipe.json").write_text("{}")
+    (tmp_path / "recipe.json").write_text("{}", encoding="utf-8")
     with pytest.raises(ConfigError, match="'tokenizer' and 'transformer'"):
         load_recipe(tmp_path / "recipe.json")
 
@@ -90,7 +83,7 @@ def test_export_of_two_runs(
 ) -> None:
     export(tokenizer_run, transformer_run, held_out, tmp_path, Sampling(0.3, 50))
     model = WorldModel.from_pretrained(tmp_path)
-    trained, _, _ = load_world_model_run(tokenizer_run, transformer_run)
+    trained = load_world_model_run(tokenizer_run, transformer_run).world_model
     for name, value in trained.transformer.state_dict().items():
         torch.testing.assert_close(model.transformer.state_dict()[name], value, rtol=1e-3, atol=1e-4)
     config = model.config
@@ -108,9 +101,9 @@ def test_recordings_of_the_tokenizer_alone_are_noted_and_not_held_out(
     other = shutil.copytree(tokenizer_run, tmp_path / "other")
 
     def trained_on(first_seed: int) -> None:
-        described = json.loads((tokenizer_run / "config.json").read_text())
+        described = json.loads((tokenizer_run / "config.json").read_text(encoding="utf-8"))
         described["data"]["seeds"]["push"]["random"] = f"{first_seed}-{first_seed + 7}"
-        (other / "config.json").write_text(json.dumps(described))
+        (other / "config.json").write_text(json.dumps(described), encoding="utf-8")
 
     trained_on(100)
     with pytest.raises(DataError, match="not used in training"):
@@ -130,7 +123,7 @@ def test_transformer_needs_its_own_tokenizer(
 ) -> None:
     training = dataclasses.replace(recipe.tokenizer.training, steps=1)
     train_tokenizer(dataclasses.replace(recipe.tokenizer, training=training), recordings, held_out, tmp_path, CPU)
-    with pytest.raises(CheckpointError, match="was not trained on the codes of"):
+    with pytest.raises(CheckpointError, match="expected a transformer that was trained on the codes of"):
         load_world_model_run(tmp_path, transformer_run)
 
 
@@ -143,9 +136,9 @@ def test_unfinished_runs_are_refused(
     tmp_path: Path,
 ) -> None:
     broken = shutil.copytree(tokenizer_run, tmp_path / "broken")
-    described = json.loads((broken / "config.json").read_text())
+    described = json.loads((broken / "config.json").read_text(encoding="utf-8"))
     described["training"]["steps"] = 9
-    (broken / "config.json").write_text(json.dumps(described))
+    (broken / "config.json").write_text(json.dumps(described), encoding="utf-8")
     with pytest.raises(CheckpointError, match=r"step 6 of 9.*--resume"):
         train_transformer(recipe.transformer, broken, recordings, held_out, tmp_path / "run", CPU)
     for runs in ((broken, transformer_run), (tokenizer_run, broken)):
@@ -156,7 +149,7 @@ def test_unfinished_runs_are_refused(
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"tokenizer": {"type": ["x"]}}', '{"tokenizer": 3}'])
 def test_run_with_damaged_settings_raises(tmp_path: Path, text: str) -> None:
-    (tmp_path / "config.json").write_text(text)
+    (tmp_path / "config.json").write_text(text, encoding="utf-8")
     with pytest.raises(WorldGymError, match=str(tmp_path)):
         load_tokenizer_run(tmp_path)
 
@@ -174,14 +167,14 @@ def test_training_episodes_are_not_held_out(
 def test_folder_without_a_run_raises(tmp_path: Path, tokenizer_run: Path) -> None:
     with pytest.raises(CheckpointError, match="nowhere"):
         load_tokenizer_run(tmp_path / "nowhere")
-    with pytest.raises(CheckpointError, match="tokenizer_fingerprint"):
+    with pytest.raises(CheckpointError, match="tokenizer_digest"):
         load_world_model_run(tokenizer_run, tokenizer_run)
 
 
 def test_weights_that_do_not_fit_the_run_raise(tokenizer_run: Path, tmp_path: Path) -> None:
-    described = json.loads((tokenizer_run / "config.json").read_text())
+    described = json.loads((tokenizer_run / "config.json").read_text(encoding="utf-8"))
     described["tokenizer"]["width"] = 16
-    (tmp_path / "config.json").write_text(json.dumps(described))
+    (tmp_path / "config.json").write_text(json.dumps(described), encoding="utf-8")
     shutil.copytree(newest_checkpoint(tokenizer_run), tmp_path / "checkpoint-000001")
     with pytest.raises(CheckpointError, match=r"do not fit its config\.json"):
         load_tokenizer_run(tmp_path)

@@ -9,36 +9,36 @@ import torch
 from worldgym.config import WorldModelConfig
 from worldgym.data.recordings import Recordings
 from worldgym.errors import ConfigError, DataError
-from worldgym.symlog import symlog
 from worldgym.training.code_kernels import CodeKernels, code_kernel
-from worldgym.training.initial import start_from_codebooks
+from worldgym.training.initial import initialise_from_codebooks
 from worldgym.training.loop import TrainingConfig, train
-from worldgym.training.recipe import Recipe, load_tokenizer_run
+from worldgym.training.recipe import Recipe
 from worldgym.training.reward_head import ridge
-from worldgym.training.transformer import TransformerJob
-from worldgym.transformer.llama import Transformer
+from worldgym.training.trained import load_tokenizer_run
+from worldgym.training.transformer import TransformerTrainer, TransformerTrainingConfig
+from worldgym.transformer.transformer import Transformer
 
 
-def make_job(
+def make_trainer(
     recipe: Recipe, tokenizer_run: Path, recordings: Recordings, held_out: Recordings, noise_width: float = 0.0
-) -> TransformerJob:
+) -> TransformerTrainer:
     config, tokenizer, _ = load_tokenizer_run(tokenizer_run)
-    about = WorldModelConfig(config, recipe.transformer.model, action_dim=2, reward=True)
+    world_config = WorldModelConfig(config, recipe.transformer.model, action_dim=2, reward=True)
     torch.manual_seed(0)
-    model = Transformer(about.transformer, about.layout, 2, reward=True)
+    model = Transformer(world_config.transformer, world_config.layout, 2, reward=True)
     settings = dataclasses.replace(recipe.transformer.job, noise_width=noise_width)
-    return TransformerJob(model, tokenizer, about, settings, 8, recordings, held_out)
+    return TransformerTrainer(model, tokenizer, world_config, settings, 8, recordings, held_out)
 
 
 @pytest.fixture
-def job(recipe: Recipe, tokenizer_run: Path, recordings: Recordings, held_out: Recordings) -> TransformerJob:
-    return make_job(recipe, tokenizer_run, recordings, held_out)
+def trainer(recipe: Recipe, tokenizer_run: Path, recordings: Recordings, held_out: Recordings) -> TransformerTrainer:
+    return make_trainer(recipe, tokenizer_run, recordings, held_out)
 
 
-def test_loss_falls_on_a_moving_square(job: TransformerJob, tmp_path: Path) -> None:
+def test_loss_falls_on_a_moving_square(trainer: TransformerTrainer, tmp_path: Path) -> None:
     config = TrainingConfig(60, 8, 3e-3, warmup_steps=5, log_every=1, validate_every=100, precision="float32")
-    train(job, config, tmp_path, {})
-    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    train(trainer, config, tmp_path, {})
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     for name in ("cross_entropy", "reward_error"):
         values = [line[name] for line in lines if name in line]
         assert np.mean(values[-5:]) < 0.8 * np.mean(values[:5])
@@ -47,59 +47,59 @@ def test_loss_falls_on_a_moving_square(job: TransformerJob, tmp_path: Path) -> N
     ].keys()
 
 
-def test_tokenizer_is_not_trained(job: TransformerJob) -> None:
-    loss, _ = job.loss(np.random.default_rng(0))
+def test_tokenizer_is_not_trained(trainer: TransformerTrainer) -> None:
+    loss, _ = trainer.loss(np.random.default_rng(0))
     loss.backward()
-    assert all(parameter.grad is None for parameter in job.tokenizer.parameters())
-    assert not job.tokenizer.training
+    assert all(parameter.grad is None for parameter in trainer.tokenizer.parameters())
+    assert not trainer.tokenizer.training
 
 
-def test_segments_start_at_multiples_of_the_stride_and_fit(job: TransformerJob) -> None:
+def test_segments_start_at_multiples_of_the_stride_and_fit(trainer: TransformerTrainer) -> None:
     rng = np.random.default_rng(0)
-    drawn = [job._sample_key(rng) for _ in range(300)]
+    drawn = [trainer._sample_key(rng) for _ in range(300)]
     assert {episode for episode, _ in drawn} == set(range(8))
     assert {start for _, start in drawn} == {0, 4, 8, 12, 16}  # of 25 frames a segment takes 8
 
 
-def test_codes_are_computed_once_and_independently_of_the_batch(job: TransformerJob) -> None:
-    together = job._coded_batch([(0, 0), (1, 4), (0, 0)])
-    alone = job._coded_batch([(1, 4)])
+def test_codes_are_computed_once_and_independently_of_the_batch(trainer: TransformerTrainer) -> None:
+    together = trainer._encode([(0, 0), (1, 4), (0, 0)])
+    alone = trainer._encode([(1, 4)])
     assert together.context.shape == (3, 2, 16)
     assert together.future.shape == (3, 6, 4)
     assert torch.equal(together.future[0], together.future[2])
     assert torch.equal(together.future[1:2], alone.future)
-    whole = job.recordings.episodes[1].load()
+    whole = trainer.recordings.episodes[1].load()
     np.testing.assert_array_equal(alone.actions[0].numpy(), whole.actions[5:11])
     np.testing.assert_array_equal(alone.rewards[0].numpy(), whole.rewards[5:11])
-    assert set(job._coded) == {(0, 0), (1, 4)}
+    assert set(trainer._encoded) == {(0, 0), (1, 4)}
 
 
 def test_noise_samples_codes_near_the_true_ones(
     recipe: Recipe, tokenizer_run: Path, recordings: Recordings, held_out: Recordings
 ) -> None:
-    noisy_job = make_job(recipe, tokenizer_run, recordings, held_out, noise_width=0.05)
+    trainer = make_trainer(recipe, tokenizer_run, recordings, held_out, noise_width=0.05)
     codes = torch.randint(32, (200, 6, 4), generator=torch.Generator().manual_seed(0))
-    noisy = noisy_job.kernels.with_noise(noisy_job._codebook, codes, np.random.default_rng(0))
-    kernel = code_kernel(noisy_job.tokenizer.codebooks()[1], 0.05)
+    noisy = trainer.kernels.add_noise(trainer._codebook, codes, np.random.default_rng(0))
+    kernel = code_kernel(trainer.tokenizer.codebooks()[1], 0.05)
     assert (kernel[codes, noisy] > 0).all()
     kept, expected = (noisy == codes).float().mean().item(), kernel.diagonal()[codes].mean().item()
     assert kept == pytest.approx(expected, abs=0.03)
 
 
-def test_without_width_the_true_codes_are_fed(job: TransformerJob) -> None:
+def test_without_width_the_input_has_the_true_codes(trainer: TransformerTrainer) -> None:
     codes = torch.zeros(2, 3, 4, dtype=torch.int64)
-    assert job.kernels.with_noise(job._codebook, codes, np.random.default_rng(0)) is codes
+    assert trainer.kernels.add_noise(trainer._codebook, codes, np.random.default_rng(0)) is codes
 
 
-def test_without_width_the_loss_is_the_cross_entropy_of_the_codes(job: TransformerJob) -> None:
-    job.model.eval()  # no dropout
-    _, metrics = job.loss(np.random.default_rng(0))
-    batch = job._coded_batch(
-        [job._sample_key(rng) for rng in [np.random.default_rng(0)] for _ in range(job.batch_size)]
+def test_without_width_the_loss_is_the_cross_entropy_of_the_codes(trainer: TransformerTrainer) -> None:
+    trainer.model.eval()  # no dropout
+    _, metrics = trainer.loss(np.random.default_rng(0))
+    batch = trainer._encode(
+        [trainer._sample_key(rng) for rng in [np.random.default_rng(0)] for _ in range(trainer.batch_size)]
     )
-    layout = job.model.layout
+    layout = trainer.model.layout
     tokens = layout.sequence(batch.context, batch.future)
-    out = job.model(tokens, batch.actions, logits_from=layout.prefix_length)
+    out = trainer.model(tokens, batch.actions, logits_from=layout.prefix_length)
     logits = layout.code_logits(out.logits)
     expected = torch.nn.functional.cross_entropy(logits.flatten(0, 2), batch.future.flatten())
     assert metrics["cross_entropy"] == pytest.approx(expected.item(), rel=1e-4)
@@ -140,47 +140,60 @@ def test_paper_targets_need_no_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
     codes = torch.tensor([[1, 5]])
     kernels = CodeKernels(label_width=0.0, noise_width=0.0)
     assert kernels.targets(torch.zeros(8192, 64), codes) is None
-    assert kernels.with_noise(torch.zeros(8192, 64), codes, np.random.default_rng(0)) is codes
+    assert kernels.add_noise(torch.zeros(8192, 64), codes, np.random.default_rng(0)) is codes
 
 
-def test_noise_is_fed_but_never_the_target(
+def test_noise_is_in_the_input_but_not_in_the_target(
     recipe: Recipe, tokenizer_run: Path, recordings: Recordings, held_out: Recordings
 ) -> None:
-    noisy_job = make_job(recipe, tokenizer_run, recordings, held_out, noise_width=10.0)
-    _, metrics = noisy_job.loss(np.random.default_rng(0))
+    trainer = make_trainer(recipe, tokenizer_run, recordings, held_out, noise_width=10.0)
+    _, metrics = trainer.loss(np.random.default_rng(0))
     rng = np.random.default_rng(0)
-    batch = noisy_job._coded_batch([noisy_job._sample_key(rng) for _ in range(noisy_job.batch_size)])
-    fed = noisy_job.kernels.with_noise(noisy_job._codebook, batch.future, rng)
-    assert not torch.equal(fed, batch.future)
-    layout = noisy_job.model.layout
-    out = noisy_job.model(layout.sequence(batch.context, fed), batch.actions, logits_from=layout.prefix_length)
+    batch = trainer._encode([trainer._sample_key(rng) for _ in range(trainer.batch_size)])
+    codes = trainer.kernels.add_noise(trainer._codebook, batch.future, rng)
+    assert not torch.equal(codes, batch.future)
+    layout = trainer.model.layout
+    out = trainer.model(layout.sequence(batch.context, codes), batch.actions, logits_from=layout.prefix_length)
     logits = layout.code_logits(out.logits).flatten(0, 2)
     expected = torch.nn.functional.cross_entropy(logits, batch.future.flatten())
     assert metrics["cross_entropy"] == pytest.approx(expected.item(), rel=1e-4)
 
 
-def test_symlog_by_hand() -> None:
-    torch.testing.assert_close(symlog(torch.tensor([0.0, torch.e - 1, 1 - torch.e])), torch.tensor([0.0, 1.0, -1.0]))
-
-
-def test_recordings_of_another_size_are_refused(
-    job: TransformerJob, synthetic_recordings: Path, held_out: Recordings
+def test_recordings_of_another_size_raise(
+    recipe: Recipe, tokenizer_run: Path, synthetic_recordings: Path, recordings: Recordings, held_out: Recordings
 ) -> None:
-    with pytest.raises(ConfigError, match=r"expected frames of 32 x 32 pixels, got \[64, 64, 3\]"):
-        TransformerJob(job.model, job.tokenizer, job.about, job.config, 8, Recordings(synthetic_recordings), held_out)
+    other = Recordings(synthetic_recordings)
+    for parts in ((other, held_out), (recordings, other)):
+        with pytest.raises(ConfigError, match=r"recordings\d*: expected frames of 32 x 32 pixels.*got 64 x 64"):
+            make_trainer(recipe, tokenizer_run, *parts)
 
 
-def test_episode_shorter_than_a_segment_raises(job: TransformerJob, held_out: Recordings) -> None:
-    settings = dataclasses.replace(job.config, segment_length=26)
+@pytest.mark.parametrize("length", [2, 13])
+def test_segments_that_do_not_fit_the_window_raise(trainer: TransformerTrainer, length: int) -> None:
+    config = dataclasses.replace(trainer.config, segment_length=length)
+    with pytest.raises(ConfigError, match=rf"expected 3 to 12 frames.*max_positions=84 allows, got {length}"):
+        rebuild(trainer, config, trainer.world_config)
+
+
+def test_episode_shorter_than_a_segment_raises(trainer: TransformerTrainer) -> None:
+    config = dataclasses.replace(trainer.config, segment_length=26)
+    wide = dataclasses.replace(trainer.world_config.transformer, max_positions=1000)
     with pytest.raises(DataError, match=r"0\.safetensors: expected at least 26 frames.*got 25"):
-        TransformerJob(job.model, job.tokenizer, job.about, settings, 8, job.recordings, held_out)
+        rebuild(trainer, config, dataclasses.replace(trainer.world_config, transformer=wide))
 
 
-def test_near_codes_start_with_near_embeddings_and_output_vectors(job: TransformerJob) -> None:
-    start_from_codebooks(job.model, job.tokenizer)
-    codebook, ids = job.tokenizer.codebooks()[1], job.model.layout.dynamics_ids
+def rebuild(
+    trainer: TransformerTrainer, config: TransformerTrainingConfig, world_config: WorldModelConfig
+) -> TransformerTrainer:
+    parts = trainer.model, trainer.tokenizer
+    return TransformerTrainer(*parts, world_config, config, 8, trainer.recordings, trainer.recordings)
+
+
+def test_near_codes_start_with_near_embeddings_and_output_vectors(trainer: TransformerTrainer) -> None:
+    initialise_from_codebooks(trainer.model, trainer.tokenizer)
+    codebook, ids = trainer.tokenizer.codebooks()[1], trainer.model.layout.dynamics_ids
     apart = torch.cdist(codebook, codebook)
-    for weight in (job.model.llm.model.embed_tokens.weight, job.model.llm.lm_head.weight):
+    for weight in (trainer.model.llm.model.embed_tokens.weight, trainer.model.llm.lm_head.weight):
         learned = torch.cdist(weight[ids], weight[ids])
         assert np.corrcoef(apart.flatten().numpy(), learned.detach().flatten().numpy())[0, 1] > 0.7
 
@@ -192,11 +205,11 @@ def test_ridge_finds_the_line() -> None:
     assert bias.item() == pytest.approx(3, abs=0.01)
 
 
-def test_finish_solves_for_the_reward_head(job: TransformerJob) -> None:
+def test_reward_head_is_fitted_after_training(trainer: TransformerTrainer) -> None:
     def error() -> float:
         rng = np.random.default_rng(5)
-        return float(np.mean([job.loss(rng)[1]["reward_error"] for _ in range(10)]))
+        return float(np.mean([trainer.loss(rng)[1]["reward_error"] for _ in range(10)]))
 
     before = error()
-    job.finish()
+    trainer.after_training()
     assert error() < 0.9 * before

@@ -1,4 +1,4 @@
-"""Segments in codes: what a transformer is trained on."""
+"""Encoded segments, on which a transformer is trained."""
 
 from typing import NamedTuple
 
@@ -9,8 +9,8 @@ from worldgym.data.recordings import Batch, to_unit
 from worldgym.tokenizer.base import Tokenizer
 
 
-class Coded(NamedTuple):
-    """Segments in codes, with the actions and rewards that lead to the future frames.
+class EncodedBatch(NamedTuple):
+    """Segments as codes, with the actions and rewards of the steps to the future frames.
 
     Attributes:
         context: int64 ``[B, C, n]``.
@@ -26,11 +26,19 @@ class Coded(NamedTuple):
 
 
 @torch.no_grad()
-def encode(tokenizer: Tokenizer, batch: Batch) -> Coded:
-    """Encode segments, on the tokenizer's device."""
+def encode_batch(tokenizer: Tokenizer, batch: Batch) -> EncodedBatch:
+    """Encode segments.
+
+    Args:
+        tokenizer: in evaluation mode.
+        batch: the segments.
+
+    Returns:
+        The encoded segments, on the tokenizer's device.
+    """
     split, device = tokenizer.layout.context_length, next(tokenizer.parameters()).device
     frames = to_unit(batch.frames.to(device))
     context, features = tokenizer.encode_context(frames[:, :split])
     future = tokenizer.encode_future(frames[:, split:], features)
     actions, rewards = (values[:, split - 1 :].to(device) for values in (batch.actions, batch.rewards))
-    return Coded(context, future, actions, rewards)
+    return EncodedBatch(context, future, actions, rewards)

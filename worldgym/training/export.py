@@ -1,0 +1,51 @@
+"""Making a checkpoint from the runs of a tokenizer and a transformer."""
+
+import dataclasses
+from pathlib import Path
+
+import torch
+
+from worldgym.config import Sampling, WorldModelConfig
+from worldgym.data.recordings import Recordings
+from worldgym.data.summary import check_held_out, summarise
+from worldgym.storage.files import atomic_folder, atomic_json
+from worldgym.training.recipe import RECIPE, recipe_to_dict
+from worldgym.training.trained import check_finished, load_world_model_run
+from worldgym.world_model import WorldModel
+
+
+def export(
+    tokenizer_run: Path, transformer_run: Path, held_out: Recordings, folder: Path, sampling: Sampling
+) -> WorldModelConfig:
+    """Write a checkpoint in half precision, with its recipe but without start states.
+
+    Args:
+        tokenizer_run: folder of the tokenizer's run.
+        transformer_run: folder of the transformer's run.
+        held_out: recordings that neither run was trained on.
+        folder: of the checkpoint.
+        sampling: how its environments sample tokens.
+
+    Returns:
+        The checkpoint's configuration.
+
+    Raises:
+        CheckpointError: if a run is not finished, the transformer was trained with another tokenizer, or half precision
+            cannot represent a weight; ``folder`` is unchanged then.
+        DataError: if an episode was not held out.
+    """
+    check_finished(tokenizer_run)
+    check_finished(transformer_run)
+    trained = load_world_model_run(tokenizer_run, transformer_run)
+    for summary in (trained.data, trained.tokenizer_data):
+        check_held_out(summary, held_out)
+    training_data = {"trained_on": trained.data, "held_out": summarise(held_out)}
+    if trained.tokenizer_data != trained.data:
+        training_data["tokenizer_trained_on"] = trained.tokenizer_data
+    model = trained.world_model
+    config = dataclasses.replace(model.config, training_data=training_data, sampling=sampling)
+    with atomic_folder(folder) as temporary:
+        WorldModel(config, model.tokenizer, model.transformer).save_pretrained(temporary, dtype=torch.float16)
+        WorldModel.from_pretrained(temporary)  # fails if half precision cannot represent a weight
+        atomic_json(temporary / RECIPE, recipe_to_dict(trained.recipe))
+    return config

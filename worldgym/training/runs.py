@@ -1,0 +1,127 @@
+"""Runs that train a tokenizer or a transformer by a recipe. A run's ``config.json`` describes its model and data."""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from worldgym.config import WorldModelConfig, to_dict
+from worldgym.data.recordings import Recordings
+from worldgym.data.summary import check_held_out, summarise
+from worldgym.isolation import torch_defaults
+from worldgym.tokenizer import build_tokenizer
+from worldgym.training.initial import initialise_from_codebooks
+from worldgym.training.loop import train
+from worldgym.training.recipe import TokenizerRecipe, TransformerRecipe
+from worldgym.training.reward_head import initialise_reward_head
+from worldgym.training.seeding import seeded_rng
+from worldgym.training.tokenizer import TokenizerTrainer
+from worldgym.training.trained import check_finished, load_tokenizer_run
+from worldgym.training.transformer import TransformerTrainer
+from worldgym.transformer.transformer import Transformer
+
+
+@torch_defaults()
+def train_tokenizer(
+    recipe: TokenizerRecipe,
+    recordings: Recordings,
+    held_out: Recordings,
+    folder: Path,
+    device: torch.device,
+    perceptual: nn.Module | None = None,
+    resume: bool = False,
+) -> int:
+    """Train a tokenizer, or resume.
+
+    Args:
+        recipe: how it is built and trained.
+        recordings: to train on.
+        held_out: to validate on.
+        folder: of the run.
+        device: to train on.
+        perceptual: distance between images, such as :class:`worldgym.metrics.lpips.LPIPS`; see
+            :func:`worldgym.training.losses.tokenizer_loss`.
+        resume: continue the run in ``folder``.
+
+    Returns:
+        The number of updates done; fewer than the recipe's if the run was stopped.
+
+    Raises:
+        ConfigError: if the recipe does not fit the recordings.
+        DataError: if the recordings are not held out or too short. Else as :func:`worldgym.training.loop.train`.
+    """
+    data = summarise(recordings)
+    check_held_out(data, held_out)
+    with seeded_rng(recipe.training.seed, torch.device("cpu")):
+        model = build_tokenizer(recipe.model).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    perceptual = None if perceptual is None else perceptual.to(device)
+    batch_size = recipe.training.batch_size
+    trainer = TokenizerTrainer(model.to(device), recipe.job, batch_size, recordings, held_out, perceptual)
+    description = {
+        "tokenizer": to_dict(recipe.model),
+        "job": dataclasses.asdict(recipe.job),
+        "perceptual": None if perceptual is None else type(perceptual).__name__,
+        "data": data,
+    }
+    return train(trainer, recipe.training, folder, description, resume)
+
+
+@torch_defaults()
+def train_transformer(
+    recipe: TransformerRecipe,
+    tokenizer_run: Path,
+    recordings: Recordings,
+    held_out: Recordings,
+    folder: Path,
+    device: torch.device,
+    action_names: tuple[str, ...] = (),
+    resume: bool = False,
+) -> int:
+    """Train a transformer on the codes of a trained tokenizer, or resume.
+
+    Args:
+        recipe: how it is built and trained.
+        tokenizer_run: folder of the tokenizer's run.
+        recordings: to train on.
+        held_out: to validate on.
+        folder: of the run.
+        device: to train on.
+        action_names: names of the actions, for the checkpoint; none if they are unknown.
+        resume: continue the run in ``folder``.
+
+    Returns:
+        The number of updates done; fewer than the recipe's if the run was stopped.
+
+    Raises:
+        CheckpointError: if the tokenizer's run is not finished. Else as :func:`train_tokenizer`.
+    """
+    check_finished(tokenizer_run)
+    data = summarise(recordings)
+    check_held_out(data, held_out)
+    trained = load_tokenizer_run(tokenizer_run)
+    config = WorldModelConfig(
+        tokenizer=trained.config,
+        transformer=recipe.model,
+        action_dim=recordings.action_dim,
+        reward=True,
+        action_names=action_names,
+        frame_skip=data["frame_skip"],
+        max_episode_steps=max(len(episode) for episode in recordings.episodes),
+        tasks=recordings.tasks,
+    )
+    with seeded_rng(recipe.training.seed, torch.device("cpu")):
+        model = Transformer(recipe.model, config.layout, config.action_dim, config.reward)
+        initialise_from_codebooks(model, trained.tokenizer)
+    rewards = np.concatenate([episode.rewards for episode in recordings.episodes])
+    initialise_reward_head(model, torch.from_numpy(rewards), config.reward_transform)
+    parts, batch_size = (model.to(device), trained.tokenizer.to(device)), recipe.training.batch_size
+    trainer = TransformerTrainer(*parts, config, recipe.job, batch_size, recordings, held_out)
+    description = {
+        "world_model": to_dict(config),
+        "job": dataclasses.asdict(recipe.job),
+        "tokenizer_digest": trained.digest,
+        "data": data,
+    }
+    return train(trainer, recipe.training, folder, description, resume)
