@@ -1,4 +1,4 @@
-"""The checkpoint that ships: whole, small enough, and better than repeating the last frame."""
+"""The shipped checkpoint: complete, small, and better than repeating the last frame."""
 
 from pathlib import Path
 
@@ -9,10 +9,10 @@ import torch
 
 import worldgym.checkpoints
 from worldgym import WorldModel
-from worldgym.reports.card import size
-from worldgym.envs.simulators.metaworld import EPISODE_STEPS, PAPER_TASKS
 from worldgym.data.start_states import StartStates
-from worldgym.pretrained import START_STATES
+from worldgym.envs.simulators.metaworld import EPISODE_STEPS, PAPER_TASKS
+from worldgym.pretrained import FIRST_FRAMES, START_STATES
+from worldgym.reports.card import size
 from worldgym.training.recipe import load_recipe
 
 FOLDER = worldgym.checkpoints.path("metaworld-64")
@@ -25,7 +25,7 @@ def model() -> WorldModel:
 
 
 @pytest.fixture(scope="module")
-def bank() -> StartStates:
+def start_states() -> StartStates:
     return StartStates(FOLDER / START_STATES)
 
 
@@ -42,31 +42,31 @@ def test_it_describes_itself(model: WorldModel) -> None:
 
 def test_all_its_files_take_at_most_40_mb() -> None:
     assert size(FOLDER) <= 40e6
-    shipped = {str(path.relative_to(FOLDER)) for path in FOLDER.rglob("*") if path.is_file()}
-    weights = {"config.json", "recipe.json", "README.md", "tokenizer.safetensors", "transformer.safetensors"}
-    assert shipped == weights | {f"{START_STATES}/{task}.npz" for task in PAPER_TASKS}
+    files = {path.relative_to(FOLDER).as_posix() for path in FOLDER.rglob("*") if path.is_file()}
+    alone = {"config.json", "recipe.json", "README.md", "tokenizer.safetensors", "transformer.safetensors"}
+    assert files == alone | {f"{folder}/{task}.npz" for folder in (FIRST_FRAMES, START_STATES) for task in PAPER_TASKS}
 
 
 @pytest.mark.parametrize("task", PAPER_TASKS)
-def test_every_task_has_start_states_with_their_real_continuation(bank: StartStates, task: str) -> None:
-    assert bank.count(task) >= 32
-    start = bank.get(task, 0, 2)
+def test_every_task_has_start_states_with_the_recorded_steps_after_them(start_states: StartStates, task: str) -> None:
+    assert start_states.count(task) >= 32
+    start = start_states.get(task, 0, 2)
     assert start.frames.shape == (2, 64, 64, 3)
     assert len(start.actions) == len(start.future_frames) == len(start.rewards) >= HORIZON
 
 
-def test_it_imagines_better_than_the_last_frame(model: WorldModel, bank: StartStates) -> None:
-    starts = [bank.get(task, index, 2) for task in PAPER_TASKS for index in (0, 5, 9, 14)]
+def test_imagined_frames_are_better_than_the_last_frame(model: WorldModel, start_states: StartStates) -> None:
+    starts = [start_states.get(task, index, 2) for task in PAPER_TASKS for index in (0, 5, 9, 14)]
     frames = np.stack([start.frames for start in starts])
     actions = np.stack([start.actions[:HORIZON] for start in starts])
     real = np.stack([start.future_frames[:HORIZON] for start in starts]).astype(np.float64)
-    imagined = model.rollout(frames, actions, top_k=1).frames.numpy()
-    made, still = (np.square(guess - real).mean(axis=(0, 2, 3, 4)) for guess in (imagined, frames[:, -1:]))
-    assert (made[4:] < still[4:]).all()
+    predicted = model.rollout(frames, actions, top_k=1).frames.numpy()
+    imagined, still = (np.square(each - real).mean(axis=(0, 2, 3, 4)) for each in (predicted, frames[:, -1:]))
+    assert (imagined[4:] < still[4:]).all()
 
 
 def test_the_card_gives_the_figures_of_the_configuration(model: WorldModel) -> None:
-    card = (Path(FOLDER) / "README.md").read_text()
+    card = (Path(FOLDER) / "README.md").read_text(encoding="utf-8")
     figures = model.config.figures
     for task in PAPER_TASKS:
         assert f"{figures['by_task'][task]['sampled']['psnr'][9]:.1f}" in card
@@ -87,6 +87,12 @@ def test_an_episode_of_the_registered_environment() -> None:
     assert info["reanchored"] in (True, False)
     assert len({frame.tobytes() for frame in frames}) > 10
     env.close()
+
+
+def test_the_default_checkpoint_ships() -> None:
+    assert worldgym.checkpoints.path(worldgym.checkpoints.DEFAULT) == FOLDER
+    with pytest.raises(KeyError, match=r"expected the name of a shipped checkpoint \(metaworld-64\), got 'metaworld'"):
+        worldgym.checkpoints.path("metaworld")
 
 
 def test_equal_seeds_imagine_equal_episodes() -> None:

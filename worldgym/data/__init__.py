@@ -1,0 +1,1 @@
+"""Recorded episodes: files, checks, segments, and where learned environments start."""

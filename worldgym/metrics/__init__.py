@@ -1,0 +1,1 @@
+"""Metrics of frames and rewards."""

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from worldgym.data.episode import Episode
+from worldgym.data.names import file_name
 from worldgym.data.recordings import (
     Batch,
     Recordings,
@@ -181,3 +182,16 @@ def test_a_batch_of_other_shapes_or_dtypes_is_refused(changes: dict[str, torch.T
     shape = str(list(value.shape)).replace("[", r"\[").replace("]", r"\]")
     with pytest.raises(DataError, match=rf"expected frames uint8 .*got .*{name} \w+ {shape}"):
         check_batch(batch._replace(**changes))
+
+
+def test_tasks_of_any_name_are_recorded_below_the_folder_and_read_back(
+    make_episode: MakeEpisode, tmp_path: Path
+) -> None:
+    tasks = ("", ".", "..", "../x", "/tmp/x", "a/b", "put it\non the plate", ".hidden", "plate-slide", "é" * 200)
+    folder = tmp_path / "recordings"
+    for task in tasks:
+        make_episode(task, "expert", 0, steps=2).save(folder / file_name(task) / "0.safetensors")
+    recordings = Recordings(folder)
+    assert recordings.tasks == tuple(sorted(tasks))
+    assert {path.name for path in tmp_path.iterdir()} == {"recordings"}
+    assert {episode.path.parent.parent for episode in recordings.episodes} == {folder}
