@@ -8,8 +8,10 @@ import atexit
 import contextlib
 import ctypes.util
 import functools
+import importlib
 import os
 import sys
+import threading
 import weakref
 from typing import Any
 
@@ -49,15 +51,10 @@ class MujocoCamera:
         Raises:
             RenderingError: if OpenGL fails, or draws an empty picture.
         """
+        _free_dropped()
         renderer = self._current_renderer()
-        renderer.update_scene(data, camera=self._camera)
-        if not self._shadows:
-            import mujoco
-
-            renderer.scene.flags[mujoco.mjtRndFlag.mjRND_SHADOW] = 0
-            renderer.scene.flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = 0
         try:
-            frame: NDArray[np.uint8] = renderer.render()
+            frame = self._draw(renderer, data)
         finally:
             _release_context()
         if frame.min() == frame.max():
@@ -69,18 +66,26 @@ class MujocoCamera:
         if self._free is not None:
             self._free()
         self._renderer = self._free = None
+        _free_dropped()
 
-    def __getstate__(self) -> dict[str, Any]:
-        """What copies and pickles hold: no renderer, so they make their own."""
-        return {**self.__dict__, "_renderer": None, "_free": None}
+    def _draw(self, renderer: Any, data: Any) -> NDArray[np.uint8]:
+        import mujoco
+
+        renderer.update_scene(data, camera=self._camera)
+        if not self._shadows:
+            renderer.scene.flags[mujoco.mjtRndFlag.mjRND_SHADOW] = 0
+            renderer.scene.flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = 0
+        frame: NDArray[np.uint8] = renderer.render()
+        return frame
 
     def _current_renderer(self) -> Any:
         process = os.getpid()
         if self._renderer is None or self._process != process:
             if self._free is not None:
-                self._free.detach()  # the context belongs to the parent process
-            self._renderer, self._process = self._make_renderer(), process
-            self._free = weakref.finalize(self, _free_renderer, self._renderer, process)
+                self._free()  # the context belongs to the parent process
+            with _MAKING:
+                self._renderer, self._process = self._make_renderer(), process
+            self._free = weakref.finalize(self, _DROPPED.append, (self._renderer, process))
             _close_cameras_at_exit(process)
             _CAMERAS.add(self)
         return self._renderer
@@ -97,8 +102,15 @@ class MujocoCamera:
 
 
 _CAMERAS = weakref.WeakSet[MujocoCamera]()
-_ORPHANS: list[Any] = []
-"""Renderers of a parent process, kept so that this process does not free them."""
+_MAKING = threading.Lock()
+_DROPPED: list[tuple[Any, int]] = []
+"""Renderers that no camera needs any more, each with its process.
+
+Python may drop an environment at any time, also while another one draws. Freeing its renderer at that moment would take
+the other one's OpenGL context away, so it waits here.
+"""
+_INHERITED: list[Any] = []
+"""Renderers of a parent process, kept so that Python does not free them in this one."""
 
 
 def choose_gl_backend() -> None:
@@ -120,25 +132,32 @@ def choose_gl_backend() -> None:
 
 def _release_context() -> None:
     """Leave no OpenGL context current in this thread."""
-    backend = os.environ.get("MUJOCO_GL", "").lower()
-    if backend == "egl":
-        from mujoco import egl
+    from mujoco import gl_context
 
-        none = egl.EGL.EGL_NO_SURFACE
-        egl.EGL.eglMakeCurrent(egl.EGL_DISPLAY, none, none, egl.EGL.EGL_NO_CONTEXT)
-    elif backend == "osmesa":
-        from mujoco import osmesa
+    backend = importlib.import_module(gl_context.GLContext.__module__)
+    if backend.__name__ == "mujoco.egl":
+        none = backend.EGL.EGL_NO_SURFACE
+        if backend.EGL_DISPLAY is not None:
+            backend.EGL.eglMakeCurrent(backend.EGL_DISPLAY, none, none, backend.EGL.EGL_NO_CONTEXT)
+    elif backend.__name__ == "mujoco.osmesa":
+        backend.osmesa.OSMesaMakeCurrent(None, None, backend.GL.GL_FLOAT, 0, 0)
+    elif backend.__name__ == "mujoco.glfw":
+        backend.glfw.make_context_current(None)
 
-        osmesa.osmesa.OSMesaMakeCurrent(None, None, osmesa.GL.GL_FLOAT, 0, 0)
 
-
-def _free_renderer(renderer: Any, process: int) -> None:
-    if os.getpid() != process:
-        _ORPHANS.append(renderer)
-        return
-    with contextlib.suppress(Exception):  # freeing needs the context; one that cannot be made current is gone already
-        renderer._gl_context.make_current()
-    renderer.close()
+def _free_dropped() -> None:
+    """Free the renderers in :data:`_DROPPED`. No OpenGL context may be in use in this thread."""
+    while _DROPPED:
+        try:
+            renderer, process = _DROPPED.pop()
+        except IndexError:  # another thread was faster
+            return
+        if process != os.getpid():
+            _INHERITED.append(renderer)
+            continue
+        with contextlib.suppress(Exception):  # freeing needs the context; one that cannot be made current is gone
+            renderer._gl_context.make_current()
+        renderer.close()
 
 
 @functools.cache
@@ -150,3 +169,4 @@ def _close_cameras_at_exit(process: int) -> None:
 def _close_cameras() -> None:
     for camera in list(_CAMERAS):
         camera.close()
+    _free_dropped()

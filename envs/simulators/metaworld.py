@@ -6,10 +6,11 @@ Rewards are summed over the repeat and raised by 10 in every step that succeeds 
 import functools
 import importlib
 import importlib.util
+import math
 import os
 import sys
 import warnings
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +28,7 @@ RENDER_FPS = 40  # Meta-World runs at 80 steps a second
 SUCCESS_BONUS = 10.0
 RESOLUTION = 64
 CAMERA = "corner"
+VIEWED_FIELDS = ("xpos", "site_xpos", "geom_xpos")
 INSTALL = "pip install worldgym[metaworld]"
 
 Look = Literal["fast", "reference"]
@@ -70,7 +72,7 @@ class SimulatorMetaWorld(FrameEnv):
             raise UnknownTask(f"{SPEC.name} has no task {task!r}; {nearest(self.task, known)}")
         super().__init__(RESOLUTION, len(ACTION_NAMES), f"{SPEC.name} {self.task}", render_mode)
         self.simulator = _make_simulator(self.task)
-        self._camera = MujocoCamera(self.simulator.model, CAMERA, RESOLUTION, shadows=look == "reference")
+        self._camera = self._make_camera()
         self.state: NDArray[np.float64] | None = None
 
     def reset(self, *, seed: int | None = None, options: Options | None = None) -> tuple[Frame, Info]:
@@ -127,15 +129,24 @@ class SimulatorMetaWorld(FrameEnv):
 
     def __getstate__(self) -> dict[str, Any]:
         """Everything but OpenGL and Meta-World's own renderer, for copies and pickles in the middle of an episode."""
-        simulator = {name: value for name, value in vars(self.simulator).items() if name != "mujoco_renderer"}
-        return {**self.__dict__, "simulator": simulator}
+        left_out = ("mujoco_renderer", "model")  # the model comes with the data
+        simulator = {name: value for name, value in vars(self.simulator).items() if name not in left_out}
+        views = _find_views(simulator, self.simulator.data)
+        return {**self.__dict__, "simulator": {**simulator, **dict.fromkeys(views)}, "_camera": None, "_views": views}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
+        views = state.pop("_views")
         self.__dict__.update(state)
         self.simulator = _make_simulator(self.task)
-        vars(self.simulator).update(state["simulator"])
+        data = state["simulator"]["data"]
+        vars(self.simulator).update(state["simulator"], model=data.model)
+        vars(self.simulator).update({name: view.of(data) for name, view in views.items()})
         own_renderer = self.simulator.mujoco_renderer
-        own_renderer.model, own_renderer.data = self.simulator.model, self.simulator.data
+        own_renderer.model, own_renderer.data = data.model, data
+        self._camera = self._make_camera()
+
+    def _make_camera(self) -> MujocoCamera:
+        return MujocoCamera(self.simulator.model, CAMERA, RESOLUTION, shadows=self.look == "reference")
 
     def _draw(self) -> Frame:
         return np.ascontiguousarray(self._camera.frame(self.simulator.data)[::-1])  # the camera is upside down
@@ -143,6 +154,33 @@ class SimulatorMetaWorld(FrameEnv):
     def _info(self, success: bool) -> Info:
         assert self.state is not None
         return {"success": success, "task": self.task, "state": self.state.copy()}
+
+
+class _View(NamedTuple):
+    """Where in MuJoCo's data an attribute of the simulator lies; ``init_left_pad`` for one moves with the pad."""
+
+    field: str
+    offset: int
+    shape: tuple[int, ...]
+
+    def of(self, data: Any) -> NDArray[np.float64]:
+        """The same part of other data."""
+        values: NDArray[np.float64] = getattr(data, self.field).reshape(-1)
+        return values[self.offset : self.offset + math.prod(self.shape)].reshape(self.shape)
+
+
+def _find_views(attributes: dict[str, Any], data: Any) -> dict[str, _View]:
+    """The attributes that are parts of positions in MuJoCo's data rather than arrays of their own."""
+    views = {}
+    for name, value in attributes.items():
+        if not isinstance(value, np.ndarray) or value.flags.owndata:
+            continue
+        for field in VIEWED_FIELDS:
+            positions = getattr(data, field)
+            if np.may_share_memory(value, positions):
+                offset = (value.ctypes.data - positions.ctypes.data) // positions.itemsize
+                views[name] = _View(field, offset, value.shape)
+    return views
 
 
 def _make_simulator(task: str) -> Any:

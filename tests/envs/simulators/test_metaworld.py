@@ -1,10 +1,16 @@
 """The real Meta-World behind the contract: pictures, seeds, rewards and errors."""
 
+import copy
+import gc
+import importlib
 import itertools
+import pickle
 import subprocess
 import sys
-from collections.abc import Iterator
+import weakref
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import gymnasium as gym
@@ -90,6 +96,44 @@ def test_pictures_are_right_with_several_environments_alive_and_closed_in_any_or
     del envs["door-lock"]  # dropped, not closed
     np.testing.assert_array_equal(frames(envs["hammer"]), expected["hammer"])
     envs["hammer"].close()
+
+
+def test_an_environment_dropped_while_another_draws(env: SimulatorMetaWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python may collect garbage at any time, also when the OpenGL context of the other environment is in use."""
+    module = importlib.import_module("mujoco.renderer")
+    expected = env.reset(seed=1)[0]
+    dropped = SimulatorMetaWorld("door-lock")
+    dropped.reset(seed=0)
+    dropped.cycle = dropped  # type: ignore[attr-defined]
+    alive = weakref.ref(dropped)
+    del dropped
+    render = module._render.mjr_render
+
+    def collect_and_render(*arguments: Any) -> None:
+        gc.collect()
+        render(*arguments)
+
+    functions = {**vars(module._render), "mjr_render": collect_and_render}
+    monkeypatch.setattr(module, "_render", SimpleNamespace(**functions))
+    np.testing.assert_array_equal(env.reset(seed=1)[0], expected)
+    assert alive() is None
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda env: pickle.loads(pickle.dumps(env))])
+def test_copies_follow_moving_parts(copied: Callable[[Any], Any]) -> None:
+    """Rewards of some tasks depend on attributes that are parts of MuJoCo's own arrays."""
+    env = SimulatorMetaWorld("door-lock")
+    env.reset(seed=1)
+    for _ in range(5):
+        env.step(env.expert_action())
+    twin = copied(env)
+    for _ in range(3):
+        action = env.expert_action()
+        np.testing.assert_array_equal(twin.expert_action(), action)
+        assert data_equivalence(env.step(action), twin.step(action), exact=True)
+    assert twin.simulator.data is not env.simulator.data
+    env.close()
+    twin.close()
 
 
 def test_a_script_that_closes_nothing_ends_in_silence() -> None:
