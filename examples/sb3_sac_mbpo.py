@@ -1,7 +1,7 @@
-"""Give SAC imagined data: it acts in the real Meta-World, and learns from imagined rollouts beside what it saw.
+"""Train SAC on a mix of real and imagined transitions (MBPO).
 
-The world model begins with the shipped weights and goes on learning from what SAC meets. The defaults take a few
-minutes on two cores and are far too short for a good policy: raise --steps.
+SAC acts in the Meta-World simulator. The world model starts with the shipped weights and is trained further on the real
+steps. The defaults take a few minutes on two cores, which is too short for a good policy: raise --steps.
 Needs stable-baselines3 and the simulator: pip install worldgym[sb3,metaworld]
 """
 
@@ -18,22 +18,22 @@ from worldgym.training.online import OnlineTrainer
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument("--task", default="plate-slide")
+    parser.add_argument("--task", default="plate-slide", help="task of the simulator")
     parser.add_argument("--steps", type=int, default=600, help="real steps to train for")
-    parser.add_argument("--real-ratio", type=float, default=0.5, help="share of every batch that is real")
-    parser.add_argument("--updates", type=int, default=2, help="of the world model every 100 real steps; 0 keeps it")
-    parser.add_argument("--episodes", type=int, default=2, help="to evaluate on")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--real-ratio", type=float, default=0.5, help="share of real transitions in every batch")
+    parser.add_argument("--updates", type=int, default=2, help="world-model updates every 100 real steps; 0: none")
+    parser.add_argument("--episodes", type=int, default=2, help="episodes to evaluate on")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the training")
     options = parser.parse_args()
 
     world_model = WorldModel.from_pretrained("metaworld-64")
     imagination = ImaginationCallback(
         world_model,
         OnlineTrainer(world_model) if options.updates else None,
-        every=50,
-        rollout_batch=16,
+        rollout_every=50,
+        rollouts=16,
         horizon=5,
-        refresh_every=100,
+        train_every=100,
         updates=max(1, options.updates),
         batch_size=4,
         seed=options.seed,
