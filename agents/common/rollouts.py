@@ -18,7 +18,10 @@ from worldgym.isolation import torch_defaults
 from worldgym.world_model import WorldModel
 
 Policy = Callable[[Tensor], NDArray[np.float32]]
-"""Maps the last frames, uint8 ``[B, S, H, W, 3]`` on the world model's device, to actions float32 ``[B, A]``."""
+"""Maps the last frames, uint8 ``[B, S, H, W, 3]`` on the world model's device, to actions float32 ``[B, A]``.
+
+Rollouts that have ended are left out; the others keep their order.
+"""
 
 
 @dataclass(frozen=True)
