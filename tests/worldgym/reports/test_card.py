@@ -140,3 +140,10 @@ def test_damaged_weights_are_named(checkpoint: Path) -> None:
     (checkpoint / "transformer.safetensors").write_bytes(b"not weights")
     with pytest.raises(CheckpointError, match=r"transformer\.safetensors is damaged or not weights"):
         parameters(checkpoint)
+
+
+def test_a_model_is_saved_as_valid_json_whatever_its_figures(checkpoint: Path, tmp_path: Path) -> None:
+    model = worldgym.WorldModel.from_pretrained(checkpoint, device="cpu")
+    config = dataclasses.replace(model.config, figures={"psnr": [math.inf, math.nan, 30.0]})
+    worldgym.WorldModel(config, model.tokenizer, model.transformer).save_pretrained(tmp_path / "saved")
+    assert stored(tmp_path / "saved").figures == {"psnr": [None, None, 30.0]}
