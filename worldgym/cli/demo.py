@@ -36,8 +36,8 @@ class Demo:
     """Such as cpu or cuda:1 (default: the GPU if there is one)."""
 
     def run(self) -> None:
-        from worldgym.devices import checked_device
         from worldgym.data.start_states import StartStates
+        from worldgym.devices import checked_device
         from worldgym.pretrained import START_STATES, locate
         from worldgym.reports.demo import imagine_clips, truncate_to_shortest, write_demo
         from worldgym.reports.provenance import machine

@@ -35,9 +35,10 @@ def parse_options(kind: type[T], arguments: Sequence[str], command: str, example
     """
     description = f"{inspect.cleandoc(kind.__doc__ or '')}\n\nexample:\n  {example}"
     extra = {} if default is None else {"default": default}
-    return tyro.cli(
+    parsed: T = tyro.cli(
         kind, args=list(arguments), prog=f"worldgym {command}", description=description, config=CONFIG, **extra
     )
+    return parsed
 
 
 def read_option(arguments: Sequence[str], name: str) -> str | None:

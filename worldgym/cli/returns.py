@@ -49,7 +49,7 @@ class Returns:
         device = checked_device(self.device)
         tasks = self.tasks or WorldModel.from_pretrained(self.checkpoint).config.tasks
         seeds = range(self.seed, self.seed + self.episodes)
-        options = {"checkpoint": self.checkpoint, "device": str(device), "dtype": self.dtype}
+        options: dict[str, Any] = {"checkpoint": self.checkpoint, "device": str(device), "dtype": self.dtype}
         figures: dict[str, dict[str, Any]] = {}
         for task in tasks:
             spec, name = find_task(task)

@@ -67,7 +67,7 @@ def play(
 
 
 def replay(learned: gym.vector.VectorEnv[Any, Any, Any], frames: NDArray[np.uint8], actions: Actions) -> NDArray[Any]:
-    """Returns, float64 ``[N]``, of recorded actions ``[N, T, A]`` in the learned environment.
+    """Returns, float64 ``[N]``, of recorded actions ``[N, T, A]`` in the learned environment, always the same.
 
     Args:
         learned: N slots.
@@ -75,7 +75,7 @@ def replay(learned: gym.vector.VectorEnv[Any, Any, Any], frames: NDArray[np.uint
         actions: of the episodes.
     """
     context = learned.unwrapped.world_model.config.context_length  # type: ignore[attr-defined]
-    learned.reset(options={"frames": np.repeat(frames[:, None], context, axis=1)})
+    learned.reset(seed=0, options={"frames": np.repeat(frames[:, None], context, axis=1)})
     total = np.zeros(len(frames))
     for step in tqdm(range(actions.shape[1]), desc="imagined", unit="step", leave=False):
         total += learned.step(actions[:, step])[1]

@@ -1,0 +1,92 @@
+import dataclasses
+import math
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+
+from worldgym.config import CompactTokenizerConfig, WorldModelConfig
+from worldgym.envs.behaviours import BEHAVIOURS
+from worldgym.envs.simulators.toy_world import RESOLUTION
+from worldgym.errors import ConfigError
+from worldgym.reports.returns import Comparison, compare_returns, play, replay, returns_table
+from worldgym.tokenizer import build_tokenizer
+from worldgym.transformer.transformer import Transformer
+from worldgym.world_model import WorldModel
+
+SEEDS = (5, 6, 7)
+STEPS = 50
+WINDOW = 5  # imagined frames in the model's window
+
+
+def expert(env: Any, seed: int) -> Any:
+    return BEHAVIOURS["expert"](env, np.random.default_rng(seed))
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory, tiny_config: WorldModelConfig) -> Path:
+    """Of a model for the toy world, of random weights."""
+    assert isinstance(tiny_config.tokenizer, CompactTokenizerConfig)
+    tokenizer = dataclasses.replace(tiny_config.tokenizer, resolution=RESOLUTION, context_grid=4)
+    transformer = dataclasses.replace(tiny_config.transformer, max_positions=tokenizer.layout.length(WINDOW))
+    config = dataclasses.replace(
+        tiny_config, tokenizer=tokenizer, transformer=transformer, action_dim=2, tasks=("toy",)
+    )
+    folder = tmp_path_factory.mktemp("toy-checkpoint")
+    networks = (
+        build_tokenizer(tokenizer),
+        Transformer(config.transformer, config.layout, config.action_dim, config.reward),
+    )
+    WorldModel(config, *networks).save_pretrained(folder)
+    return folder
+
+
+def learned(checkpoint: Path, slots: int) -> gym.vector.VectorEnv[Any, Any, Any]:
+    return gym.make_vec("WorldModel-v0", slots, checkpoint=str(checkpoint), task="toy", max_episode_steps=-1)
+
+
+def test_returns_of_the_simulator_are_those_of_its_episodes() -> None:
+    simulator = gym.make("Simulator-Toy-v0")
+    found = play(simulator, SEEDS, expert)
+    steps = found.actions.shape[1]
+    for seed, actions, total in zip(SEEDS, found.actions, found.returns, strict=True):
+        simulator.reset(seed=seed)
+        rewards, ends = zip(*[simulator.step(action)[1:4:2] for action in actions], strict=True)
+        assert total == pytest.approx(sum(rewards))
+        assert ends == (False,) * (steps - 1) + (True,)
+
+
+def test_imagined_returns_are_those_of_the_recorded_actions(checkpoint: Path) -> None:
+    simulator = gym.make("Simulator-Toy-v0")
+    frames = np.stack([simulator.reset(seed=seed)[0] for seed in SEEDS])
+    actions = np.random.default_rng(0).uniform(-1, 1, (len(SEEDS), STEPS, 2)).astype(np.float32)
+    envs = learned(checkpoint, len(SEEDS))
+    found = replay(envs, frames, actions)
+
+    envs.reset(seed=0, options={"frames": np.repeat(frames[:, None], 2, axis=1)})
+    expected = sum(envs.step(actions[:, step])[1] for step in range(STEPS))
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+    assert len(set(found)) == len(SEEDS)
+
+
+def test_both_worlds_are_compared_over_whole_episodes(checkpoint: Path) -> None:
+    simulator = gym.make("Simulator-Toy-v0")
+    found = compare_returns(learned(checkpoint, len(SEEDS)), simulator, SEEDS, expert)
+    np.testing.assert_allclose(found.real, play(simulator, SEEDS, expert).returns)
+    assert found.imagined.shape == (len(SEEDS),)
+    with pytest.raises(ConfigError, match="as many slots as seeds, got 2 slots and 3 seeds"):
+        compare_returns(learned(checkpoint, 2), simulator, SEEDS, expert)
+
+
+def test_figures_of_returns() -> None:
+    figures = Comparison(np.array([2.0, 4.0, 6.0]), np.array([1.0, 2.0, 3.0])).figures()
+    assert figures == pytest.approx({"episodes": 3, "imagined": 4, "real": 2, "ratio": 2, "correlation": 1})
+    constant = Comparison(np.array([2.0, 4.0]), np.array([0.0, 0.0])).figures()
+    assert math.isnan(constant["ratio"])
+    assert math.isnan(constant["correlation"])
+    shown = returns_table({"push": {"random": figures, "expert": constant}})
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in shown.splitlines()]
+    assert rows[-2] == ["push", "random", "3", "4", "2", "2.00", "1.00"]
+    assert rows[-1] == ["push", "expert", "2", "3", "0", "-", "-"]
