@@ -6,6 +6,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import pytest
+import torch
 
 from worldgym.config import CompactTokenizerConfig, WorldModelConfig
 from worldgym.envs.behaviours import BEHAVIOURS
@@ -35,11 +36,10 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory, tiny_config: WorldModel
         tiny_config, tokenizer=tokenizer, transformer=transformer, action_dim=2, tasks=("toy",)
     )
     folder = tmp_path_factory.mktemp("toy-checkpoint")
-    networks = (
-        build_tokenizer(tokenizer),
-        Transformer(config.transformer, config.layout, config.action_dim, config.reward),
-    )
-    WorldModel(config, *networks).save_pretrained(folder)
+    network = Transformer(transformer, config.layout, config.action_dim, config.reward)
+    for weight in network.parameters():  # new models reward nothing; here they must
+        torch.nn.init.normal_(weight, std=0.3)
+    WorldModel(config, build_tokenizer(tokenizer), network).save_pretrained(folder)
     return folder
 
 
