@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -50,8 +51,8 @@ def pushed_square(seed: int) -> Segment:
     return Segment(frames, actions, np.array(places[1:], np.float32)[:, 0] / 8)
 
 
-def steps_of(clips: list[Segment], rng: np.random.Generator, count: int) -> Batch:
-    """Random pairs of neighbouring frames."""
+def sample_steps(clips: list[Segment], rng: np.random.Generator, count: int) -> Batch:
+    """Random pairs of consecutive frames."""
     picks = [(clips[int(rng.integers(len(clips)))], int(rng.integers(24))) for _ in range(count)]
     return to_batch(
         [Segment(clip.frames[at : at + 2], clip.actions[at : at + 1], clip.rewards[at : at + 1]) for clip, at in picks]
@@ -61,24 +62,25 @@ def steps_of(clips: list[Segment], rng: np.random.Generator, count: int) -> Batc
 def test_model_from_scratch_beats_the_last_frame() -> None:
     tokenizer = CompactTokenizerConfig(32, 1, 8, 1, 4, 4, latent_channels=8, context_codes=64, dynamics_codes=64)
     positions = tokenizer.layout.length(1)
-    transformer = TransformerConfig(3, 4, 1, 64, 128, positions, cumulative_actions=True, place_embeddings=True)
+    transformer = TransformerConfig(2, 4, 1, 64, 128, positions, cumulative_actions=True, place_embeddings=True)
     model = fresh_world_model(WorldModelConfig(tokenizer, transformer, action_dim=2, reward=True))
-    settings = OnlineConfig(5e-3, future_frames=1, label_width=0, noise_width=0, reward_weight=1, precision="float32")
+    settings = OnlineConfig(5e-3, future_frames=1, dropout=0.0, precision="float32")
     trainer, rng = OnlineTrainer(model, settings), np.random.default_rng(0)
     clips = [pushed_square(seed) for seed in range(40)]
-    for _ in range(100):
-        trainer.fit_tokenizer(steps_of(clips, rng, 16))
-    for update in range(200):
-        trainer.fit_transformer(steps_of(clips, rng, 16))
+    for _ in range(60):
+        trainer.fit_tokenizer(sample_steps(clips, rng, 16))
+    for update in range(120):
+        trainer.fit_transformer(sample_steps(clips, rng, 16))
         if update % 4 == 3:
-            trainer.fit_tokenizer(steps_of(clips, rng, 16))
-    assert (trainer.updates, trainer.version) == ({"tokenizer": 150, "transformer": 200}, 350)
+            trainer.fit_tokenizer(sample_steps(clips, rng, 16))
+    assert (trainer.updates, trainer.version) == ({"tokenizer": 90, "transformer": 120}, 210)
 
-    unseen = steps_of([pushed_square(seed) for seed in range(100, 116)], rng, 64)
+    unseen = sample_steps([pushed_square(seed) for seed in range(100, 116)], rng, 64)
     imagined = model.rollout(unseen.frames[:, :1], unseen.actions, top_k=1)
     last, real = to_unit(unseen.frames).unbind(1)
-    foreseen, still = (float(squared_error(made, real).mean()) for made in (to_unit(imagined.frames[:, 0]), last))
-    assert psnr(foreseen) > psnr(still) + 1.5
+    errors = (float(squared_error(frames, real).mean()) for frames in (to_unit(imagined.frames[:, 0]), last))
+    imagined_psnr, last_psnr = map(psnr, errors)
+    assert imagined_psnr > last_psnr + 1
     assert r_squared(imagined.rewards[:, 0], unseen.rewards[:, 0]) > 0.3
 
 
@@ -142,26 +144,45 @@ def test_fresh_models_are_untrained_until_their_first_update(
     tiny_config: WorldModelConfig, recordings: Recordings
 ) -> None:
     trainer = OnlineTrainer(fresh_world_model(tiny_config), SETTINGS)
+    trainer.fit_tokenizer(sample(recordings, 0))
     assert not trainer.trained
     trainer.fit_transformer(sample(recordings, 0))
     assert trainer.trained
-    resumed = OnlineTrainer(fresh_world_model(tiny_config), SETTINGS)
-    resumed.load_state_dict(trainer.state_dict())
-    assert resumed.trained
-    one, two = fresh_world_model(tiny_config, 4), fresh_world_model(tiny_config, 4)
-    assert one.fingerprint() == two.fingerprint() != fresh_world_model(tiny_config, 5).fingerprint()
+    assert OnlineTrainer(trainer.world_model, SETTINGS).trained
 
 
-def test_training_without_action_weights_is_not_restarted(
-    tiny_config: WorldModelConfig, recordings: Recordings
+@pytest.mark.parametrize("trained", [False, True])
+def test_state_says_whether_the_model_is_trained(
+    tiny_config: WorldModelConfig, tiny_checkpoint: Path, trained: bool
 ) -> None:
-    """With actions of zero their weights stay zero; the embeddings must keep what they learned all the same."""
+    """Also where the model was trained before it was given to the trainer, which made no update of its own."""
+    fresh, pretrained = fresh_world_model(tiny_config), WorldModel.from_pretrained(tiny_checkpoint)
+    saved, resumed = (pretrained, fresh) if trained else (fresh, pretrained)
+    trainer = OnlineTrainer(resumed, SETTINGS)
+    trainer.load_state_dict(OnlineTrainer(saved, SETTINGS).state_dict())
+    assert trainer.trained is trained
+
+
+def test_equal_seeds_make_equal_fresh_models(tiny_config: WorldModelConfig) -> None:
+    first, second, other = (fresh_world_model(tiny_config, seed).fingerprint() for seed in (4, 4, 5))
+    assert first == second != other
+
+
+def test_training_with_actions_of_zero_is_not_restarted(tiny_config: WorldModelConfig, recordings: Recordings) -> None:
+    """The action weights stay zero then, as in a fresh model; embeddings and head must keep what they learned."""
     batch = sample(recordings, 0)
-    still = batch._replace(actions=torch.zeros_like(batch.actions))
+    batch = batch._replace(actions=torch.zeros_like(batch.actions))
     trainer = OnlineTrainer(fresh_world_model(tiny_config), SETTINGS)
-    losses = [trainer.fit_transformer(still)["cross_entropy"] for _ in range(60)]
-    assert not trainer.world_model.transformer.action_linear.weight.any()  # type: ignore[union-attr]
-    assert losses[-1] < 0.6 * losses[0]
+    model = trainer.world_model.transformer
+    losses, embeddings = [], []
+    for _ in range(30):
+        losses.append(trainer.fit_transformer(batch)["cross_entropy"])
+        embeddings.append(model.llm.model.embed_tokens.weight.detach().clone())
+    assert model.action_linear is not None
+    assert not model.action_linear.weight.any()
+    largest = [float((new - old).abs().max()) for old, new in pairwise(embeddings)]
+    assert max(largest) < 2 * SETTINGS.learning_rate  # an update of Adam, not new weights
+    assert losses[-1] < 0.8 * losses[0]
 
 
 def test_codebook_does_not_move_when_the_loss_is_infinite(tiny_checkpoint: Path, recordings: Recordings) -> None:
@@ -179,47 +200,89 @@ def test_codebook_does_not_move_when_the_loss_is_infinite(tiny_checkpoint: Path,
 
 def test_action_free_model_takes_actions(tiny_config: WorldModelConfig, recordings: Recordings) -> None:
     free = fresh_world_model(dataclasses.replace(tiny_config, action_dim=0, reward=False))
+    free.trained = True
     batch = sample(recordings, 0)
+    torch.manual_seed(3)
+    expected_random = torch.rand(2)
+    torch.manual_seed(3)
     model = with_actions(free, 4)
+    assert torch.equal(torch.rand(2), expected_random)
     expected = free.rollout(batch.frames[:, :2], horizon=3, top_k=1)
     imagined = model.rollout(batch.frames[:, :2], batch.actions[:, 1:4], top_k=1)
     assert torch.equal(imagined.frames, expected.frames)
+    assert torch.equal(imagined.uncertainty, expected.uncertainty)
     assert not imagined.rewards.any()
+    weights = free.transformer.state_dict(), free.tokenizer.state_dict()
+    before = [{name: value.clone() for name, value in part.items()} for part in weights]
     trainer = OnlineTrainer(model, SETTINGS)
     assert trainer.trained
     for _ in range(3):
+        trainer.fit_tokenizer(batch)
         trainer.fit_transformer(batch)
-    assert model.transformer.action_linear.weight.any()  # type: ignore[union-attr]
+    assert model.transformer.action_linear is not None
+    assert model.transformer.action_linear.weight.any()
     assert model.rollout(batch.frames[:, :2], batch.actions[:, 1:4], top_k=1).rewards.any()
-    with pytest.raises(ConfigError, match="action-free"):
-        with_actions(model, 4)
+    for old, new in zip(before, weights, strict=True):  # the action-free model is another one
+        assert all(torch.equal(old[name], value) for name, value in new.items())
 
 
-@pytest.mark.parametrize("change", ["dtype", "autocast", "no_grad", "inference_mode"])
-def test_training_ignores_the_callers_torch_settings(
-    change: str, tiny_config: WorldModelConfig, recordings: Recordings
-) -> None:
-    expected = OnlineTrainer(fresh_world_model(tiny_config), SETTINGS)
-    learn(expected, recordings, range(2))
-    contexts: dict[str, AbstractContextManager[object]] = {
-        "dtype": default_dtype(torch.float64),
-        "autocast": torch.autocast("cpu", torch.bfloat16),
-        "no_grad": torch.no_grad(),
-        "inference_mode": torch.inference_mode(),
-    }
-    with contexts[change]:
-        trainer = OnlineTrainer(fresh_world_model(tiny_config), SETTINGS)
-        learn(trainer, recordings, range(2))
-    states = expected.state_dict(), trainer.state_dict()
-    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+def test_with_actions_refuses_other_models(tiny_config: WorldModelConfig) -> None:
+    with pytest.raises(ConfigError, match="expected an action-free world model"):
+        with_actions(fresh_world_model(tiny_config), 4)
+    free = fresh_world_model(dataclasses.replace(tiny_config, action_dim=0))
+    with pytest.raises(ConfigError, match="action_dim=0"):
+        with_actions(free, 0)
 
 
 @contextmanager
 def default_dtype(dtype: torch.dtype) -> Iterator[None]:
     before = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
-    yield
-    torch.set_default_dtype(before)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+@contextmanager
+def deterministic_algorithms() -> Iterator[None]:
+    torch.use_deterministic_algorithms(True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
+CALLERS: dict[str, Callable[[], AbstractContextManager[object]]] = {
+    "float64": lambda: default_dtype(torch.float64),
+    "bfloat16": lambda: default_dtype(torch.bfloat16),
+    "device": lambda: torch.device("meta"),
+    "autocast": lambda: torch.autocast("cpu", torch.bfloat16),
+    "no_grad": torch.no_grad,
+    "inference_mode": torch.inference_mode,
+    "deterministic": deterministic_algorithms,
+}
+
+
+@pytest.mark.parametrize("setting", CALLERS)
+def test_training_ignores_the_callers_torch_settings(
+    setting: str, tiny_config: WorldModelConfig, recordings: Recordings
+) -> None:
+    def train() -> dict[str, torch.Tensor]:
+        free = dataclasses.replace(tiny_config, action_dim=0, reward=False)
+        for model in (fresh_world_model(tiny_config), with_actions(fresh_world_model(free), tiny_config.action_dim)):
+            trainer = OnlineTrainer(model, dataclasses.replace(SETTINGS, label_width=0.5, noise_width=0.5))
+            learn(trainer, recordings, range(2))
+            trainer.refit_rewards([sample(recordings, 0)])
+            trainer.load_state_dict(trainer.state_dict())
+            states.append(trainer.state_dict())
+        return states[-2] | {f"with_actions.{name}": value for name, value in states[-1].items()}
+
+    states: list[dict[str, torch.Tensor]] = []
+    expected = train()
+    with CALLERS[setting]():
+        found = train()
+    assert [name for name in expected if not torch.equal(expected[name], found[name])] == []
 
 
 def repeated(batch: Batch) -> Batch:

@@ -13,7 +13,7 @@ from worldgym.config import Sampling
 from worldgym.data.recordings import Recordings
 from worldgym.errors import CheckpointError, ConfigError, DataError, WorldGymError
 from worldgym.reports.commands import training_commands
-from worldgym.runs.checkpoint import newest_checkpoint
+from worldgym.runs.checkpoint import load_state, newest_checkpoint, save_state
 from worldgym.training.export import export
 from worldgym.training.recipe import Recipe, load_recipe, recipe_from_dict, recipe_to_dict
 from worldgym.training.runs import train_tokenizer, train_transformer
@@ -93,6 +93,21 @@ def test_export_of_two_runs(
     assert config.training_data["trained_on"]["episodes"] == {"push": {"random": 8}}
     assert config.training_data["held_out"]["seeds"] == {"push": {"random": "100-102"}}
     assert load_recipe(tmp_path / "recipe.json") == recipe
+
+
+def test_export_of_weights_beyond_half_precision_leaves_the_folder_unchanged(
+    tokenizer_run: Path, transformer_run: Path, held_out: Recordings, tmp_path: Path
+) -> None:
+    run, checkpoint = shutil.copytree(transformer_run, tmp_path / "run"), tmp_path / "checkpoint"
+    export(tokenizer_run, run, held_out, checkpoint, Sampling())
+    before = {path.name: path.read_bytes() for path in checkpoint.iterdir()}
+    tensors, counters = load_state(newest_checkpoint(run))
+    tensors["model.llm.lm_head.weight"].fill_(1e6)
+    save_state(newest_checkpoint(run), tensors, counters)
+    with pytest.raises(CheckpointError, match="not finite"):
+        export(tokenizer_run, run, held_out, checkpoint, Sampling(0.5))
+    assert {path.name: path.read_bytes() for path in checkpoint.iterdir()} == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint", "run"]
 
 
 def test_recordings_of_the_tokenizer_alone_are_noted_and_not_held_out(
