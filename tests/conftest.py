@@ -12,13 +12,13 @@ import torch
 from worldgym import native
 from worldgym.config import CompactTokenizerConfig, TransformerConfig, WorldModelConfig
 from worldgym.data.episode import Episode, EpisodeInfo
+from worldgym.data.start_states import build_start_states
 from worldgym.envs.contract import Frame
 from worldgym.envs.simulators.metaworld import SimulatorMetaWorld
-from worldgym.envs.learned.start_states import build_start_states
 from worldgym.errors import DependencyNotInstalled, RenderingError
 from worldgym.pretrained import START_STATES
 from worldgym.tokenizer import build_tokenizer
-from worldgym.transformer.llama import Transformer
+from worldgym.transformer.transformer import Transformer
 from worldgym.world_model import WorldModel
 
 TASKS = ("hammer", "plate-slide")

@@ -1,5 +1,7 @@
-"""Results that do not depend on PyTorch settings that the caller has changed."""
+"""Results that do not depend on the caller's PyTorch settings or on a fork of the process."""
 
+import functools
+import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
@@ -42,3 +44,14 @@ def torch_defaults(device: torch.device | str = "cpu", grad: bool = True) -> Ite
         if default.type != device.type or device.index not in (None, default.index):
             stack.enter_context(device)
         yield
+
+
+@functools.cache
+def use_one_thread_in_forked_children() -> None:
+    """From now on, PyTorch uses a single thread in processes that are forked from this one.
+
+    The threads of OpenMP do not survive a fork: without this, a child waits for them forever at its first parallel
+    operation. Further calls have no effect.
+    """
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=functools.partial(torch.set_num_threads, 1))

@@ -1,11 +1,13 @@
-// One imagined frame of all rows in one call: what transformer/imagine.py does position by position, without a dispatch in
-// between; at the end of the file the norms of the frame's decoder, for tokenizer/norm.py.
+// Two functions: decode_codes samples the codes of one frame for all rows in one call (the operators of
+// transformer/decoding/eager.py), norm_silu is GroupNorm with SiLU (tokenizer/norm.py).
 //
-// At batch 1 a position is little more than one pass over the weights, and calling some 40 small operators a layer costs
-// several times that. Here all of a frame's positions, drawing included, run in one parallel region.
+// At batch 1 a position costs little more than one pass over the weights, and calling some 40 small operators per layer
+// costs several times that. Here all positions of a frame, sampling included, run in one parallel region.
 //
-// Matrices are row-major. Weights and cache are float32, or bfloat16 where `half` is set; everything between them is
-// float32, rounded to bfloat16 only as an operand of a product. Plain C with vector extensions (GCC, Clang).
+// Matrices are row-major. Weights and cache are float32, or bfloat16 if `half` is set; everything else is float32,
+// rounded to bfloat16 only as an operand of a product. Plain C with vector extensions (GCC, Clang).
+//
+// Nothing is checked here: worldgym/native.py checks dtype, device, order and size of every tensor it passes.
 
 #include <math.h>
 #include <stdint.h>
@@ -18,8 +20,8 @@
 #include <immintrin.h>
 #endif
 
-// Vectors are as wide as the registers: wider ones a compiler takes apart by way of memory. TILE vectors of sums stay in
-// registers at a time, beside what is multiplied.
+// Vectors are as wide as the registers: compilers split wider ones through memory. TILE vectors of sums stay in registers
+// at a time, beside the operands.
 #if defined(__AVX512F__)
 #define LANES 16
 #define TILE 16
@@ -30,7 +32,7 @@
 #define LANES 4
 #define TILE 16
 #endif
-// GCC reads an operand anew for every product, unless it must think that the register has changed since.
+// Without this, GCC loads an operand again for every product: it makes the register look modified.
 #if defined(__AVX512F__)
 #define HOLD(x) __asm__("" : "+v"(x))
 #elif defined(__SSE__)
@@ -40,12 +42,11 @@
 #else
 #define HOLD(x)
 #endif
-// From OWN_ROWS rows a thread on, each thread keeps to its own; in half precision it takes NEAR_ROWS of them at a time,
-// which then stay in its cache. In float32 it takes all, because the weights take longer to read again.
+// With at least OWN_ROWS rows per thread, each thread processes rows of its own. In half precision it takes NEAR_ROWS of
+// them at a time, which then stay in its cache. In float32 it takes all, because reading the weights again takes longer.
 #define OWN_ROWS(half) ((half) ? 4 : 8)
 #define NEAR_ROWS 16
-// How far ahead memory is asked for what comes next: strips of weights or keys, which are as wide as a tile, and
-// positions of values.
+// How far ahead memory is prefetched: strips of weights or keys, which are as wide as a tile, and positions of values.
 #define STRIPS_AHEAD 2
 #define VALUES_AHEAD 32
 #define INLINE static inline __attribute__((always_inline))
@@ -67,13 +68,13 @@ typedef struct {
     int64_t top_k, half, threads;
     float eps, temperature;
     const Layer *layer;
-    const void *norm, *head, *embedding, *place;  // [D], [V, D], [V, D], [tokens + 1, D] or null
+    const void *norm, *head, *embedding, *position;  // [D], [V, D], [V, D], [tokens + 1, D] or null
     const float *cosines, *sines;                 // [positions, E / 2]
     const int64_t *lengths, *shared_lengths, *shared_rows;  // [B]: own positions filled, shared ones, row of the shared
     const float *slots, *uniforms;                // [B, D], [B, tokens]
-    int64_t *drawn;                               // [B, tokens]
+    int64_t *sampled;                               // [B, tokens]
     float *entropy, *last;                        // [B], [B, D]
-} Frame;
+} DecodeCall;
 
 INLINE float to_float(const void *x, int64_t i, int half) {
     if (!half) return ((const float *)x)[i];
@@ -94,9 +95,9 @@ INLINE vec load(const void *x, int64_t i, int half) {
     return (vec)(__builtin_convertvector(*(const halves *)((const bf16 *)x + i), words) << 16);
 }
 
-// exp, held within what float32 can say, without a branch so that loops over it become vector code.
+// exp, limited to the range of float32, without a branch so that loops over it are vectorised.
 INLINE float fast_exp(float x) {
-    x = x > -87.0f ? x : -87.0f;  // what is no number ends here too: as an integer it would be undefined
+    x = x > -87.0f ? x : -87.0f;  // NaN becomes -87 too: converting it to an integer would be undefined
     x = x < 88.0f ? x : 88.0f;
     float scaled = x * 1.44269504f, whole = (scaled + 12582912.0f) - 12582912.0f;
     float r = (x - whole * 0.693359375f) + whole * 2.12194440e-4f;
@@ -113,7 +114,7 @@ INLINE float fast_exp(float x) {
     return p * power;
 }
 
-// Of x and y, one behind the other, each second group of w lanes: the first, third, ... or, if `high`, the others.
+// Of x and y, concatenated, every second group of w lanes: the first, third, ... or, if `high`, the others.
 #define PICK(i, w, high) ((i) / (w) * 2 * (w) + (i) % (w) + ((high) ? (w) : 0))
 #define PICKS4(i, w, h) PICK(i, w, h), PICK(i + 1, w, h), PICK(i + 2, w, h), PICK(i + 3, w, h)
 #define PICKS8(i, w, h) PICKS4(i, w, h), PICKS4(i + 4, w, h)
@@ -133,7 +134,7 @@ INLINE float fast_exp(float x) {
     for (int i = 0; i < TILE * (w) / LANES; i++) \
         a[i] = SHUFFLE2(a[2 * i], a[2 * i + 1], w, 0) + SHUFFLE2(a[2 * i], a[2 * i + 1], w, 1);
 
-// TILE vectors become their TILE sums: each round adds the halves of each and puts what comes of two into one.
+// TILE vectors become their TILE sums: each round adds the halves of each vector and merges the results of two.
 INLINE void sums(vec *a) {
 #if LANES > 8
     FOLD(8)
@@ -203,13 +204,13 @@ INLINE void product_of(const void *x, int64_t rows, const void *w, int64_t colum
     const int wide = rows == 1 ? TILE : rows == 2 ? TILE / 2 : TILE / 4;
     const int64_t strip = wide * depth * bytes, tiles = (rows + 3) / 4;
     const int64_t fetched = (strip / tiles + 63) / 64 * 64;  // with each tile, in lines of the cache
-    for (int64_t j = 0; j < columns; j += wide) {  // the weights are read once, the rows stay in a near cache
+    for (int64_t j = 0; j < columns; j += wide) {  // the weights are read once, the rows stay in the cache
         const char *wj = (const char *)w + j * depth * bytes;
         for (int64_t i = 0; i < rows; i += 4) {
             const char *xi = (const char *)x + i * depth * bytes;
             float *out = y + i * stride + j;
-            // Ask for a later strip meanwhile; beyond the end a prefetch does nothing. With fewer products there is no
-            // time for it: the processor's own guesses do as well.
+            // Prefetch a later strip meanwhile; beyond the end a prefetch does nothing. With fewer products the
+            // processor's own prefetching is as good.
             if (tiles > 1 || (!half && wide == TILE / 4))
                 for (int64_t ahead = i / 4 * fetched; ahead < (i / 4 + 1) * fetched && ahead < strip; ahead += 64)
                     __builtin_prefetch(wj + STRIPS_AHEAD * strip + ahead);
@@ -264,7 +265,7 @@ static float highest_of(const float *x, int64_t count) {
 }
 
 // RMS norm of all rows, as float32 or rounded for a product.
-static const void *normed(const Frame *f, const float *x, const void *weight, float *out, bf16 *space) {
+static const void *normed(const DecodeCall *f, const float *x, const void *weight, float *out, bf16 *space) {
     const int64_t width = f->hidden;
     for (int64_t b = 0; b < f->batch; b++) {
         const float *row = x + b * width;
@@ -342,7 +343,7 @@ typedef struct {
 } Scratch;
 
 // Attention of some query heads of one row that share a key/value head; q: [heads, E], rotated and scaled.
-static void attend(const Frame *f, const Layer *layer, int64_t row, int64_t kv, const float *q, int64_t heads,
+static void attend(const DecodeCall *f, const Layer *layer, int64_t row, int64_t kv, const float *q, int64_t heads,
                    int64_t step, float *out, Scratch *s) {
     const int64_t width = f->head_dim, half = f->half, own = f->lengths[row] + step + 1;
     const int64_t shared = f->shared_lengths ? f->shared_lengths[row] : 0, count = shared + own;
@@ -373,10 +374,10 @@ static void store(void *to, int64_t at, const float *x, int64_t count, int half)
 }
 
 // Rotate and store the new position of one row's key/value head; qkv: [H + 2K heads, E] of that row.
-static void remember(const Frame *f, const Layer *layer, int64_t row, int64_t kv, float *qkv, int64_t step) {
-    const int64_t width = f->head_dim, position = f->lengths[row] + step;
-    const int64_t turn = (position + (f->shared_lengths ? f->shared_lengths[row] : 0)) * width / 2;
-    const int64_t at = ((row * f->kv_heads + kv) * f->capacity + position) * width, group = f->heads / f->kv_heads;
+static void store_position(const DecodeCall *f, const Layer *layer, int64_t row, int64_t kv, float *qkv, int64_t step) {
+    const int64_t width = f->head_dim, column = f->lengths[row] + step;
+    const int64_t turn = (column + (f->shared_lengths ? f->shared_lengths[row] : 0)) * width / 2;
+    const int64_t at = ((row * f->kv_heads + kv) * f->capacity + column) * width, group = f->heads / f->kv_heads;
     float *k = qkv + (f->heads + kv) * width, *v = k + f->kv_heads * width, *q = qkv + kv * group * width;
     rotate(k, f->cosines + turn, f->sines + turn, width / 2);
     for (int64_t h = 0; h < group; h++) rotate(q + h * width, f->cosines + turn, f->sines + turn, width / 2);
@@ -386,14 +387,14 @@ static void remember(const Frame *f, const Layer *layer, int64_t row, int64_t kv
     store(layer->values, at, v, width, f->half);
 }
 
-// Where `value` first stands; the last place where none equals it, as nothing equals what is no number.
+// Index of the first element equal to `value`; the last index if none is, as with NaN.
 static int64_t first_of(const float *x, int64_t count, float value) {
     int64_t i = 0;
     while (i + 1 < count && x[i] != value) i++;
     return i;
 }
 
-// Take out the largest value, lowest index first; tops: the highest of each run of LANES values.
+// Remove the largest value, lowest index first, and return its index; tops: the maxima of runs of LANES values.
 static int64_t pull(float *x, int64_t count, float *tops, float *value) {
     const int64_t runs = (count + LANES - 1) / LANES;
     *value = highest_of(tops, runs);
@@ -405,8 +406,8 @@ static int64_t pull(float *x, int64_t count, float *tops, float *value) {
     return index;
 }
 
-// Index drawn from the top_k largest logits by inverse CDF, largest first; adds the entropy of all to *entropy.
-static int64_t draw(const Frame *f, float *logits, float uniform, float *entropy, float *space) {
+// Sample an index from the top_k largest logits by inverse CDF, largest first; add the entropy of all to *entropy.
+static int64_t sample(const DecodeCall *f, float *logits, float uniform, float *entropy, float *space) {
     const int64_t count = f->codes, k = f->top_k < count ? f->top_k : count;
     const float highest = highest_of(logits, count);
     for (int64_t i = 0; i < count; i++) space[i] = fast_exp(logits[i] - highest);
@@ -434,7 +435,7 @@ typedef struct {
     int64_t from, to;
 } Span;
 
-// The part of `count` that one thread of several takes, in whole tiles where there are enough of them.
+// The part of `count` for one of several threads, in whole tiles if there are enough of them.
 static Span span(int64_t count, int64_t thread, int64_t threads) {
     int64_t step = (count + threads - 1) / threads;
     step = (step + 15) / 16 * 16;
@@ -447,8 +448,8 @@ static Span even_span(int64_t count, int64_t thread, int64_t threads) {
     return part;
 }
 
-// y[:, span] of x w^T for this thread's share of the columns
-static void my_product(const Frame *f, const void *x, const void *w, int64_t columns, int64_t depth, float *y,
+// y[:, span] of x w^T for this thread's part of the columns
+static void my_product(const DecodeCall *f, const void *x, const void *w, int64_t columns, int64_t depth, float *y,
                        int64_t stride, int add, int64_t thread, int64_t threads) {
     Span part = span(columns, thread, threads);
     if (part.from < part.to)
@@ -460,7 +461,7 @@ typedef struct {
     float *x, *qkv, *mixed, *gate, *up, *logits;
 } Shared;
 
-static void run_layer(const Frame *f, const Layer *l, int64_t step, Shared *g, Scratch *s, int64_t me, int64_t all) {
+static void run_layer(const DecodeCall *f, const Layer *l, int64_t step, Shared *g, Scratch *s, int64_t me, int64_t all) {
     const int64_t width = f->hidden, head = f->head_dim, group = f->heads / f->kv_heads;
     const int64_t queries = f->heads * head, keys = f->kv_heads * head, stride = queries + 2 * keys;
     const void *in = normed(f, g->x, l->input_norm, s->norm, s->space);
@@ -470,8 +471,8 @@ static void run_layer(const Frame *f, const Layer *l, int64_t step, Shared *g, S
     BARRIER
     Span rows = even_span(f->batch * f->kv_heads, me, all);
     for (int64_t i = rows.from; i < rows.to; i++)
-        remember(f, l, i / f->kv_heads, i % f->kv_heads, g->qkv + i / f->kv_heads * stride, step);
-    // with fewer rows than threads, the heads of a group are shared out
+        store_position(f, l, i / f->kv_heads, i % f->kv_heads, g->qkv + i / f->kv_heads * stride, step);
+    // with fewer rows than threads, the heads of a group are divided among threads
     const int64_t parts = f->batch * f->kv_heads < all ? group : 1;
     if (parts > 1) {
         BARRIER
@@ -501,23 +502,23 @@ static void run_layer(const Frame *f, const Layer *l, int64_t step, Shared *g, S
     BARRIER
 }
 
-// Draw each row's code and let its embedding be the next position's input.
-static void next_inputs(const Frame *f, int64_t step, Shared *g, Scratch *s, int64_t me, int64_t all) {
+// Sample each row's code; its embedding is the input of the next position.
+static void next_inputs(const DecodeCall *f, int64_t step, Shared *g, Scratch *s, int64_t me, int64_t all) {
     Span rows = even_span(f->batch, me, all);
     for (int64_t b = rows.from; b < rows.to; b++) {
         float entropy = 0;
-        int64_t code = draw(f, g->logits + b * f->codes, f->uniforms[b * f->tokens + step], &entropy, s->scores);
-        f->drawn[b * f->tokens + step] = code;
+        int64_t code = sample(f, g->logits + b * f->codes, f->uniforms[b * f->tokens + step], &entropy, s->scores);
+        f->sampled[b * f->tokens + step] = code;
         f->entropy[b] += entropy / (float)f->tokens;
         for (int64_t i = 0; i < f->hidden; i++) {
             float value = to_float(f->embedding, code * f->hidden + i, f->half);
-            if (f->place) value += to_float(f->place, (step + 1) * f->hidden + i, f->half);
+            if (f->position) value += to_float(f->position, (step + 1) * f->hidden + i, f->half);
             g->x[b * f->hidden + i] = value;
         }
     }
 }
 
-static void run_frame(const Frame *f, Shared *g, Scratch *s, int64_t me, int64_t all) {
+static void decode_rows(const DecodeCall *f, Shared *g, Scratch *s, int64_t me, int64_t all) {
     for (int64_t step = 0; step <= f->tokens; step++) {
         for (int64_t l = 0; l < f->layers; l++) run_layer(f, f->layer + l, step, g, s, me, all);
         const void *hidden = normed(f, g->x, f->norm, s->norm, s->space);
@@ -532,10 +533,10 @@ static void run_frame(const Frame *f, Shared *g, Scratch *s, int64_t me, int64_t
     }
 }
 
-// Some rows of a frame, as a frame of its own; `layers` is filled.
-static Frame rows_of(const Frame *f, Span rows, Layer *layers) {
+// The call for some of the rows; fills `layers`.
+static DecodeCall rows_of(const DecodeCall *f, Span rows, Layer *layers) {
     const int64_t cached = rows.from * f->kv_heads * f->capacity * f->head_dim;
-    Frame part = *f;
+    DecodeCall part = *f;
     for (int64_t l = 0; l < f->layers; l++) {
         layers[l] = f->layer[l];
         layers[l].keys = (void *)offset(layers[l].keys, cached, f->half);
@@ -544,11 +545,11 @@ static Frame rows_of(const Frame *f, Span rows, Layer *layers) {
     part.layer = layers, part.batch = rows.to - rows.from;
     part.lengths += rows.from, part.slots += rows.from * f->hidden, part.uniforms += rows.from * f->tokens;
     if (f->shared_lengths) part.shared_lengths += rows.from, part.shared_rows += rows.from;
-    part.drawn += rows.from * f->tokens, part.entropy += rows.from, part.last += rows.from * f->hidden;
+    part.sampled += rows.from * f->tokens, part.entropy += rows.from, part.last += rows.from * f->hidden;
     return part;
 }
 
-static Shared workspace(const Frame *f, float *memory) {
+static Shared workspace(const DecodeCall *f, float *memory) {
     const int64_t b = f->batch, queries = f->heads * f->head_dim, keys = f->kv_heads * f->head_dim;
     Shared g = {.x = memory};
     g.qkv = g.x + b * f->hidden;
@@ -557,15 +558,15 @@ static Shared workspace(const Frame *f, float *memory) {
     g.up = g.gate + b * f->mlp;
     g.logits = g.up + b * f->mlp;
     for (int64_t i = 0; i < b * f->hidden; i++)
-        g.x[i] = f->slots[i] + (f->place ? to_float(f->place, i % f->hidden, f->half) : 0.0f);
+        g.x[i] = f->slots[i] + (f->position ? to_float(f->position, i % f->hidden, f->half) : 0.0f);
     return g;
 }
 
-// 0, or 1 where memory ran out and nothing was done.
+// Return 0, or 1 if memory ran out and nothing was done.
 //
-// Few rows are gone through by all threads together, each with its part of the weights; of many every thread takes some
-// for itself, because then none ever waits for another.
-int imagine_frame(const Frame *f) {
+// Few rows are processed by all threads together, each with its part of the weights. Many rows are divided among the
+// threads, which then never wait for each other.
+int decode_codes(const DecodeCall *f) {
     if (f->batch < 1) return 0;
     const int64_t b = f->batch, queries = f->heads * f->head_dim, keys = f->kv_heads * f->head_dim;
     const int64_t widest = f->mlp > f->hidden ? (f->mlp > queries ? f->mlp : queries)
@@ -596,32 +597,32 @@ int imagine_frame(const Frame *f) {
             const int64_t near = f->half ? NEAR_ROWS : b;
             for (Span rows = {own.from, own.from}; rows.to < own.to; rows.from = rows.to) {
                 rows.to = rows.from + near < own.to ? rows.from + near : own.to;
-                Frame part = rows_of(f, rows, layers);
+                DecodeCall part = rows_of(f, rows, layers);
                 Shared g = workspace(&part, memory + rows.from * row);
-                run_frame(&part, &g, &s, 0, 1);
+                decode_rows(&part, &g, &s, 0, 1);
             }
         } else {
-            run_frame(f, &together, &s, me, all);
+            decode_rows(f, &together, &s, me, all);
         }
     }
     free(memory);
     return 0;
 }
 
-// The decoder's norms. A row is gone through in strips of whole pixels, number by number, so that loops are long enough
-// for vector code however few channels there are, and no number's sum depends on who else is summed.
+// GroupNorm. A row is processed in strips of whole pixels, element by element, so that loops are long enough to be
+// vectorised however few channels there are, and no sum depends on other rows.
 #define STRIP 256
-#define STRIPS 64  // so many are summed in float32
+#define STRIPS 64  // number of strips that are summed in float32
 
 typedef struct {
     int64_t rows, pixels, channels, groups, half, threads;
     float eps;
     const void *x, *weight, *bias;  // [rows, pixels, channels], [channels], [channels]
     void *y;                        // as x
-} Norm;
+} NormSiluCall;
 
-// Add the sums of a strip's numbers to those of their groups, and begin anew.
-static void gather(const Norm *n, float *sums, int64_t width, double *total) {
+// Add the sums of a strip's elements to those of their groups, and clear them.
+static void gather(const NormSiluCall *n, float *sums, int64_t width, double *total) {
     const int64_t size = n->channels / n->groups;
     for (int64_t pixel = 0; pixel < width; pixel += n->channels)
         for (int64_t g = 0; g < n->groups; g++)
@@ -629,7 +630,7 @@ static void gather(const Norm *n, float *sums, int64_t width, double *total) {
     memset(sums, 0, width * sizeof(float));
 }
 
-INLINE void norm_row(const Norm *n, int64_t row, int half) {
+INLINE void norm_row(const NormSiluCall *n, int64_t row, int half) {
     const int64_t channels = n->channels, length = n->pixels * channels, size = channels / n->groups;
     const int64_t width = channels < STRIP ? STRIP / channels * channels : channels;
     const double count = (double)(n->pixels * size);
@@ -643,7 +644,7 @@ INLINE void norm_row(const Norm *n, int64_t row, int half) {
         for (int64_t i = 0; i < (length - at < width ? length - at : width); i++) sum[i] += to_float(x, at + i, half);
     gather(n, sum, width, total);
     for (int64_t i = 0; i < width; i++) center[i] = i < channels ? (float)(total[i / size] / count) : center[i - channels];
-    // Roughly in the middle of its group a number is as exact as it came, however far from zero that lies.
+    // Relative to about the mean of its group a value loses no precision, however far from zero the mean is.
     memset(total, 0, sizeof total);
     for (int64_t at = 0, strips = 1; at < length; at += width, strips++) {
         for (int64_t i = 0; i < (length - at < width ? length - at : width); i++) {
@@ -669,14 +670,14 @@ INLINE void norm_row(const Norm *n, int64_t row, int half) {
             value[i] = (to_float(x, at + i, half) - center[i]) * scale[i] + shift[i];
             power[i] = fast_exp(-value[i]);
         }
-        for (int64_t i = 0; i < some; i++)  // apart from it, as GCC divides once for each way through fast_exp
+        for (int64_t i = 0; i < some; i++)  // a separate loop, as GCC would divide once for each branch of fast_exp
             if (half) ((bf16 *)y)[at + i] = to_bf16(value[i] / (1.0f + power[i]));
             else ((float *)y)[at + i] = value[i] / (1.0f + power[i]);
     }
 }
 
-// GroupNorm, then SiLU, of maps in channels-last order. A row is one thread's, in whose cache it stays meanwhile.
-void norm_silu(const Norm *n) {
+// GroupNorm, then SiLU, of maps in channels-last order. One thread processes a row, so that it stays in its cache.
+void norm_silu(const NormSiluCall *n) {
 #ifdef _OPENMP
 #pragma omp parallel for num_threads(n->threads)
 #endif

@@ -81,10 +81,11 @@ def pointer(
         and tensor.is_contiguous(memory_format=memory_format)
     ):
         return tensor.data_ptr()
+    order = str(memory_format).removeprefix("torch.")
     raise InvalidBuffer(
-        f"{name}: expected {numel} elements of {dtype} on cpu, in {memory_format}, got {list(tensor.shape)} of "
-        f"{tensor.dtype} on {tensor.device} with strides {list(tensor.stride()) if not tensor.is_sparse else None}: "
-        "convert the whole model with WorldModel.to()"
+        f"{name}: expected {numel} elements of {dtype} on cpu in {order}, got shape {list(tensor.shape)} of "
+        f"{tensor.dtype} on {tensor.device} with strides {list(tensor.stride())}: give a tensor of that size, and "
+        "convert the whole model by WorldModel.to()"
     )
 
 

@@ -10,7 +10,6 @@ digests among their metadata, by which a flipped bit is found, and a transformer
 """
 
 import hashlib
-import json
 import os
 import re
 from collections.abc import Callable, Mapping
@@ -26,11 +25,11 @@ from torch import Tensor, nn
 from worldgym.checkpoints import shipped
 from worldgym.config import TransformerConfig, WorldModelConfig, from_dict, to_dict
 from worldgym.errors import CheckpointError, ConfigError, nearest
-from worldgym.storage.files import atomic_folder, read_json
+from worldgym.storage.files import atomic_folder, atomic_json, read_json
 from worldgym.tokenizer import build_tokenizer
 from worldgym.tokenizer.base import Tokenizer
 from worldgym.tokenizer.compressive import config_from_published
-from worldgym.transformer.llama import Transformer
+from worldgym.transformer.transformer import Transformer
 
 CONFIG = "config.json"
 TOKENIZER = "tokenizer.safetensors"
@@ -126,7 +125,7 @@ def save(
         for name, tensors in stored.items():
             pair = {TOKENIZER_DIGEST: digests[TOKENIZER]} if name == TRANSFORMER else {}
             save_file(tensors, aside / name, metadata={"format": "pt", DIGEST: digests[name], **pair})
-        (aside / CONFIG).write_text(json.dumps(to_dict(config), indent=2) + "\n", encoding="utf-8")
+        atomic_json(aside / CONFIG, to_dict(config))
 
 
 def digest(tensors: Mapping[str, Tensor]) -> str:

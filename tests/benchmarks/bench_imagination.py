@@ -32,7 +32,7 @@ from worldgym.errors import ConfigError, DependencyNotInstalled, RenderingError
 from worldgym.storage.files import atomic_json, atomic_write
 from worldgym.tokenizer import build_tokenizer
 from worldgym.transformer.decoding.frame import imagine_frame
-from worldgym.transformer.llama import Transformer
+from worldgym.transformer.transformer import Transformer
 
 CHECKPOINT = "metaworld-64"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -122,13 +122,13 @@ class Middle:
 
     def stepped(self) -> "Middle":
         """Itself after one step."""
-        self.state.cache.filled(self.past)
+        self.state.cache.set_filled(self.past)
         self.model.step(self.state, self.action)
         return self
 
     def codes(self) -> None:
         """What the transformer has to do for that."""
-        self.state.cache.filled(self.past)
+        self.state.cache.set_filled(self.past)
         imagine_frame(self.model.transformer, self.state.cache, self._placed_action(), self.noise)
 
     def rereading(self, loop: RereadingLoop) -> Job:

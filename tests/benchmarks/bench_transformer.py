@@ -14,7 +14,7 @@ from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM
 from worldgym.config import TransformerConfig
 from worldgym.tokens import TokenLayout
 from worldgym.transformer.decoding.frame import imagine_frame, read_context
-from worldgym.transformer.llama import Transformer
+from worldgym.transformer.transformer import Transformer
 
 CONFIG = TransformerConfig(layers=6, heads=5, key_value_heads=1, hidden_size=320, mlp_size=960, max_positions=512)
 LAYOUT = TokenLayout(
@@ -46,7 +46,7 @@ def ours(model: Transformer, batch: int) -> Callable[[], None]:
     action, uniforms = torch.zeros(batch, ACTION_DIM), torch.rand(batch, LAYOUT.tokens_per_frame)
 
     def frame() -> None:
-        cache.filled(LAYOUT.prefix_length)
+        cache.set_filled(LAYOUT.prefix_length)
         imagine_frame(model, cache, action, uniforms, top_k=100)
 
     return frame
@@ -58,7 +58,7 @@ def theirs(model: Transformer, batch: int) -> Callable[[], None]:
     other(torch.zeros(batch, LAYOUT.prefix_length).long(), past_key_values=cache, use_cache=True)
 
     def frame() -> None:
-        x = model.slot(action, action)
+        x = model.slot_embedding(action, action)
         for _ in range(LAYOUT.step_length):
             logits = other(inputs_embeds=x, past_key_values=cache, use_cache=True).logits[:, -1, LAYOUT.dynamics_ids]
             values, indices = logits.topk(100)

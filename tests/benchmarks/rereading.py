@@ -34,8 +34,8 @@ class RereadingLoop:
         self.llama = hugging_face(model.transformer).to(model.device, model.dtype)
         self.llama.generation_config.eos_token_id = None
         self.processor = OnlyDynamicsCodes(self.layout.dynamics_ids)
-        self._place = 0
-        self.llama.model.embed_tokens.register_forward_hook(self._placed)
+        self._offset = 0
+        self.llama.model.embed_tokens.register_forward_hook(self._add_position)
 
     def check(self) -> None:
         """Both, drawing the likeliest codes in float32, imagine one frame alike: else the comparison means nothing."""
@@ -54,20 +54,20 @@ class RereadingLoop:
     def past(self, context: Tensor, codes: Tensor, actions: Tensor) -> Tensor:
         """Embeddings ``[B, N, D]`` of context codes, and of ``[B, T, n]`` codes with their actions ``[B, T, A]``."""
         transformer, layout = self.model.transformer, self.layout
-        x_BND = transformer.placed(transformer.embed(layout.sequence(context, codes)))
+        x_BND = transformer.add_position_embedding(transformer.embed(layout.sequence(context, codes)))
         for position, step in zip(layout.slot_positions(codes.shape[1]), range(codes.shape[1]), strict=True):
             x_BND[:, position : position + 1] = self._slot(actions[:, step], actions[:, : step + 1].sum(1))
         return x_BND
 
     def frame(
-        self, past_BND: Tensor, features: ContextFeatures, action: Tensor, travel: Tensor, top_k: int = 100
+        self, past_BND: Tensor, features: ContextFeatures, action: Tensor, cumulative: Tensor, top_k: int = 100
     ) -> tuple[Tensor, Tensor, Tensor]:
         """One frame: codes ``[B, n]``, pixels uint8 ``[B, H, W, 3]``, the head's reward ``[B]``.
 
-        travel: the sum of the actions since the context, this one included.
+        cumulative: the sum of the actions since the context, this one included.
         """
-        x_BND = torch.cat([past_BND, self._slot(action, travel)], dim=1)
-        self._place = 0
+        x_BND = torch.cat([past_BND, self._slot(action, cumulative)], dim=1)
+        self._offset = 0
         drawn = self.llama.generate(
             inputs_embeds=x_BND,
             attention_mask=torch.ones(x_BND.shape[:2], dtype=torch.int64, device=x_BND.device),
@@ -87,11 +87,11 @@ class RereadingLoop:
         pixels = self.model.tokenizer.decode_future(codes[:, None], features)[:, 0].clamp(0, 1)
         return codes, pixels.float().mul(255).round().to(torch.uint8).movedim(1, -1), reward
 
-    def _slot(self, action: Tensor, travel: Tensor) -> Tensor:
+    def _slot(self, action: Tensor, cumulative: Tensor) -> Tensor:
         transformer = self.model.transformer
-        return transformer.placed_in_frame(transformer.slot(action, travel), 0)
+        return transformer.add_frame_position_embedding(transformer.slot_embedding(action, cumulative), 0)
 
-    def _placed(self, module: nn.Module, inputs: object, x_B1D: Tensor) -> Tensor:
-        """Add what our models know of the place within the frame to each drawn code's embedding."""
-        self._place += 1
-        return self.model.transformer.placed_in_frame(x_B1D, self._place)
+    def _add_position(self, module: nn.Module, inputs: object, x_B1D: Tensor) -> Tensor:
+        """Add the position embedding to each sampled code's embedding."""
+        self._offset += 1
+        return self.model.transformer.add_frame_position_embedding(x_B1D, self._offset)

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from worldgym import native
 from worldgym.config import CompressiveTokenizerConfig, TransformerConfig, WorldModelConfig
 from worldgym.tokenizer.compressive import CompressiveTokenizer
-from worldgym.transformer.llama import Transformer
+from worldgym.transformer.transformer import Transformer
 from worldgym.world_model import WorldModel
 
 TINY_TOKENIZER = CompressiveTokenizerConfig(
@@ -31,7 +31,7 @@ MakeModel = Callable[..., WorldModel]
 
 @pytest.fixture
 def make_model() -> MakeModel:
-    """A world model that is fast and, though untrained, far from indifferent to its inputs."""
+    """A small world model with random weights, whose outputs depend strongly on its inputs."""
 
     def make(**changes: Any) -> WorldModel:
         options = {"action_dim": 3, "reward": True, **changes}
@@ -59,7 +59,7 @@ def model(make_model: MakeModel) -> WorldModel:
 
 @pytest.fixture(scope="session")
 def parity() -> Path:
-    """The folder in the published layout, with what the reference implementation computes from it."""
+    """A folder in the published layout, with results of the reference implementation."""
     return Path(__file__).parents[1] / "parity" / "ctx2-64px"
 
 
@@ -81,7 +81,7 @@ def unbuilt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 @pytest.fixture
 def make_compiler(tmp_path: Path) -> Callable[[str, str], str]:
-    """CC for a compiler that knows no flag like ``refuses``, a pattern of the shell, and adds ``flags`` of its own."""
+    """CC for a compiler that refuses flags matching ``refuses``, a shell pattern, and adds ``flags``."""
 
     def make(refuses: str, flags: str) -> str:
         script = tmp_path / "my cc"
@@ -96,13 +96,13 @@ def make_compiler(tmp_path: Path) -> Callable[[str, str], str]:
 
 @pytest.fixture
 def without_gradients() -> Iterator[None]:
-    with torch.inference_mode():
+    with torch.no_grad():
         yield
 
 
 @pytest.fixture(scope="session")
 def threads_of() -> Callable[[int], AbstractContextManager[None]]:
-    """As many threads of PyTorch as are asked for, for as long as the context lasts."""
+    """A context with this number of PyTorch threads."""
 
     @contextmanager
     def threads(count: int) -> Iterator[None]:

@@ -1,6 +1,6 @@
-"""Drawing ids: top-k and temperature by inverse CDF from given uniforms, so that every row owns its randomness.
+"""Sampling of codes: top-k and temperature, by inverse CDF from given uniform numbers.
 
-Nothing here waits for the device, and nothing depends on a global generator.
+Every row has its own randomness. Nothing waits for the device or uses a global generator.
 """
 
 import torch
@@ -8,15 +8,22 @@ from torch import Tensor
 
 
 def sample_top_k(logits_BV: Tensor, uniforms_B: Tensor, temperature: float = 1.0, top_k: int = 100) -> Tensor:
-    """Draw one index a row, int64 ``[B]``, from the ``top_k`` largest logits ``[B, V]`` (1: exactly argmax).
+    """Sample one index per row from the largest logits.
 
-    uniforms_B: float ``[B]`` in [0, 1); equal uniforms draw equal indices. Of a ``top_k`` above V, V is taken.
+    Args:
+        logits_BV: ``[B, V]``.
+        uniforms_B: float ``[B]`` in [0, 1); equal numbers give equal indices.
+        temperature: divides the logits.
+        top_k: how many of the largest logits are considered; 1 is argmax, values above V mean V.
+
+    Returns:
+        int64 ``[B]``.
     """
     if top_k == 1:
         return logits_BV.argmax(dim=-1)
     values, indices = logits_BV.float().topk(min(top_k, logits_BV.shape[1]))
     cumulative = (values / temperature).softmax(dim=-1).cumsum(dim=-1)
-    # Scaled by the total, which rounding keeps from being exactly 1.
+    # Scaled by the total, which is not exactly 1 after rounding.
     threshold = uniforms_B.float()[:, None] * cumulative[:, -1:]
     drawn = (cumulative <= threshold).sum(dim=-1, keepdim=True).clamp(max=values.shape[1] - 1)
     return indices.gather(1, drawn).squeeze(1)

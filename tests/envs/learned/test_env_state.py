@@ -135,7 +135,7 @@ def test_bad_output_and_tensors_are_named(tiny_checkpoint: Path) -> None:
 
 
 def test_more_slots_than_fit_memory_are_refused_by_name(tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("worldgym.world_model.model.CERTAINLY_FREE", 0)
-    monkeypatch.setattr("worldgym.world_model.model.free_memory", lambda device: 2**20)
+    monkeypatch.setattr("worldgym.world_model.memory.UNCHECKED_BYTES", 0)
+    monkeypatch.setattr("worldgym.world_model.memory.free_memory", lambda device: 2**20)
     with pytest.raises(OutOfMemory, match=r"at most \d+ rows fit"):
         WorldModelVectorEnv(500, checkpoint=tiny_checkpoint).reset(seed=0)

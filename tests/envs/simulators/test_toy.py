@@ -10,7 +10,7 @@ from worldgym.config import CompactTokenizerConfig, TransformerConfig, WorldMode
 from worldgym.envs.collect import BEHAVIOURS, record
 from worldgym.envs.simulators.toy import AGENT_COLOUR, FLOOR_COLOUR, GOAL_COLOUR, SimulatorToy
 from worldgym.tokenizer import build_tokenizer
-from worldgym.transformer.llama import Transformer
+from worldgym.transformer.transformer import Transformer
 from worldgym.world_model import WorldModel
 
 

@@ -11,7 +11,7 @@ from worldgym.config import TransformerConfig
 from worldgym.tokens import TokenLayout
 from worldgym.transformer.cache import KeyValueCache
 from worldgym.transformer.decoding.frame import ImaginedFrame, imagine_frame, read_context
-from worldgym.transformer.llama import Transformer
+from worldgym.transformer.transformer import Transformer
 
 LAYOUT = TokenLayout(
     context_length=2, tokens_per_context_frame=9, tokens_per_frame=4, context_codes=11, dynamics_codes=13
@@ -73,7 +73,7 @@ def rows(frame: ImaginedFrame, chosen: list[int]) -> ImaginedFrame:
     return ImaginedFrame(frame.codes[chosen], frame.reward[chosen], frame.uncertainty[chosen])
 
 
-def test_the_cache_changes_nothing(transformer: Transformer) -> None:
+def test_the_cache_gives_the_results_of_the_forward_pass(transformer: Transformer) -> None:
     codes, actions = context(), torch.randn(BATCH, HORIZON, 3)
     frames = [
         imagine_frame(transformer, cache, actions[:, t], torch.rand(BATCH, 4), top_k=1)
@@ -101,7 +101,7 @@ def test_a_batch_is_its_rows(transformer: Transformer) -> None:
             assert_equal(got, rows(wanted, [row]))
 
 
-def test_rows_at_different_positions_are_as_if_alone(transformer: Transformer) -> None:
+def test_rows_at_different_positions_are_independent(transformer: Transformer) -> None:
     """Row 1 starts anew after one frame, row 2 after two; the past of row 1 is longer than its new start."""
     codes, actions, noise = context(), torch.randn(BATCH, HORIZON, 3), torch.rand(BATCH, HORIZON, 4)
     cache, frames = read_context(transformer, codes), []
@@ -109,7 +109,7 @@ def test_rows_at_different_positions_are_as_if_alone(transformer: Transformer) -
         if t in (1, 2):
             cache.put([t], read_context(transformer, codes[t : t + 1]))
         frames.append(imagine_frame(transformer, cache, actions[:, t], noise[:, t], 0.9, 5))
-    assert not cache.even
+    assert not cache.aligned
     assert cache.lengths == [LAYOUT.length(4), LAYOUT.length(3), LAYOUT.length(2)]
     for row in range(BATCH):
         one = slice(row, row + 1)
@@ -130,13 +130,13 @@ def test_select_copies(transformer: Transformer) -> None:
     assert chosen.lengths == [LAYOUT.length(1)] * 2
 
 
-def test_room_is_counted_per_row(transformer: Transformer) -> None:
+def test_remaining_positions_are_counted_per_row(transformer: Transformer) -> None:
     cache = read_context(transformer, context(2), positions=30)
-    assert cache.room() == [30 - LAYOUT.prefix_length] * 2
+    assert cache.remaining() == [30 - LAYOUT.prefix_length] * 2
     single = read_context(transformer, context(1), positions=30)
     imagine(transformer, single, torch.randn(1, 2, 3), torch.rand(1, 2, 4))
     cache.put([1], single)
-    assert cache.room() == [11, 1]
+    assert cache.remaining() == [11, 1]
 
 
 def test_an_action_free_model_without_reward(transformer: Transformer) -> None:
@@ -148,7 +148,7 @@ def test_an_action_free_model_without_reward(transformer: Transformer) -> None:
 
 
 def frame_of(transformer: Transformer, cache: KeyValueCache, seed: int) -> ImaginedFrame:
-    """One frame; a row's action and noise follow from the seed and its number."""
+    """One frame; a row's action and noise depend on the seed and its number."""
     generator = torch.Generator().manual_seed(seed)
     actions, noise = torch.randn(64, 3, generator=generator), torch.rand(64, 4, generator=generator)
     batch = len(cache.lengths)
@@ -156,7 +156,7 @@ def frame_of(transformer: Transformer, cache: KeyValueCache, seed: int) -> Imagi
 
 
 def trunk_of(transformer: Transformer) -> KeyValueCache:
-    """Three rows, the second two frames on, the others one."""
+    """Three rows, the second after two frames, the others after one."""
     cache = read_context(transformer, context())
     frame_of(transformer, cache, 0)
     ahead = cache.select([1])
@@ -174,14 +174,14 @@ def frames_of(transformer: Transformer, cache: KeyValueCache, count: int = 2) ->
 
 
 def assert_all_equal(got: list[ImaginedFrame], wanted: list[ImaginedFrame]) -> None:
-    """Bit for bit in compiled code; elsewhere up to what rounding makes of another order of sums."""
+    """Exactly in compiled code, else up to rounding."""
     for one, other in zip(got, wanted, strict=True):
         assert_equal(one, other)
         if native.library() is not None:
             assert torch.equal(one.uncertainty, other.uncertainty)
 
 
-def test_a_fork_is_copies(transformer: Transformer) -> None:
+def test_a_fork_equals_copies(transformer: Transformer) -> None:
     trunk = trunk_of(transformer)
     wanted = frames_of(transformer, copies(trunk, 4))
     branches = trunk.fork(4)
@@ -215,10 +215,10 @@ def test_a_fork_of_a_fork(transformer: Transformer) -> None:
 
 @pytest.mark.parametrize("chosen", [[0, 4], [2, 3], [5, 2, 2], [3, 1], [2]], ids=str)
 def test_some_rows_of_a_fork(transformer: Transformer, chosen: list[int]) -> None:
-    """Such as those whose shared past is the shorter one: what the other past holds beyond it is not theirs."""
+    """Among them rows whose shared past is the shorter one: they must not use the rest of the longer one."""
     trunk = trunk_of(transformer)
     separate, branches = copies(trunk, 2), trunk.fork(2)
-    frame_of(transformer, trunk, 3)  # goes on behind the shared past
+    frame_of(transformer, trunk, 3)  # continues after the shared past
     assert_all_equal(frames_of(transformer, branches.select(chosen)), frames_of(transformer, separate.select(chosen)))
     for cache in (separate, branches):
         frame_of(transformer, cache, 5)
@@ -227,7 +227,7 @@ def test_some_rows_of_a_fork(transformer: Transformer, chosen: list[int]) -> Non
     )
 
 
-def test_trunk_and_branches_go_on_apart(transformer: Transformer) -> None:
+def test_trunk_and_branches_are_independent(transformer: Transformer) -> None:
     trunk, fresh = trunk_of(transformer), read_context(transformer, context(1))
     alone, separate = trunk.select(range(3)), copies(trunk, 2)
     branches = trunk.fork(2)
@@ -243,7 +243,7 @@ def test_trunk_and_branches_go_on_apart(transformer: Transformer) -> None:
 
 
 def test_a_branch_may_start_anew(transformer: Transformer) -> None:
-    """``put`` among branches joins them with their past; whoever else shares it sees nothing of that."""
+    """``put`` on branches copies their past; other branches of it do not change."""
     trunk, fresh = trunk_of(transformer), read_context(transformer, context(2))
     separate, branches = copies(trunk, 2), trunk.fork(2)
     sisters = branches.select(range(6))
@@ -267,11 +267,11 @@ def test_a_branch_replaces_its_trunk(transformer: Transformer) -> None:
 
 
 def test_a_full_past_may_be_forked(transformer: Transformer) -> None:
-    """Without room for anything of its own a branch can still be given a new past."""
+    """A branch without free positions can still get a new past."""
     trunk = read_context(transformer, context(), LAYOUT.length(1))
     frame_of(transformer, trunk, 0)
     branches = trunk.fork(2)
-    assert branches.room() == [0] * 6
+    assert branches.remaining() == [0] * 6
     fresh = read_context(transformer, context(6), LAYOUT.length(1))
     branches.put(range(6), fresh)
     assert_all_equal([frame_of(transformer, branches, 1)], [frame_of(transformer, fresh, 1)])
@@ -279,14 +279,14 @@ def test_a_full_past_may_be_forked(transformer: Transformer) -> None:
 
 @dataclass
 class Pool:
-    """Caches that share what they can, each beside one that shares nothing."""
+    """Caches that share pasts, each with one that shares nothing."""
 
     transformer: Transformer
     pairs: list[tuple[KeyValueCache, KeyValueCache]]
 
     def step(self, which: int, seed: int, other: int) -> None:
         shared, apart = self.pairs[which]
-        if min(shared.room()) >= LAYOUT.step_length:
+        if min(shared.remaining()) >= LAYOUT.step_length:
             assert_all_equal([frame_of(self.transformer, shared, seed)], [frame_of(self.transformer, apart, seed)])
 
     def fork(self, which: int, seed: int, other: int) -> None:
@@ -322,7 +322,7 @@ ACTS: list[Callable[[Pool, int, int, int], None]] = [Pool.step, Pool.fork, Pool.
         st.tuples(st.sampled_from([*ACTS, Pool.step, Pool.fork]), *[st.integers(0, 20)] * 3), min_size=8, max_size=16
     )
 )
-def test_whatever_is_done_in_whatever_order(
+def test_random_sequences_of_operations(
     transformer: Transformer, acts: list[tuple[Callable[[Pool, int, int, int], None], int, int, int]]
 ) -> None:
     trunk = trunk_of(transformer)

@@ -8,7 +8,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from worldgym.config import TransformerConfig
 from worldgym.errors import InvalidAction
 from worldgym.tokens import TokenLayout
-from worldgym.transformer.llama import Transformer
+from worldgym.transformer.transformer import Transformer
 from worldgym.world_model import WorldModel
 
 LAYOUT = TokenLayout(
@@ -57,7 +57,7 @@ def test_the_published_sizes(config: TransformerConfig, millions: float) -> None
     assert sum(parameter.numel() for parameter in model.parameters()) == round(millions * 1e6)
 
 
-def test_parameters_bear_the_published_names() -> None:
+def test_parameters_have_the_published_names() -> None:
     names = Transformer(CONFIG, LAYOUT, 3, reward=True).state_dict().keys()
     outside = {name for name in names if not name.startswith("llm.model.layers.")}
     assert outside == {
@@ -73,7 +73,7 @@ def test_parameters_bear_the_published_names() -> None:
 
 
 @torch.no_grad()
-def test_logits_are_those_of_hugging_face() -> None:
+def test_logits_equal_those_of_hugging_face() -> None:
     torch.manual_seed(0)
     model = Transformer(CONFIG, LAYOUT).eval()
     for parameter in model.parameters():
@@ -83,12 +83,13 @@ def test_logits_are_those_of_hugging_face() -> None:
 
 
 @torch.no_grad()
-def test_the_reference_is_matched(published: WorldModel, expected: dict[str, torch.Tensor]) -> None:
+def test_the_forward_pass_equals_the_reference(published: WorldModel, expected: dict[str, torch.Tensor]) -> None:
     layout = published.layout
     out = published.transformer(expected["tokens"], expected["action"][:, 1:4])
     torch.testing.assert_close(out.logits, expected["logits"], atol=1e-4, rtol=0)
     torch.testing.assert_close(out.rewards, expected["reward"].squeeze(-1), atol=1e-4, rtol=0)
-    labels = layout.labels(expected["tokens"])
+    labels = expected["tokens"].clone()
+    labels[:, : layout.prefix_length + 1] = -100  # no loss on the context
     assert torch.equal(labels, expected["labels"])
     loss = F.cross_entropy(out.logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten())
     torch.testing.assert_close(loss[None], expected["ce_loss"], atol=1e-4, rtol=0)
@@ -96,7 +97,7 @@ def test_the_reference_is_matched(published: WorldModel, expected: dict[str, tor
 
 @torch.no_grad()
 def test_action_free_generation_of_the_reference(published: WorldModel, expected: dict[str, torch.Tensor]) -> None:
-    """The reference took id 0 for padding there: it neither saw such prompt tokens nor counted their positions."""
+    """The reference treats id 0 as padding: it leaves out such prompt tokens and their positions."""
     trained, layout = published.transformer, published.layout
     bare = Transformer(trained.config, layout).eval()
     bare.load_state_dict({key: value for key, value in trained.state_dict().items() if key.startswith("llm.")})
@@ -109,7 +110,7 @@ def test_action_free_generation_of_the_reference(published: WorldModel, expected
         assert torch.equal(ids[0, -len(wanted) :], wanted)
 
 
-def test_actions_start_without_effect_and_reach_only_what_follows() -> None:
+def test_new_actions_have_no_effect_and_trained_ones_only_on_later_positions() -> None:
     torch.manual_seed(0)
     model, ids = Transformer(CONFIG, LAYOUT, 3).eval(), tokens(LAYOUT, 3)
     actions = torch.randn(2, 3, 3)
@@ -125,7 +126,7 @@ def test_actions_start_without_effect_and_reach_only_what_follows() -> None:
     assert not torch.allclose(first[:, slot], second[:, slot])
 
 
-def test_logits_are_worked_out_only_where_asked() -> None:
+def test_logits_from_a_position_on() -> None:
     model, ids = Transformer(CONFIG, LAYOUT, reward=True).eval(), tokens(LAYOUT, 2)
     whole, part = model(ids), model(ids, logits_from=LAYOUT.prefix_length)
     assert part.logits.shape == (2, ids.shape[1] - LAYOUT.prefix_length, LAYOUT.vocab_size)
@@ -137,7 +138,7 @@ def test_logits_are_worked_out_only_where_asked() -> None:
     torch.testing.assert_close(cut, whole.rewards[:, :1])
 
 
-def test_dropout_acts_in_training_mode_only() -> None:
+def test_dropout_in_training_mode_only() -> None:
     torch.manual_seed(0)
     model, ids = Transformer(CONFIG, LAYOUT), tokens(LAYOUT, 1)
     model.dropout = 0.5
@@ -152,7 +153,7 @@ def test_dropout_acts_in_training_mode_only() -> None:
         (3, None, r"expected actions of shape \(2, 2, 3\), one for each future frame, got none"),
         (3, torch.zeros(2, 1, 3), r"got shape \(2, 1, 3\)"),
         (3, torch.zeros(2, 2, 4), r"got shape \(2, 2, 4\)"),
-        (0, torch.zeros(2, 2, 3), "action-free: expected no actions"),
+        (0, torch.zeros(2, 2, 3), "expected no actions for an action-free model"),
     ],
 )
 def test_actions_that_do_not_fit_are_refused(action_dim: int, actions: torch.Tensor | None, message: str) -> None:

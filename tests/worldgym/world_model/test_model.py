@@ -11,11 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from worldgym import world_model
 from worldgym.config import Sampling, TransformerConfig
 from worldgym.errors import ConfigError, InvalidAction, InvalidFrames, OutOfMemory
 from worldgym.symlog import symexp
-from worldgym.world_model import Imagined, WorldModel, WorldModelState
+from worldgym.world_model import Imagined, WorldModel, WorldModelState, memory
 
 MakeModel = Callable[..., WorldModel]
 BATCH, WINDOW = 2, 4  # the tiny model's window holds four imagined frames
@@ -369,7 +368,7 @@ def test_one_context_is_encoded_once(model: WorldModel, monkeypatch: pytest.Monk
         return encode(frames)
 
     monkeypatch.setattr(model.tokenizer, "encode_context", counted)
-    model._feature_bytes  # noqa: B018  # found by encoding a frame, once
+    model._feature_values  # noqa: B018  # found by encoding a frame, once
     encoded.clear()
     model.rollout(frames_for(model, 1), actions_for(model, 2, 5))
     assert encoded == [1]
@@ -487,10 +486,10 @@ def shipped() -> WorldModel:
 @pytest.mark.parametrize("batch", [1, 33])
 def test_memory_is_about_what_a_state_takes(shipped: WorldModel, batch: int, horizon: int | None) -> None:
     """The state itself, exactly but for frames that come and go; with the work beside it, not several times that."""
-    positions = shipped._positions(horizon)
+    positions = shipped.memory_estimate.positions(horizon)
     state = shipped._start(torch.zeros(batch, 2, 64, 64, 3, dtype=torch.uint8), positions)
-    branch, image = shipped._costs(positions, branch=True)
-    row, _ = shipped._costs(positions)
+    branch, image = shipped.memory_estimate.costs(positions, branch=True)
+    row, _ = shipped.memory_estimate.costs(positions)
     assert state.nbytes <= shipped.memory(batch, horizon)
     kept = branch - 2 * 3 * 3 * 64 * 64  # keys and values
     assert state.cache.nbytes == batch * kept
@@ -518,8 +517,8 @@ def test_the_largest_batch_is_just_that(shipped: WorldModel, budget: int, horizo
 @pytest.mark.parametrize("free", [2**20, 2**24, 2**28])
 def test_the_batch_that_is_said_to_fit_fits(model: WorldModel, monkeypatch: pytest.MonkeyPatch, free: int) -> None:
     """Whatever asks for too much: nothing is allocated, and exactly as many rows as are named go through."""
-    monkeypatch.setattr(world_model, "CERTAINLY_FREE", 0)
-    monkeypatch.setattr(world_model, "free_memory", lambda device: free)
+    monkeypatch.setattr(memory, "UNCHECKED_BYTES", 0)
+    monkeypatch.setattr(memory, "free_memory", lambda device: free)
     monkeypatch.setattr(WorldModel, "_start", lambda self, frames, positions: "started")
     monkeypatch.setattr(WorldModel, "_rollout", lambda self, *_: "rolled out")
     one, many = np.zeros((1, 2, 32, 32, 3), np.uint8), 10**7
@@ -547,8 +546,8 @@ def test_the_batch_that_is_said_to_fit_fits(model: WorldModel, monkeypatch: pyte
 
 def test_a_fork_that_does_not_fit_is_refused(model: WorldModel, monkeypatch: pytest.MonkeyPatch) -> None:
     state = model.start(frames_for(model))
-    monkeypatch.setattr(world_model, "CERTAINLY_FREE", 0)
-    monkeypatch.setattr(world_model, "free_memory", lambda device: 2**27)
+    monkeypatch.setattr(memory, "UNCHECKED_BYTES", 0)
+    monkeypatch.setattr(memory, "free_memory", lambda device: 2**27)
     with pytest.raises(OutOfMemory) as caught:
         state.fork(10**5)
     largest = int(re.findall(r"at most (\d+) rows fit", str(caught.value))[0])

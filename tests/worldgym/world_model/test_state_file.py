@@ -13,7 +13,7 @@ from worldgym.world_model import WorldModel, WorldModelState
 
 MakeModel = Callable[..., WorldModel]
 WINDOW = 4  # the tiny model's window holds four imagined frames
-SUMMING = TransformerConfig(
+CUMULATIVE = TransformerConfig(
     layers=2,
     heads=4,
     key_value_heads=2,
@@ -32,7 +32,7 @@ def started(model: WorldModel, batch: int = 3) -> WorldModelState:
 
 
 def step(state: WorldModelState, seed: int) -> tuple[torch.Tensor, ...]:
-    """One frame of every row and all that tells about it."""
+    """One frame of every row and everything that a step reports."""
     model, generator = state.model, torch.Generator().manual_seed(seed)
     width = model.config.action_dim
     action = torch.rand(len(state), width, generator=generator) * 2 - 1 if width else None
@@ -40,7 +40,7 @@ def step(state: WorldModelState, seed: int) -> tuple[torch.Tensor, ...]:
     return frame, reward.nan_to_num(), state.uncertainty, state.reanchored, state.frames
 
 
-def uneven(model: WorldModel) -> WorldModelState:
+def unaligned(model: WorldModel) -> WorldModelState:
     """Rows that are one, two and three frames from their start."""
     state = started(model)
     step(state, 0)
@@ -51,31 +51,31 @@ def uneven(model: WorldModel) -> WorldModelState:
     return state
 
 
-def branched(model: WorldModel) -> WorldModelState:
-    state = uneven(model).fork(2)
+def forked(model: WorldModel) -> WorldModelState:
+    state = unaligned(model).fork(2)
     step(state, 3)
     return state
 
 
-@pytest.mark.parametrize("make", [started, uneven, branched, lambda model: branched(model).select([5, 0, 0])])
+@pytest.mark.parametrize("make", [started, unaligned, forked, lambda model: forked(model).select([5, 0, 0])])
 @pytest.mark.parametrize(
     ("changes", "dtype"),
     [
         ({}, torch.float32),
         ({}, torch.bfloat16),
         ({"action_dim": 0, "reward": False}, torch.float32),
-        ({"goal_conditioned": True, "transformer": SUMMING}, torch.float32),
+        ({"goal_conditioned": True, "transformer": CUMULATIVE}, torch.float32),
     ],
-    ids=["float32", "bfloat16", "action-free", "summing towards a goal"],
+    ids=["float32", "bfloat16", "action-free", "cumulative actions and a goal"],
 )
-def test_imagination_goes_on_to_the_bit(
+def test_a_restored_state_continues_exactly(
     make_model: MakeModel,
     tmp_path: Path,
     make: Callable[[WorldModel], WorldModelState],
     changes: dict[str, Any],
     dtype: torch.dtype,
 ) -> None:
-    """By another process as it were: the model that restores is another object. On beyond the window's end, too."""
+    """The model that restores is another object; steps continue beyond the end of the position window."""
     state = make(make_model(**changes).to(dtype=dtype))
     state.save(tmp_path / "state.safetensors")
     restored = make_model(**changes).to(dtype=dtype).restore(tmp_path / "state.safetensors")
@@ -88,8 +88,8 @@ def test_imagination_goes_on_to_the_bit(
             assert torch.equal(got, wanted)
 
 
-def test_to_save_changes_nothing(model: WorldModel, tmp_path: Path) -> None:
-    trunk = uneven(model)
+def test_saving_changes_nothing(model: WorldModel, tmp_path: Path) -> None:
+    trunk = unaligned(model)
     state, other = trunk.fork(4), trunk.fork(4)
     size = state.nbytes
     state.save(tmp_path / "one.safetensors")
@@ -99,8 +99,8 @@ def test_to_save_changes_nothing(model: WorldModel, tmp_path: Path) -> None:
         assert torch.equal(got, wanted)
 
 
-def test_a_file_holds_what_is_filled(model: WorldModel, tmp_path: Path) -> None:
-    """Not the empty rest of the window; of a state that was saved, restored and saved again, the same."""
+def test_a_file_contains_filled_positions_only(model: WorldModel, tmp_path: Path) -> None:
+    """Saving a restored state gives the same file."""
     state, path = started(model), tmp_path / "state.safetensors"
     state.save(path)
     early = path.stat().st_size
@@ -115,7 +115,7 @@ def test_a_file_holds_what_is_filled(model: WorldModel, tmp_path: Path) -> None:
         assert torch.equal(load_file(again)[name], tensor)
 
 
-def test_models_of_equal_weights_are_the_same(make_model: MakeModel) -> None:
+def test_models_of_equal_weights_have_equal_fingerprints(make_model: MakeModel) -> None:
     model = make_model()
     fingerprint = model.fingerprint()
     assert make_model().fingerprint() == fingerprint
@@ -157,7 +157,7 @@ def test_another_model_is_refused(
 
 
 def test_a_damaged_file_is_refused(model: WorldModel, tmp_path: Path) -> None:
-    """Cut short anywhere, or any one byte of it another: of the header and of the tensors."""
+    """Truncated at several places, or with one byte changed, in the header or in the tensors."""
     path = tmp_path / "state.safetensors"
     started(model, 1).save(path)
     whole = path.read_bytes()
@@ -176,22 +176,22 @@ def test_a_damaged_file_is_refused(model: WorldModel, tmp_path: Path) -> None:
     assert len(model.restore(path)) == 1
 
 
-def test_what_is_no_state_is_refused(model: WorldModel, tmp_path: Path) -> None:
+def test_other_files_are_refused(model: WorldModel, tmp_path: Path) -> None:
     (tmp_path / "text").write_text("a state")
     save_file({"frames": torch.zeros(1)}, tmp_path / "tensors")
     save_file({"frames": torch.zeros(1)}, tmp_path / "format", {"format": "worldgym-state-0"})
     for name, message in {
-        "text": "not a readable state",
-        "none": "not a readable state",
-        ".": "not a readable state",
-        "tensors": "expected a state of format .*, got None",
-        "format": "got 'worldgym-state-0'",
+        "text": "damaged or not a saved state",
+        "none": "is missing: expected a saved state",
+        ".": "damaged or not a saved state",
+        "tensors": "expected a saved state of format .*, got format None",
+        "format": "got format 'worldgym-state-0'",
     }.items():
         with pytest.raises(CheckpointError, match=message):
             model.restore(tmp_path / name)
 
 
-def test_where_nothing_can_be_written(model: WorldModel, tmp_path: Path) -> None:
+def test_a_file_that_cannot_be_written(model: WorldModel, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(StorageError, match="could not write"):
         started(model, 1).save(tmp_path / "file" / "state.safetensors")

@@ -1,1 +1,1 @@
-"""One imagined frame's positions, in three ways that give the same result: PyTorch operators, compiled C, a CUDA graph."""
+"""Decoding of one frame's codes: PyTorch operators, compiled C and CUDA graphs, with equal results."""

@@ -1,4 +1,4 @@
-"""The compiled frame against the plain one: they must draw the same codes and say the same of them."""
+"""Compiled code against the eager path: equal codes, uncertainty and hidden states."""
 
 import platform
 from collections.abc import Callable, Iterator
@@ -14,15 +14,16 @@ from torch import Tensor
 
 from worldgym import native
 from worldgym.config import TransformerConfig
-from worldgym.envs.learned.start_states import StartState, StartStates
+from worldgym.data.start_states import StartState, StartStates
+from worldgym.errors import InvalidBuffer
 from worldgym.metrics.pixels import psnr, squared_error
 from worldgym.pretrained import START_STATES, locate
 from worldgym.tokens import TokenLayout
-from worldgym.transformer import positions
 from worldgym.transformer.cache import KeyValueCache
+from worldgym.transformer.decoding import eager
 from worldgym.transformer.decoding.frame import ImaginedFrame, imagine_frame, read_context
-from worldgym.transformer.decoding.native import imagine_codes
-from worldgym.transformer.llama import Transformer
+from worldgym.transformer.decoding.native import sample_codes
+from worldgym.transformer.transformer import Transformer
 from worldgym.world_model import WorldModel
 
 FRAMES = 3
@@ -32,7 +33,7 @@ pytestmark = pytest.mark.usefixtures("without_gradients")
 
 
 class Shape(NamedTuple):
-    """A toy transformer, and what is asked of it."""
+    """Sizes of a toy transformer, and sampling options."""
 
     heads: int = 4
     key_value_heads: int = 2
@@ -86,38 +87,38 @@ SHAPES = st.builds(
 )
 
 
-def even(transformer: Transformer, batch: int) -> KeyValueCache:
+def aligned(transformer: Transformer, batch: int) -> KeyValueCache:
     layout = transformer.layout
     return read_context(transformer, torch.randint(11, (batch, 2, layout.tokens_per_context_frame)))
 
 
-def uneven(transformer: Transformer, batch: int) -> KeyValueCache:
+def unaligned(transformer: Transformer, batch: int) -> KeyValueCache:
     """Every other row is a frame ahead of the rest."""
-    cache = even(transformer, batch)
+    cache = aligned(transformer, batch)
     advance(transformer, cache, torch.rand(batch, transformer.layout.tokens_per_frame))
     late = list(range(0, batch, 2))
-    cache.put(late, even(transformer, len(late)))
+    cache.put(late, aligned(transformer, len(late)))
     return cache
 
 
 def forked(transformer: Transformer, batch: int) -> KeyValueCache:
-    return even(transformer, 1).fork(batch)
+    return aligned(transformer, 1).fork(batch)
 
 
-def forked_unevenly(transformer: Transformer, batch: int) -> KeyValueCache:
-    """Branches of pasts of two lengths, in no order, some of them a frame on."""
-    cache = uneven(transformer, 2).fork(batch)
+def forked_unaligned(transformer: Transformer, batch: int) -> KeyValueCache:
+    """Branches of pasts of two lengths, in no order, some of them a frame later."""
+    cache = unaligned(transformer, 2).fork(batch)
     advance(transformer, cache, torch.rand(2 * batch, transformer.layout.tokens_per_frame))
     return cache.select([(5 * row + 1) % (2 * batch) for row in range(batch)])
 
 
 def forked_twice(transformer: Transformer, batch: int) -> KeyValueCache:
-    cache = uneven(transformer, 2).fork(2)
+    cache = unaligned(transformer, 2).fork(2)
     advance(transformer, cache, torch.rand(4, transformer.layout.tokens_per_frame))
     return cache.fork(batch).select(range(batch))
 
 
-PASTS: list[Callable[[Transformer, int], KeyValueCache]] = [even, uneven, forked, forked_unevenly, forked_twice]
+PASTS: list[Callable[[Transformer, int], KeyValueCache]] = [aligned, unaligned, forked, forked_unaligned, forked_twice]
 
 
 def advance(
@@ -128,9 +129,9 @@ def advance(
     top_k: int = 100,
     action: Tensor | None = None,
 ) -> ImaginedFrame:
-    """One frame; where no action is given and one is needed, that of all zeros."""
+    """One frame; the default action is zero."""
     if transformer.action_dim and action is None:
-        action = torch.zeros_like(cache.travel)
+        action = torch.zeros_like(cache.cumulative_action)
     return imagine_frame(transformer, cache, action, uniforms, temperature, top_k)
 
 
@@ -155,9 +156,9 @@ def plainly() -> Iterator[None]:
 
 @contextmanager
 def clear_draws() -> Iterator[list[Tensor]]:
-    """Draws that no rounding decides, and the uniforms ``[B]`` that lead to them: the middles of what was drawn.
+    """Samples that do not depend on rounding, and uniforms ``[B]`` that give them: the middles of their intervals.
 
-    Where the code drawn has next to no probability, or another one nearly the same, the likeliest code is taken.
+    If the sampled code has hardly any probability, or nearly that of another one, the likeliest code is taken.
     """
     middles: list[Tensor] = []
 
@@ -173,7 +174,7 @@ def clear_draws() -> Iterator[list[Tensor]]:
         return indices.gather(1, drawn).squeeze(1)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(positions, "sample_top_k", draw)
+        patch.setattr(eager, "sample_top_k", draw)
         yield middles
 
 
@@ -187,9 +188,7 @@ def assert_same(got: list[ImaginedFrame], wanted: list[ImaginedFrame]) -> None:
 @pytest.mark.native
 @settings(deadline=None, max_examples=30, derandomize=True)
 @given(SHAPES, st.sampled_from(PASTS))
-def test_compiled_and_plain_frames_are_the_same(
-    shape: Shape, make: Callable[[Transformer, int], KeyValueCache]
-) -> None:
+def test_compiled_and_eager_frames_are_equal(shape: Shape, make: Callable[[Transformer, int], KeyValueCache]) -> None:
     transformer = shape.transformer()
     past = make(transformer, shape.batch)
     with plainly(), clear_draws() as middles:
@@ -215,7 +214,7 @@ def test_compiled_and_plain_frames_are_the_same(
     st.sampled_from(PASTS),
     st.sampled_from([torch.float32, torch.bfloat16]),
 )
-def test_neither_batch_nor_threads_nor_sharing_change_a_bit(
+def test_results_do_not_depend_on_batch_threads_or_sharing(
     threads_of: Callable[[int], AbstractContextManager[None]],
     shape: Shape,
     make: Callable[[Transformer, int], KeyValueCache],
@@ -226,7 +225,7 @@ def test_neither_batch_nor_threads_nor_sharing_change_a_bit(
     slots, uniforms = torch.randn(shape.batch, shape.heads * shape.head_dim), torch.rand(shape.batch, shape.tokens)
 
     def drawn(cache: KeyValueCache, rows: list[int]) -> tuple[Tensor, ...]:
-        made = imagine_codes(transformer, cache, slots[rows], uniforms[rows], 1.0, 9)
+        made = sample_codes(transformer, cache, slots[rows], uniforms[rows], 1.0, 9)
         assert made is not None
         return made
 
@@ -235,16 +234,16 @@ def test_neither_batch_nor_threads_nor_sharing_change_a_bit(
         wanted = drawn(past.select(everyone), everyone)
     with threads_of(3):
         threaded = drawn(past.select(everyone), everyone)
-    joined = past.select(everyone)
-    joined.join()
+    unshared = past.select(everyone)
+    unshared.unshare()
     apart = [drawn(past.select([row]), [row]) for row in everyone]
-    for got in (threaded, drawn(joined, everyone), [torch.cat(parts) for parts in zip(*apart, strict=True)]):
+    for got in (threaded, drawn(unshared, everyone), [torch.cat(parts) for parts in zip(*apart, strict=True)]):
         for tensor, other in zip(got, wanted, strict=True):
             assert torch.equal(tensor, other)
 
 
 def first_code_shares(transformer: Transformer, context: Tensor, count: int) -> Tensor:
-    """How often each code is drawn first, over ``count`` uniforms that take every stretch of [0, 1) in proportion."""
+    """How often each code is sampled first, over ``count`` evenly spaced uniforms."""
     uniforms = (torch.arange(count) + 0.5) / count
     cache = read_context(transformer, context).fork(count)
     codes = advance(transformer, cache, uniforms[:, None], 1.0, transformer.layout.dynamics_codes).codes[:, 0]
@@ -255,21 +254,21 @@ def first_code_shares(transformer: Transformer, context: Tensor, count: int) -> 
 @pytest.mark.parametrize(
     ("dtype", "apart"), [(torch.float32, 0.002), (torch.bfloat16, 0.02)], ids=["float32", "bfloat16"]
 )
-def test_codes_are_drawn_from_the_softmax(dtype: torch.dtype, apart: float) -> None:
-    """Total variation between the shares drawn and the probabilities that the float32 model gives when it trains."""
+def test_codes_are_sampled_from_the_softmax(dtype: torch.dtype, apart: float) -> None:
+    """Total variation between the sampled shares and the probabilities of the forward pass in float32."""
     transformer, count = Shape(tokens=1, heads=4, head_dim=16, mlp=48).transformer(seed=1), 8192
     layout, context = transformer.layout, torch.randint(11, (1, 2, 5))
     sequence = layout.sequence(context, torch.zeros(1, 1, 1, dtype=torch.int64))
     logits = layout.code_logits(transformer(sequence, torch.zeros(1, 1, 3), layout.prefix_length).logits)
     wanted = logits[0, 0, 0].softmax(-1)
-    assert 0.05 < wanted.max() < 0.9  # neither certain nor even, or the test would say little
+    assert 0.05 < wanted.max() < 0.9  # neither certain nor aligned, or the test would say little
     shares = first_code_shares(transformer.to(dtype), context, count)
     assert (shares - wanted).abs().sum() / 2 < apart
 
 
 @pytest.mark.native
-def test_the_shipped_checkpoint_shows_the_same_in_bfloat16() -> None:
-    """First frames under the same noise: a code that comes out differently costs some decibels, not the scene."""
+def test_the_shipped_checkpoint_in_bfloat16() -> None:
+    """First frames with equal noise: some codes differ, which must cost only some decibels."""
     bank = StartStates(locate("metaworld-64") / START_STATES)
     starts = [bank.get(task, 0, 2) for task in bank.tasks[::2]]
     context, action = (torch.stack(parts) for parts in zip(*map(_context_and_action, starts), strict=True))
@@ -291,28 +290,28 @@ def _context_and_action(start: StartState) -> tuple[Tensor, Tensor]:
 @pytest.mark.native
 @pytest.mark.parametrize("what", ["norm.weight", "lm_head.weight", "layers.0.mlp.gate_proj.weight"])
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_a_diverged_model_draws_codes_that_exist(what: str, value: float) -> None:
+def test_a_diverged_model_samples_codes_that_exist(what: str, value: float) -> None:
     shape = Shape(codes=37)
     transformer = shape.transformer()
     dict(transformer.llm.named_parameters())[what if what.startswith("lm") else f"model.{what}"].fill_(value)
     for top_k in (1, 5, 37):
-        frame = advance(transformer, even(transformer, 3), torch.rand(3, shape.tokens), top_k=top_k)
+        frame = advance(transformer, aligned(transformer, 3), torch.rand(3, shape.tokens), top_k=top_k)
         assert 0 <= frame.codes.min() <= frame.codes.max() < shape.codes
         assert frame.uncertainty.isnan().all()
 
 
 @pytest.mark.native
 @pytest.mark.parametrize("size", [1e6, 3e38])
-def test_actions_beyond_all_measure_draw_codes_that_exist(size: float) -> None:
+def test_huge_actions_sample_codes_that_exist(size: float) -> None:
     transformer = Shape().transformer()
-    frame = advance(transformer, even(transformer, 3), torch.rand(3, 4), action=torch.full((3, 3), size))
+    frame = advance(transformer, aligned(transformer, 3), torch.rand(3, 4), action=torch.full((3, 3), size))
     assert 0 <= frame.codes.min() <= frame.codes.max() < 37
 
 
 @pytest.mark.native
 def test_extreme_sampling() -> None:
     transformer, uniforms = Shape().transformer(), torch.rand(3, 4)
-    past = even(transformer, 3)
+    past = aligned(transformer, 3)
 
     def codes(temperature: float, top_k: int) -> Tensor:
         return advance(transformer, past.select(range(3)), uniforms, temperature, top_k).codes
@@ -330,46 +329,45 @@ def test_a_cache_that_is_full_is_not_overrun() -> None:
     layout = transformer.layout
     cache = read_context(transformer, torch.zeros(1, 2, 5, dtype=torch.int64), layout.length(1))
     advance(transformer, cache, torch.rand(1, 4))
-    with pytest.raises(AssertionError, match="the caller makes room"):
+    with pytest.raises(InvalidBuffer, match="expected 5 free positions in every row, got 0 of 16"):
         advance(transformer, cache, torch.rand(1, 4))
 
 
 @pytest.mark.native
 @pytest.mark.parametrize(("rows", "uniforms"), [(2, (3, 4)), (3, (2, 4)), (3, (3, 3))])
-def test_what_does_not_fit_the_cache_is_not_read(rows: int, uniforms: tuple[int, int]) -> None:
+def test_inputs_of_another_size_are_refused(rows: int, uniforms: tuple[int, int]) -> None:
     transformer = Shape().transformer()
-    with pytest.raises(AssertionError):
-        imagine_codes(
-            transformer, even(transformer, 3), torch.zeros(rows, 32), torch.zeros(uniforms), temperature=1.0, top_k=1
-        )
+    past = aligned(transformer, 3)
+    with pytest.raises(InvalidBuffer, match=r"(slots|uniforms): expected \d+ elements of torch.float32 on cpu"):
+        sample_codes(transformer, past, torch.zeros(rows, 32), torch.zeros(uniforms), temperature=1.0, top_k=1)
+    assert past.lengths == [transformer.layout.prefix_length] * 3
 
 
 @pytest.mark.native
 @pytest.mark.parametrize("dtypes", [(torch.float32, torch.bfloat16), (torch.bfloat16, torch.float32)])
-def test_a_cache_of_another_precision_is_not_read(dtypes: tuple[torch.dtype, torch.dtype]) -> None:
+def test_a_cache_of_another_dtype_is_not_used(dtypes: tuple[torch.dtype, torch.dtype]) -> None:
     transformer = Shape().transformer().to(dtypes[0])
-    past = even(transformer, 3)
+    past = aligned(transformer, 3)
     transformer.to(dtypes[1])
     slots = torch.zeros(3, 32, dtype=dtypes[1])
-    assert imagine_codes(transformer, past, slots, torch.zeros(3, 4), 1.0, 1) is None
+    assert sample_codes(transformer, past, slots, torch.zeros(3, 4), 1.0, 1) is None
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float16])
-def test_other_precisions_take_the_plain_path(dtype: torch.dtype) -> None:
+def test_other_dtypes_use_the_eager_path(dtype: torch.dtype) -> None:
     transformer = Shape().transformer().to(dtype)
-    past, slots = even(transformer, 2), torch.zeros(2, 32, dtype=dtype)
-    assert imagine_codes(transformer, past, slots, torch.zeros(2, 4), 1.0, 1) is None
+    past, slots = aligned(transformer, 2), torch.zeros(2, 32, dtype=dtype)
+    assert sample_codes(transformer, past, slots, torch.zeros(2, 4), 1.0, 1) is None
     assert advance(transformer, past, torch.rand(2, 4), action=torch.zeros(2, 3, dtype=dtype)).codes.shape == (2, 4)
 
 
 @pytest.mark.native
 @pytest.mark.parametrize("refuses", ["-fnone", "-fopenmp", "-march=*", "-march=*|-fopenmp"])
-def test_any_c_compiler_will_do(
+def test_compilers_without_some_flags(
     unbuilt: Path,
     monkeypatch: pytest.MonkeyPatch,
     make_compiler: Callable[[str, str], str],
     refuses: str,
-    capfd: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setenv("CC", make_compiler(refuses, "-O0"))
     assert native.library() is not None
@@ -377,31 +375,30 @@ def test_any_c_compiler_will_do(
     assert unbuilt.stat().st_mode & 0o077 == 0  # nobody else may put a library there
     shape = Shape(batch=2, top_k=1)
     transformer, uniforms = shape.transformer(), torch.rand(2, FRAMES, 4)
-    past = even(transformer, 2)
+    past = aligned(transformer, 2)
     compiled = imagine_all(shape, transformer, past, uniforms)
     with plainly():
         assert_same(compiled, imagine_all(shape, transformer, past, uniforms))
-    assert capfd.readouterr().err == ""
 
 
 @pytest.mark.native
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="narrows the registers of this processor only")
 @pytest.mark.parametrize("flags", ["-mno-avx512f", "-mno-avx"])
-def test_narrower_registers_do_as_well(
+def test_narrower_registers(
     unbuilt: Path, monkeypatch: pytest.MonkeyPatch, make_compiler: Callable[[str, str], str], flags: str
 ) -> None:
     monkeypatch.setenv("CC", make_compiler("-fnone", flags))
     shape = Shape(batch=5, heads=3, key_value_heads=1, head_dim=10, mlp=47, top_k=1)
     transformer, uniforms = shape.transformer(), torch.rand(5, FRAMES, 4)
-    past = uneven(transformer, 5)
+    past = unaligned(transformer, 5)
     compiled = imagine_all(shape, transformer, past, uniforms)
     with plainly():
         assert_same(compiled, imagine_all(shape, transformer, past, uniforms))
     slots = torch.randn(5, 30)
-    together = imagine_codes(transformer, past.select(range(5)), slots, uniforms[:, 0], 1.0, 9)
+    together = sample_codes(transformer, past.select(range(5)), slots, uniforms[:, 0], 1.0, 9)
     for row in range(5):
         one = slice(row, row + 1)
-        alone = imagine_codes(transformer, past.select([row]), slots[one], uniforms[one, 0], 1.0, 9)
+        alone = sample_codes(transformer, past.select([row]), slots[one], uniforms[one, 0], 1.0, 9)
         assert together is not None
         assert alone is not None
         for tensor, other in zip(alone, together, strict=True):

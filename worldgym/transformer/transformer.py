@@ -1,0 +1,149 @@
+"""The autoregressive transformer (paper, section 3.2): LLaMA over the token sequence, with actions and a reward head.
+
+Parameter names are those of the published checkpoints. Shape suffixes: B batch, N positions, T future frames,
+A action dimension, D hidden size, V vocabulary.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from worldgym.config import TransformerConfig
+from worldgym.errors import InvalidAction
+from worldgym.tokens import TokenLayout
+from worldgym.transformer.llama import LanguageModel, causal_attention, rotary_tables
+
+INIT_STD = 0.02
+CUMULATIVE_SCALE = 0.25  # sums of some tens of actions then have about the size of the actions themselves
+
+
+class TransformerOutput(NamedTuple):
+    """Result of a forward pass over whole sequences."""
+
+    logits: Tensor
+    """float ``[B, N - logits_from, V]``: position i predicts the id at i + 1."""
+    hidden: Tensor
+    """float ``[B, N, D]``, after the final norm."""
+    rewards: Tensor | None
+    """float ``[B, T]`` for each complete future frame, before the inverse reward transform."""
+
+
+class Transformer(nn.Module):
+    """Predicts the next id of a token sequence, given the action of every future frame.
+
+    Args:
+        config: sizes.
+        layout: of the token sequence.
+        action_dim: A; 0 builds an action-free model.
+        reward: whether there is a reward head.
+
+    Attributes:
+        dropout: probability of dropping an attention weight, in training mode only; 0.0 unless set.
+    """
+
+    def __init__(
+        self, config: TransformerConfig, layout: TokenLayout, action_dim: int = 0, reward: bool = False
+    ) -> None:
+        super().__init__()
+        self.config, self.layout, self.action_dim = config, layout, action_dim
+        self.dropout = 0.0
+        self.llm = LanguageModel(config, layout.vocab_size)
+        inputs = 2 * action_dim if config.cumulative_actions else action_dim
+        self.action_linear = nn.Linear(inputs, config.hidden_size) if action_dim else None
+        self.reward_linear = nn.Linear(config.hidden_size, 1) if reward else None
+        rows = layout.prefix_length + layout.step_length
+        self.place_embedding = nn.Embedding(rows, config.hidden_size) if config.place_embeddings else None
+        self._initialise()
+
+    def forward(self, tokens: Tensor, actions: Tensor | None = None, logits_from: int = 0) -> TransformerOutput:
+        """Process whole sequences in parallel, as in training.
+
+        Args:
+            tokens: int64 ``[B, N]``.
+            actions: float ``[B, T, A]``, one for each future slot among the N positions; ``actions[:, t]`` leads to
+                future frame t. None for action-free models.
+            logits_from: first position whose logits are computed; ``layout.prefix_length`` leaves out the context.
+
+        Raises:
+            InvalidAction: if the actions do not fit the model or the sequence.
+        """
+        dropout = self.dropout if self.training else 0.0
+        x_BND = self._add_actions(self.add_position_embedding(self.embed(tokens)), actions)
+        rotary = rotary_tables(torch.arange(tokens.shape[1], device=tokens.device), self.config, x_BND.dtype)
+        for layer in self.llm.model.blocks:
+            x_BND = layer.finish(x_BND, causal_attention(*layer.project(x_BND, rotary), dropout))
+        hidden_BND = self.llm.model.norm(x_BND)
+        rewards_BT = None
+        if self.reward_linear is not None:
+            last = self.layout.last_positions(self.layout.horizon(tokens.shape[1]), tokens.device)
+            rewards_BT = self.reward_linear(hidden_BND[:, last]).squeeze(-1)
+        return TransformerOutput(self.llm.lm_head(hidden_BND[:, logits_from:]), hidden_BND, rewards_BT)
+
+    def embed(self, tokens: Tensor) -> Tensor:
+        """Token embeddings ``[B, N, D]``."""
+        x_BND: Tensor = self.llm.model.embed_tokens(tokens)
+        return x_BND
+
+    def add_position_embedding(self, x_BND: Tensor) -> Tensor:
+        """Add the position embedding to embeddings of the first N positions, if the model has one."""
+        if self.place_embedding is None:
+            return x_BND
+        positions_ND: Tensor = self.place_embedding(self.layout.embedding_positions(x_BND.shape[1], x_BND.device))
+        return x_BND + positions_ND
+
+    def add_frame_position_embedding(self, x_B1D: Tensor, offset: int) -> Tensor:
+        """As :meth:`add_position_embedding`, for one position of a future frame, ``offset`` after its slot."""
+        if self.place_embedding is None:
+            return x_B1D
+        return x_B1D + self.place_embedding.weight[self.layout.prefix_length + offset]
+
+    def slot_embedding(self, action: Tensor | None, cumulative_action: Tensor) -> Tensor:
+        """Embedding of a future frame's slot.
+
+        Args:
+            action: the frame's action ``[B, A]``; None for action-free models.
+            cumulative_action: sum of all actions since the context, this one included, ``[B, A]``.
+
+        Returns:
+            ``[B, 1, D]``.
+        """
+        x_D = self.llm.model.embed_tokens.weight[self.layout.future_slot]
+        if self.action_linear is None:
+            return x_D.expand(len(cumulative_action), 1, -1)
+        assert action is not None, "the caller checks actions"
+        x_BD: Tensor = x_D + self.action_linear(self._action_inputs(action, cumulative_action))
+        return x_BD[:, None]
+
+    def _add_actions(self, x_BND: Tensor, actions: Tensor | None) -> Tensor:
+        """Add each action to the slot of its frame."""
+        batch, length, _ = x_BND.shape
+        expected = (batch, self.layout.slots(length), self.action_dim)
+        if self.action_linear is None:
+            if actions is not None:
+                raise InvalidAction(f"expected no actions for an action-free model, got shape {tuple(actions.shape)}")
+            return x_BND
+        if actions is None or actions.shape != expected:
+            got = "none" if actions is None else f"shape {tuple(actions.shape)}"
+            raise InvalidAction(f"expected actions of shape {expected}, one for each future frame, got {got}")
+        positions = self.layout.slot_positions(expected[1], x_BND.device)
+        action_BTD: Tensor = self.action_linear(self._action_inputs(actions, actions.cumsum(1)))
+        return x_BND.index_add(1, positions, action_BTD.to(x_BND.dtype))
+
+    def _action_inputs(self, actions: Tensor, cumulative_actions: Tensor) -> Tensor:
+        if not self.config.cumulative_actions:
+            return actions
+        return torch.cat([actions, CUMULATIVE_SCALE * cumulative_actions], dim=-1)
+
+    def _initialise(self) -> None:
+        for module in self.llm.modules():
+            if isinstance(module, (nn.Linear, nn.Embedding)):
+                nn.init.normal_(module.weight, std=INIT_STD)
+        if self.place_embedding is not None:
+            nn.init.normal_(self.place_embedding.weight, std=INIT_STD)
+        if self.action_linear is not None:
+            nn.init.zeros_(self.action_linear.weight)
+            nn.init.zeros_(self.action_linear.bias)
+        if self.reward_linear is not None:  # large first errors would dominate the gradients
+            nn.init.zeros_(self.reward_linear.weight)
+            nn.init.zeros_(self.reward_linear.bias)
