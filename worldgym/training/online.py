@@ -130,6 +130,7 @@ class OnlineTrainer:
         shortest = layout.context_length + self.config.future_frames
         return range(shortest, layout.context_length + layout.horizon(window) + 1)
 
+    @torch_defaults()
     def fit_tokenizer(self, batch: Batch) -> Metrics:
         """One update of the tokenizer, codebooks included, on the context and some later frames of each segment.
 
@@ -153,6 +154,7 @@ class OnlineTrainer:
         tokenizer.update_codebooks()
         return metrics
 
+    @torch_defaults()
     def fit_transformer(self, batch: Batch) -> Metrics:
         """One update of the transformer on segments, encoded by the tokenizer as it is now.
 
@@ -228,14 +230,12 @@ class OnlineTrainer:
             ) from error
         self.world_model.trained = bool(trained)
 
-    @torch_defaults()
     def _initialise_transformer(self, batch: Batch) -> None:
         """Initialise a fresh transformer from the tokenizer's codes and the rewards, before its first update."""
         with seeded_rng(self.seed, self.world_model.device):
             initialise_from_codebooks(self.world_model.transformer, self.world_model.tokenizer)
         initialise_reward_head(self.world_model.transformer, batch.rewards, self.world_model.config.reward_transform)
 
-    @torch_defaults()
     def _update(self, name: str, loss: Loss) -> Metrics:
         module, updater = self._modules[name], self._updaters[name]
         rng = np.random.default_rng([self.seed, PARTS.index(name), updater.updates])

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # type: ignore[import-untyped]
 
 from worldgym.errors import CheckpointError, DependencyNotInstalled, StorageError, TrainingError
 from worldgym.runs.checkpoint import checkpoint_step, checkpoints, load_state, newest_checkpoint, save_state

@@ -43,13 +43,12 @@ def test_error_inside_leaves_no_file(tmp_path: Path, error: type[BaseException],
 def test_unwritable_paths_raise_storage_errors(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     inside = tmp_path / "file" / "folder"
-    for write in (lambda: fail_halfway(inside / "a"), lambda: atomic_json(inside / "a", 1), lambda: fail(inside)):
-        with pytest.raises(WorldGymError, match=r"could not write .*folder.*No incomplete file is left.*GB are free"):
-            write()
-
-
-def fail(folder: Path) -> None:
-    with atomic_folder(folder):
+    expected = r"could not write .*folder.*No incomplete file is left.*GB are free"
+    with pytest.raises(WorldGymError, match=expected):
+        fail_halfway(inside / "a")
+    with pytest.raises(WorldGymError, match=expected):
+        atomic_json(inside / "a", 1)
+    with pytest.raises(WorldGymError, match=expected), atomic_folder(inside):
         pass
 
 

@@ -1,3 +1,5 @@
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
@@ -9,7 +11,10 @@ from worldgym.storage.optimizer import load_optimizer_state_dict, optimizer_stat
 def make() -> tuple[nn.Module, torch.optim.Optimizer]:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 1))
-    groups = [{"params": model[1].parameters(), "lr": 0.1}, {"params": model[0].parameters()}]  # not in order
+    groups: list[dict[str, Any]] = [
+        {"params": model[1].parameters(), "lr": 0.1},
+        {"params": model[0].parameters()},
+    ]  # not in order
     return model, torch.optim.Adam(groups, lr=0.01)
 
 

@@ -1,14 +1,16 @@
-"""A toy world that small models learn in seconds: a square that the actions push, 32 x 32 pixels."""
+"""Recordings of a square that the actions push, 32 x 32 pixels, and the recipe of a toy model for them."""
 
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from worldgym.data.episode import Episode, EpisodeInfo
 from worldgym.data.recordings import Recordings
 from worldgym.training.recipe import Recipe, load_recipe
+from worldgym.training.runs import train_tokenizer, train_transformer
 
 SIDE, SQUARE, STEPS = 32, 8, 24
 
@@ -24,13 +26,13 @@ def toy_episode(seed: int) -> Episode:
         if step < STEPS:
             place = np.clip(place + 4 * actions[step].astype(int), 0, SIDE - SQUARE)
             rewards.append(place[0] / 8)
-    about = EpisodeInfo("Toy", "push", "random", seed, 1)
-    return Episode(np.stack(frames), actions, np.array(rewards, np.float32), np.zeros(STEPS, np.bool_), about)
+    info = EpisodeInfo("Toy", "push", "random", seed, 1)
+    return Episode(np.stack(frames), actions, np.array(rewards, np.float32), np.zeros(STEPS, np.bool_), info)
 
 
 @pytest.fixture(scope="session")
 def toy_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """``train`` and ``held-out`` below it."""
+    """A folder with the folders ``train`` and ``held-out``."""
     folder = tmp_path_factory.mktemp("toy")
     for part, seeds in (("train", range(8)), ("held-out", range(100, 103))):
         for seed in seeds:
@@ -99,13 +101,25 @@ def recipe(recipe_file: Path) -> Recipe:
 
 
 @pytest.fixture(scope="session")
-def tokenizer_run(tmp_path_factory: pytest.TempPathFactory, recipe: Recipe, toy_data: Path) -> Path:
-    """A tokenizer trained for a few steps; its folder is not to be written to."""
-    import torch
-
-    from worldgym.training.runs import train_tokenizer
-
+def tokenizer_run(
+    tmp_path_factory: pytest.TempPathFactory, recipe: Recipe, recordings: Recordings, held_out: Recordings
+) -> Path:
+    """The run of a tokenizer, trained for a few steps. Tests must not write to its folder."""
     folder = tmp_path_factory.mktemp("runs") / "tokenizer"
-    parts = (Recordings(toy_data / name) for name in ("train", "held-out"))
-    train_tokenizer(recipe.tokenizer, *parts, folder, torch.device("cpu"))
+    train_tokenizer(recipe.tokenizer, recordings, held_out, folder, torch.device("cpu"))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def transformer_run(
+    tmp_path_factory: pytest.TempPathFactory,
+    recipe: Recipe,
+    tokenizer_run: Path,
+    recordings: Recordings,
+    held_out: Recordings,
+) -> Path:
+    """The run of a transformer on the tokenizer's codes, likewise."""
+    folder = tmp_path_factory.mktemp("runs") / "transformer"
+    names = ("up", "right")
+    train_transformer(recipe.transformer, tokenizer_run, recordings, held_out, folder, torch.device("cpu"), names)
     return folder

@@ -108,11 +108,11 @@ def tokenizer_trainable(recipe: Recipe, recordings: Recordings, held_out: Record
 def transformer_trainable(recipe: Recipe, tokenizer_run: Path, recordings: Recordings, held_out: Recordings) -> Make:
     def make() -> TransformerTrainer:
         config, tokenizer, _ = load_tokenizer_run(tokenizer_run)
-        about = WorldModelConfig(config, recipe.transformer.model, recordings.action_dim, reward=True)
+        world_config = WorldModelConfig(config, recipe.transformer.model, recordings.action_dim, reward=True)
         torch.manual_seed(0)
-        model = Transformer(about.transformer, about.layout, about.action_dim, about.reward)
+        model = Transformer(world_config.transformer, world_config.layout, world_config.action_dim, reward=True)
         job, training = recipe.transformer.job, recipe.transformer.training
-        return TransformerTrainer(model, tokenizer, about, job, training.batch_size, recordings, held_out)
+        return TransformerTrainer(model, tokenizer, world_config, job, training.batch_size, recordings, held_out)
 
     return make
 

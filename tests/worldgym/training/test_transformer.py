@@ -9,11 +9,9 @@ import torch
 from worldgym.config import WorldModelConfig
 from worldgym.data.recordings import Recordings
 from worldgym.errors import ConfigError, DataError
-from worldgym.training.code_kernels import CodeKernels, code_kernel
-from worldgym.training.initial import initialise_from_codebooks
+from worldgym.training.code_kernels import code_kernel
 from worldgym.training.loop import TrainingConfig, train
 from worldgym.training.recipe import Recipe
-from worldgym.training.reward_head import ridge
 from worldgym.training.trained import load_tokenizer_run
 from worldgym.training.transformer import TransformerTrainer, TransformerTrainingConfig
 from worldgym.transformer.transformer import Transformer
@@ -106,43 +104,6 @@ def test_without_width_the_loss_is_the_cross_entropy_of_the_codes(trainer: Trans
     assert metrics["divergence"] == pytest.approx(metrics["cross_entropy"])
 
 
-def test_kernel_prefers_near_codes_and_sums_to_one() -> None:
-    codebook = torch.tensor([[0.0, 0.0], [0.1, 0.0], [1.0, 0.0]])
-    kernel = code_kernel(codebook, 0.1)
-    torch.testing.assert_close(kernel.sum(1), torch.ones(3))
-    assert kernel[0, 1] / kernel[0, 0] == pytest.approx(np.exp(-0.5), rel=1e-4)
-    assert kernel[0, 2] < 1e-12
-
-
-@pytest.mark.parametrize("size", [20, 2100])  # with a table of all rows, and without one
-def test_kernels_follow_a_codebook_that_changes_and_compute_nothing_twice(
-    size: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    codebook = torch.randn(size, 3, generator=torch.Generator().manual_seed(0))
-    codes = torch.tensor([[1, 5], [1, 2]])
-    kernels, computed = CodeKernels(label_width=0.5, noise_width=0.0), []
-    plain = code_kernel
-
-    def counted(*given: torch.Tensor) -> torch.Tensor:
-        computed.append(plain(*given))
-        return computed[-1]
-
-    monkeypatch.setattr("worldgym.training.code_kernels.code_kernel", counted)
-    for _ in range(2):
-        torch.testing.assert_close(kernels.targets(codebook, codes), plain(codebook, 0.5)[codes])
-    assert [len(rows) for rows in computed] == ([20] if size == 20 else [3, 3])  # never a matrix of 2100 x 2100
-    codebook[1] += 1.0
-    torch.testing.assert_close(kernels.targets(codebook, codes), plain(codebook, 0.5)[codes])
-
-
-def test_paper_targets_need_no_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("worldgym.training.code_kernels.code_kernel", None)
-    codes = torch.tensor([[1, 5]])
-    kernels = CodeKernels(label_width=0.0, noise_width=0.0)
-    assert kernels.targets(torch.zeros(8192, 64), codes) is None
-    assert kernels.add_noise(torch.zeros(8192, 64), codes, np.random.default_rng(0)) is codes
-
-
 def test_noise_is_in_the_input_but_not_in_the_target(
     recipe: Recipe, tokenizer_run: Path, recordings: Recordings, held_out: Recordings
 ) -> None:
@@ -187,22 +148,6 @@ def rebuild(
 ) -> TransformerTrainer:
     parts = trainer.model, trainer.tokenizer
     return TransformerTrainer(*parts, world_config, config, 8, trainer.recordings, trainer.recordings)
-
-
-def test_near_codes_start_with_near_embeddings_and_output_vectors(trainer: TransformerTrainer) -> None:
-    initialise_from_codebooks(trainer.model, trainer.tokenizer)
-    codebook, ids = trainer.tokenizer.codebooks()[1], trainer.model.layout.dynamics_ids
-    apart = torch.cdist(codebook, codebook)
-    for weight in (trainer.model.llm.model.embed_tokens.weight, trainer.model.llm.lm_head.weight):
-        learned = torch.cdist(weight[ids], weight[ids])
-        assert np.corrcoef(apart.flatten().numpy(), learned.detach().flatten().numpy())[0, 1] > 0.7
-
-
-def test_ridge_finds_the_line() -> None:
-    features = torch.randn(500, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    weight, bias = ridge(features, features @ torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64) + 3)
-    torch.testing.assert_close(weight, torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64), atol=0.01, rtol=0)
-    assert bias.item() == pytest.approx(3, abs=0.01)
 
 
 def test_reward_head_is_fitted_after_training(trainer: TransformerTrainer) -> None:
