@@ -84,11 +84,10 @@ def test_every_setting_has_an_option_with_the_presets_default(capsys: pytest.Cap
     ("command", "message"),
     [
         ("mbpo --task toy --preset large --out {out}", "unknown preset 'large'; did you mean 'paper'?"),
-        ("mbpo --task toy --precision half --out {out}", "'half'"),
         ("mbpo --task toy --rollouts 0 --out {out}", "rollouts: expected a number above 0, got 0"),
         ("mbpo --task toy --world-model nothing --out {out}", "no checkpoint 'nothing'"),
         ("mbpo --task toy --world-model {checkpoint} --out {out}", "world model takes 4 actions, the environment 2"),
-        ("drqv2 --task toy --demos-from {out} --out {out}", "no demonstrations"),
+        ("drqv2 --task toy --demos-from {out} --out {out}", "expected demonstrations"),
         ("drqv2 --task toy --demos 3 --demos-from {demos} --out {out}", "expected 3 demonstrations of toy, found 1"),
         ("drqv2 --task toy --demos-from {data} --out {out}", "expected"),
         ("drqv2 --task toy --resume --out {out}", "nothing to resume"),
@@ -127,6 +126,7 @@ def test_errors_are_one_line_without_a_traceback(
         ("--rollouts many", "invalid literal for int() with base 10: 'many'"),
         ("--agent.batchsize 8", "--agent.batch-size"),
         ("--demos -1", "expected a whole number from 0"),
+        ("--precision half", "invalid choice 'half' for argument '--precision'"),
     ],
 )
 def test_invalid_options_name_the_option(options: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:

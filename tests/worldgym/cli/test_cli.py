@@ -57,7 +57,10 @@ def test_the_module_is_the_command() -> None:
         ("evaluate --checkpoint {checkpoint} --data {data} --write-card", "expected training data in config.json"),
         ("train tokenizer --data {data} --held-out {data} --out {out} --recipe nothing", "nothing is missing"),
         ("train tokenizer --data {data} --held-out {data} --out {out}", "not used in training"),
-        ("train tokenizer --data {data} --held-out {data} --out {out} --steps 0", "steps: expected a number above 0, got 0"),
+        (
+            "train tokenizer --data {data} --held-out {data} --out {out} --steps 0",
+            "steps: expected a number above 0, got 0",
+        ),
         ("train transformr", "unknown part 'transformr'; did you mean 'transformer'"),
         ("demmo", "unknown command 'demmo'; did you mean 'demo'"),
         ("collect --out {out} --env Simulator-Toi-v0", "did you mean 'Simulator-Toy-v0'"),
