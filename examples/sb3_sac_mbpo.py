@@ -12,6 +12,7 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import VecFrameStack
 
 from worldgym import WorldModel
+from worldgym.agents.presets import COMPACT
 from worldgym.agents.sb3 import ImaginationCallback, MixedReplayBuffer, make_vec_env
 from worldgym.training.online import OnlineTrainer
 
@@ -29,7 +30,7 @@ def main() -> None:
     world_model = WorldModel.from_pretrained("metaworld-64")
     imagination = ImaginationCallback(
         world_model,
-        OnlineTrainer(world_model) if options.updates else None,
+        OnlineTrainer(world_model, COMPACT) if options.updates else None,
         rollout_every=50,
         rollouts=16,
         horizon=5,

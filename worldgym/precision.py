@@ -1,4 +1,4 @@
-"""Mixed precision: which numbers to train in."""
+"""Mixed precision: the number format of training and imagination."""
 
 from typing import Literal, TypeAlias, get_args
 
@@ -12,18 +12,38 @@ PRECISIONS: tuple[str, ...] = get_args(Precision)
 
 
 def check_precision(precision: str) -> None:
-    """Raise :class:`ConfigError` unless ``precision`` is one of :data:`PRECISIONS`."""
+    """Check the name of a precision.
+
+    Args:
+        precision: expected one of :data:`PRECISIONS`.
+
+    Raises:
+        ConfigError: for another name.
+    """
     if precision not in PRECISIONS:
         raise ConfigError(f"precision: expected one of {', '.join(map(repr, PRECISIONS))}, got {precision!r}")
 
 
 def autocast(precision: str, device: torch.device) -> torch.autocast:
-    """PyTorch's autocast to bfloat16 where :func:`wants_bfloat16` says so; else a context that disables autocast."""
+    """PyTorch's autocast for a precision.
+
+    Args:
+        precision: one of :data:`PRECISIONS`.
+        device: of the computation.
+
+    Returns:
+        A context that enables autocast to bfloat16 if :func:`wants_bfloat16`, and disables autocast otherwise.
+    """
     return torch.autocast(device.type, torch.bfloat16, enabled=wants_bfloat16(precision, device))
 
 
 def wants_bfloat16(precision: str, device: torch.device) -> bool:
-    """Whether ``precision`` means bfloat16 on this device; ``"auto"`` asks the hardware."""
+    """Whether a precision is bfloat16 on a device.
+
+    Args:
+        precision: one of :data:`PRECISIONS`; ``"auto"`` depends on the hardware.
+        device: of the computation.
+    """
     if precision == "auto":
         return torch.cuda.is_bf16_supported() if device.type == "cuda" else cpu_has_bfloat16()
     return precision == "bfloat16"

@@ -20,8 +20,8 @@ from worldgym.world_model import WorldModel
 def fresh_world_model(config: WorldModelConfig, seed: int = 0) -> WorldModel:
     """An untrained world model on the CPU.
 
-    The transformer's blocks are initialised to keep the size of their inputs, whatever their width. With the published
-    initialisation (0.02, for a width of 768) the blocks of narrow models hardly see each other's outputs for hundreds
+    The transformer's blocks are initialised to keep the size of their inputs, for any width. With the published
+    initialisation (0.02, for a width of 768) the blocks of narrow models hardly use each other's outputs for hundreds
     of updates.
 
     Args:
@@ -47,7 +47,7 @@ def with_actions(world_model: WorldModel, action_dim: int) -> WorldModel:
     """An action-free world model with an action projection and a reward head, both zero.
 
     The paper begins model-based RL in this way, from a model that was pre-trained without actions (section 4.3). Until
-    the new model is trained, it imagines the same frames as the old one, whatever the actions, and rewards of 0.
+    the new model is trained, it imagines the same frames as the old one for all actions, and rewards of 0.
 
     Args:
         world_model: action-free; its weights are copied.

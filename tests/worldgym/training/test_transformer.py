@@ -54,9 +54,9 @@ def test_tokenizer_is_not_trained(trainer: TransformerTrainer) -> None:
 
 def test_segments_start_at_multiples_of_the_stride_and_fit(trainer: TransformerTrainer) -> None:
     rng = np.random.default_rng(0)
-    drawn = [trainer._sample_key(rng) for _ in range(300)]
-    assert {episode for episode, _ in drawn} == set(range(8))
-    assert {start for _, start in drawn} == {0, 4, 8, 12, 16}  # of 25 frames a segment takes 8
+    keys = [trainer._sample_key(rng) for _ in range(300)]
+    assert {episode for episode, _ in keys} == set(range(8))
+    assert {start for _, start in keys} == {0, 4, 8, 12, 16}  # of 25 frames a segment takes 8
 
 
 def test_codes_are_computed_once_and_independently_of_the_batch(trainer: TransformerTrainer) -> None:
@@ -66,9 +66,9 @@ def test_codes_are_computed_once_and_independently_of_the_batch(trainer: Transfo
     assert together.future.shape == (3, 6, 4)
     assert torch.equal(together.future[0], together.future[2])
     assert torch.equal(together.future[1:2], alone.future)
-    whole = trainer.recordings.episodes[1].load()
-    np.testing.assert_array_equal(alone.actions[0].numpy(), whole.actions[5:11])
-    np.testing.assert_array_equal(alone.rewards[0].numpy(), whole.rewards[5:11])
+    episode = trainer.recordings.episodes[1].load()
+    np.testing.assert_array_equal(alone.actions[0].numpy(), episode.actions[5:11])
+    np.testing.assert_array_equal(alone.rewards[0].numpy(), episode.rewards[5:11])
     assert set(trainer._encoded) == {(0, 0), (1, 4)}
 
 
