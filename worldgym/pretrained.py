@@ -4,12 +4,11 @@
     published   tokenizer/{config.json, diffusion_pytorch_model.safetensors},
                 transformer/{config.json, model.safetensors}
 
-Loading checks everything before it builds anything: whatever is missing, unknown, misshapen or not finite is named in
-one error, and no weight is ever left as it was initialised. Only JSON and safetensors are read. Our own weights hold
-digests among their metadata, by which a flipped bit is found, and a transformer beside another tokenizer than its own.
+Loading checks everything before it builds anything. One error lists whatever is missing, unknown, misshapen or not
+finite; no weight keeps its initial value. Only JSON and safetensors are read. The metadata of our own weights contain
+digests, by which changed files and a transformer beside the wrong tokenizer are found.
 """
 
-import hashlib
 import os
 import re
 from collections.abc import Callable, Mapping
@@ -18,14 +17,14 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from worldgym.checkpoints import shipped
 from worldgym.config import TransformerConfig, WorldModelConfig, from_dict, to_dict
 from worldgym.errors import CheckpointError, ConfigError, nearest
+from worldgym.isolation import torch_defaults
 from worldgym.storage.files import atomic_folder, atomic_json, read_json
+from worldgym.storage.tensors import DIGEST, FORMAT, TensorFile, Tensors, digest, read_tensors, write_tensors
 from worldgym.tokenizer import build_tokenizer
 from worldgym.tokenizer.base import Tokenizer
 from worldgym.tokenizer.compressive import config_from_published
@@ -41,26 +40,16 @@ FIRST_FRAMES = "first_frames"  # a folder; see worldgym.data.first_frames
 START_STATES = "start_states"  # a folder; see worldgym.data.start_states
 OURS = (CONFIG, TOKENIZER, TRANSFORMER, f"{FIRST_FRAMES}/*.npz", f"{START_STATES}/*.npz")
 NEEDED = (*OURS, PUBLISHED_TOKENIZER, PUBLISHED_TRANSFORMER, *PUBLISHED_CONFIGS)
-# Found in some published files and without a part in imagination: tables that are worked out anew, a training head.
-SPARE = re.compile(r".*\.rotary_emb\.inv_freq|action_recon_linear\..*")
-# Entries of the metadata of our own files: of the tensors themselves, and of the tokenizer that a transformer needs.
-DIGEST = "sha256"
-TOKENIZER_DIGEST = "tokenizer_sha256"
-GOAL_CONDITIONED = "goal-cond"  # within the names of published models that take a goal
+# In some published files, and not used here: tables that are computed anew, and a head for training.
+UNUSED = re.compile(r".*\.rotary_emb\.inv_freq|action_recon_linear\..*")
+TOKENIZER_DIGEST = "tokenizer_sha256"  # in a transformer's metadata: digest of the tokenizer it was saved with
+GOAL_CONDITIONED = "goal-cond"  # part of the names of published models that take a goal
 
-Tensors = dict[str, Tensor]
 T = TypeVar("T")
 
 
-class _File(NamedTuple):
-    """What a safetensors file holds."""
-
-    tensors: Tensors
-    metadata: Mapping[str, str]
-
-
 class Parts(NamedTuple):
-    """What a :class:`worldgym.WorldModel` is made of."""
+    """The arguments of :class:`worldgym.WorldModel`."""
 
     config: WorldModelConfig
     tokenizer: Tokenizer
@@ -73,15 +62,15 @@ def load(
     revision: str | None = None,
     goal_conditioned: bool | None = None,
 ) -> Parts:
-    """Find a checkpoint, check all of it, build it on the CPU; see ``WorldModel.from_pretrained``."""
+    """Find a checkpoint, check all of it and build it on the CPU; see ``WorldModel.from_pretrained``."""
     folder = locate(name_or_path, revision)
     problems: list[str] = []
     if (folder / CONFIG).is_file():
-        files = [_read(folder / name, name, problems) for name in (TOKENIZER, TRANSFORMER)]
+        files = [_read(folder / name, problems) for name in (TOKENIZER, TRANSFORMER)]
         config = _own_config(folder, goal_conditioned, problems)
         _check_pair(files[0], files[1], problems)
     elif any((folder / name).exists() for name in PUBLISHED_CONFIGS):
-        files = [_read(folder / name, name, problems) for name in (PUBLISHED_TOKENIZER, PUBLISHED_TRANSFORMER)]
+        files = [_read(folder / name, problems) for name in (PUBLISHED_TOKENIZER, PUBLISHED_TRANSFORMER)]
         if goal_conditioned is None:
             name = folder.absolute().name if Path(name_or_path).expanduser().is_dir() else os.fspath(name_or_path)
             goal_conditioned = GOAL_CONDITIONED in name
@@ -95,7 +84,7 @@ def load(
     tensors = [None if file is None else file.tensors for file in files]
     if config is None:
         raise _refusal(folder, problems)
-    with torch.device("meta"):
+    with torch_defaults("meta"):
         tokenizer = build_tokenizer(config.tokenizer)
         transformer = Transformer(config.transformer, config.layout, config.action_dim, config.reward)
     for module, name, found in zip((tokenizer, transformer), ("tokenizer", "transformer"), tensors, strict=True):
@@ -115,40 +104,34 @@ def save(
     transformer: Transformer,
     dtype: torch.dtype | None = None,
 ) -> None:
-    """Write our own layout, all or nothing; see ``WorldModel.save_pretrained``."""
+    """Write our own layout; see ``WorldModel.save_pretrained``."""
     stored = {
         name: {key: _stored(value, dtype) for key, value in module.state_dict().items()}
         for name, module in ((TOKENIZER, tokenizer), (TRANSFORMER, transformer))
     }
-    digests = {name: digest(tensors) for name, tensors in stored.items()}
-    with atomic_folder(folder) as aside:
+    pair = {TOKENIZER_DIGEST: digest(stored[TOKENIZER])}
+    with atomic_folder(folder) as temporary:
         for name, tensors in stored.items():
-            pair = {TOKENIZER_DIGEST: digests[TOKENIZER]} if name == TRANSFORMER else {}
-            save_file(tensors, aside / name, metadata={"format": "pt", DIGEST: digests[name], **pair})
-        atomic_json(aside / CONFIG, to_dict(config))
-
-
-def digest(tensors: Mapping[str, Tensor]) -> str:
-    """SHA-256 over the names, dtypes, shapes and bytes of tensors, in hexadecimal."""
-    total = hashlib.sha256()
-    for name in sorted(tensors):
-        value = tensors[name].detach().cpu().contiguous()
-        total.update(f"{name} {value.dtype} {list(value.shape)}\n".encode())
-        total.update(value.flatten().view(torch.uint8).numpy().data)  # as bytes, because numpy knows no bfloat16
-    return total.hexdigest()
+            write_tensors(temporary / name, tensors, {FORMAT: "pt", **(pair if name == TRANSFORMER else {})})
+        atomic_json(temporary / CONFIG, to_dict(config))
 
 
 def locate(name_or_path: str | os.PathLike[str], revision: str | None = None) -> Path:
-    """The folder of a shipped name, of a path, or of a Hub id, which is downloaded where it is not cached yet.
+    """The folder of a checkpoint.
 
-    Raises CheckpointError that says what to do.
+    Args:
+        name_or_path: a shipped name, a path, or a Hub id, which is downloaded if it is not cached yet.
+        revision: branch, tag or commit of a Hub repository.
+
+    Raises:
+        CheckpointError: if there is none.
     """
     name, known = os.fspath(name_or_path), shipped()
     folder = known.get(name, Path(name).expanduser())
     if folder.is_dir():
         if revision is not None:
             raise CheckpointError(
-                f"revision {revision!r} belongs to a Hugging Face Hub id, but {name!r} is a folder here"
+                f"revision {revision!r} belongs to a Hugging Face Hub id, but {name!r} is a folder: leave it out"
             )
         return folder
     if isinstance(name_or_path, str) and re.fullmatch(r"\w[\w.-]*/[\w.-]+", name):
@@ -166,31 +149,24 @@ def _download(name: str, revision: str | None) -> Path:
         return Path(snapshot_download(name, revision=revision, allow_patterns=list(NEEDED)))
     except Exception as error:  # the client raises its own errors, those of its transport, and OSError
         raise CheckpointError(
-            f"no folder {name!r} here, and the Hugging Face Hub did not give it ({type(error).__name__}: {error}). "
+            f"expected a folder {name!r} or a Hugging Face Hub id, got {type(error).__name__} from the Hub: {error}. "
             "Check the id, the connection and, for a private one, `hf auth login`; or download it elsewhere and give "
             "its folder"
         ) from error
 
 
-def _read(path: Path, name: str, problems: list[str]) -> _File | None:
-    """A file's tensors but the spare ones, and its metadata; None where it cannot be read."""
+def _read(path: Path, problems: list[str]) -> TensorFile | None:
+    """A file without its unused tensors; None if it cannot be read."""
     try:
-        with safe_open(path, "pt") as file:
-            metadata = dict(file.metadata() or {})
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-    except FileNotFoundError:
-        problems.append(f"{name} is missing")
+        tensors, metadata = read_tensors(path, "a safetensors file")
+    except CheckpointError as error:
+        problems.append(str(error))
         return None
-    except (SafetensorError, OSError, ValueError) as error:
-        problems.append(f"{name} is damaged or not a safetensors file ({error}): fetch it again")
-        return None
-    if DIGEST in metadata and metadata[DIGEST] != digest(tensors):
-        problems.append(f"{name} is damaged or was changed after it was saved (its {DIGEST} differs): fetch it again")
-    return _File({key: value for key, value in tensors.items() if not SPARE.fullmatch(key)}, metadata)
+    return TensorFile({key: value for key, value in tensors.items() if not UNUSED.fullmatch(key)}, metadata)
 
 
-def _check_pair(tokenizer: _File | None, transformer: _File | None, problems: list[str]) -> None:
-    """A transformer only knows the codes of the tokenizer that it was saved with."""
+def _check_pair(tokenizer: TensorFile | None, transformer: TensorFile | None, problems: list[str]) -> None:
+    """A transformer can use only the tokenizer that it was saved with."""
     if tokenizer is None or transformer is None or TOKENIZER_DIGEST not in transformer.metadata:
         return
     if transformer.metadata[TOKENIZER_DIGEST] != tokenizer.metadata.get(DIGEST):
@@ -211,8 +187,8 @@ def _own_config(folder: Path, goal_conditioned: bool | None, problems: list[str]
     config = _attempt(partial(from_dict, WorldModelConfig), _json(folder, CONFIG, problems), CONFIG, problems)
     if config is not None and goal_conditioned not in (None, config.goal_conditioned):
         problems.append(
-            f"{CONFIG}: goal_conditioned is {config.goal_conditioned}, asked for was {goal_conditioned}: leave it out, "
-            "only published folders do not say it themselves"
+            f"{CONFIG}: goal_conditioned: saved {config.goal_conditioned}, requested {goal_conditioned}: leave the "
+            "argument out, it is for published folders only"
         )
     return config
 
@@ -220,14 +196,14 @@ def _own_config(folder: Path, goal_conditioned: bool | None, problems: list[str]
 def _published_config(
     folder: Path, tensors: Tensors, goal_conditioned: bool, problems: list[str]
 ) -> WorldModelConfig | None:
-    """What the two published files and the tensors' names say; the reward is taken as symlog."""
+    """The configuration by the two published files and the names of the tensors; rewards are taken as symlog."""
     tokenizer, transformer = (_json(folder, name, problems) for name in PUBLISHED_CONFIGS)
     tokenizer_config = _attempt(config_from_published, tokenizer, PUBLISHED_CONFIGS[0], problems)
     transformer_config = _attempt(transformer_from_published, transformer, PUBLISHED_CONFIGS[1], problems)
     if tokenizer_config is None or transformer_config is None:
         return None
     conditioned = any(key.startswith(("llm.", "action_linear.")) for key in tensors)
-    action = tensors.get("action_linear.weight", torch.empty(1, 1))
+    action = tensors.get("action_linear.weight", torch.empty(1, 1, device="cpu"))
     try:
         return WorldModelConfig(
             tokenizer_config,
@@ -254,14 +230,17 @@ def _attempt(
 def transformer_from_published(values: Mapping[str, Any], where: str) -> TransformerConfig:
     """Read a published ``transformer/config.json`` (Hugging Face's LlamaConfig).
 
-    Entries that change nothing here are passed over; one that this code cannot honour is an error that names it.
+    Args:
+        values: the file's content. Entries that have no effect here are ignored.
+        where: the file's name, for error messages.
 
-    Raises ConfigError that lists all of them.
+    Raises:
+        ConfigError: lists all entries that are missing or not implemented.
     """
     heads, width = values.get("num_attention_heads"), values.get("hidden_size")
     rope = values.get("rope_parameters") or values.get("rope_scaling") or {}
     if not isinstance(rope, Mapping):
-        raise ConfigError(f"{where}: rope_parameters or rope_scaling must be a JSON object, got {rope!r}")
+        raise ConfigError(f"{where}: rope_parameters or rope_scaling: expected a JSON object, got {rope!r}")
     fixed = {
         "model_type": (values.get("model_type", "llama"), "llama"),
         "hidden_act": (values.get("hidden_act", "silu"), "silu"),
@@ -280,7 +259,7 @@ def transformer_from_published(values: Mapping[str, Any], where: str) -> Transfo
         "max_position_embeddings": "max_positions",
     }
     problems = [
-        f"{name} must be {want!r}, the only form implemented, got {got!r}"
+        f"{name}: expected {want!r}, the only form implemented, got {got!r}"
         for name, (got, want) in fixed.items()
         if got != want
     ]
@@ -294,8 +273,8 @@ def transformer_from_published(values: Mapping[str, Any], where: str) -> Transfo
     return from_dict(TransformerConfig, fields, where)
 
 
-def _prefixed(file: _File | None) -> _File | None:
-    """Action-free checkpoints hold the bare language model, which here is the part called ``llm``."""
+def _prefixed(file: TensorFile | None) -> TensorFile | None:
+    """Published action-free checkpoints contain the language model alone, which here is the part ``llm``."""
     if file is None or any(key.startswith("llm.") for key in file.tensors):
         return file
     heads = ("action_linear.", "reward_linear.")
@@ -304,7 +283,16 @@ def _prefixed(file: _File | None) -> _File | None:
 
 
 def differences(part: str, expected: Mapping[str, Tensor], found: Tensors) -> list[str]:
-    """Everything in which the tensors found differ from those that the configuration describes."""
+    """All differences between two sets of tensors: names, shapes, kinds of dtype, and values that are not finite.
+
+    Args:
+        part: name of what they belong to, for the messages.
+        expected: tensors of the right names, shapes and dtypes, such as a state dict.
+        found: tensors to check.
+
+    Returns:
+        A message for each difference.
+    """
     problems = [f"{part}: tensor {key!r} is missing" for key in expected if key not in found]
     problems += [f"{part}: tensor {key!r} is unknown" for key in found if key not in expected]
     for key in expected.keys() & found.keys():
@@ -319,17 +307,18 @@ def differences(part: str, expected: Mapping[str, Tensor], found: Tensors) -> li
 
 
 def _assign(module: nn.Module, tensors: Tensors, dtype: torch.dtype) -> None:
-    weights = dict(module.named_parameters())  # the rest are statistics, which stay as precise as they are
+    """Make tensors the weights of a module that was built on the meta device."""
+    weights = dict(module.named_parameters())  # the rest are statistics, which keep their dtype
     converted = {key: value.to(dtype) if key in weights else value for key, value in tensors.items()}
     module.load_state_dict(converted, strict=True, assign=True)
     for owner in module.modules():
         for name, buffer in owner.named_buffers(recurse=False):
-            if buffer.is_meta:  # what a state dict leaves out is a training statistic, and starts at zero
+            if buffer.is_meta:  # not in the state dict: a statistic for training, which starts at zero
                 setattr(owner, name, torch.zeros_like(buffer, device="cpu"))
 
 
 def _stored(value: Tensor, dtype: torch.dtype | None) -> Tensor:
-    """Vectors keep their precision: they weigh little, and statistics among them may be too small for float16."""
+    """The tensor as it is written. Vectors keep their dtype: they are small, and statistics may not fit float16."""
     value = value.detach().cpu()
     cast = dtype is not None and value.is_floating_point() and value.ndim > 1
     return (value.to(dtype) if cast else value).contiguous()

@@ -53,7 +53,7 @@ def refusal(folder: Path) -> str:
     return str(caught.value)
 
 
-def test_what_is_saved_loads_bit_for_bit(make_model: MakeModel, tmp_path: Path) -> None:
+def test_saving_and_loading_is_exact(make_model: MakeModel, tmp_path: Path) -> None:
     model = make_model(tasks=("hammer",), frame_skip=2, action_names=("x", "y", "z"), training_data={"episodes": 3})
     model.save_pretrained(tmp_path / "new" / "folder")
     assert sorted(path.name for path in (tmp_path / "new" / "folder").iterdir()) == [CONFIG, TOKENIZER, TRANSFORMER]
@@ -67,11 +67,11 @@ def test_what_is_saved_loads_bit_for_bit(make_model: MakeModel, tmp_path: Path) 
     assert torch.equal(first.frames, second.frames)
     assert torch.equal(first.rewards, second.rewards)
     again.tokenizer.train()
-    again.tokenizer(torch.rand(1, 3, 3, 32, 32))  # what is not stored is there, too, for training to go on
+    again.tokenizer(torch.rand(1, 3, 3, 32, 32))  # buffers that are not stored exist, so training can continue
 
 
 def test_half_precision_on_disk_loads_as_float32(model: WorldModel, tmp_path: Path) -> None:
-    """Matrices and kernels are halved; vectors, which weigh little, are not."""
+    """Matrices and kernels are stored in half precision; vectors, which are small, are not."""
     model.save_pretrained(tmp_path, dtype=torch.float16)
     stored = {**load_file(tmp_path / TOKENIZER), **load_file(tmp_path / TRANSFORMER)}
     assert all(value.dtype == (torch.float16 if value.ndim > 1 else torch.float32) for value in stored.values())
@@ -85,12 +85,12 @@ def test_half_precision_on_disk_loads_as_float32(model: WorldModel, tmp_path: Pa
 
 
 @pytest.mark.parametrize("option", [{"device": "gpu"}, {"dtype": "bfloat61"}, {"dtype": torch.int8}])
-def test_a_device_or_dtype_that_there_is_not_is_named(saved: Path, option: dict[str, Any]) -> None:
+def test_unknown_devices_and_dtypes_are_refused(saved: Path, option: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=str(*option.values())):
         WorldModel.from_pretrained(saved, **option)
 
 
-def test_saving_again_replaces_the_weights_and_keeps_the_rest(make_model: MakeModel, saved: Path) -> None:
+def test_saving_again_replaces_the_weights_and_keeps_other_files(make_model: MakeModel, saved: Path) -> None:
     (saved / "README.md").write_text("kept")
     make_model(action_dim=2).save_pretrained(saved)
     assert WorldModel.from_pretrained(saved).config.action_dim == 2
@@ -98,8 +98,42 @@ def test_saving_again_replaces_the_weights_and_keeps_the_rest(make_model: MakeMo
     assert [path.name for path in saved.parent.iterdir()] == ["saved"]
 
 
+@pytest.mark.parametrize("failing", range(1, 20))
+def test_a_failure_at_any_point_keeps_the_earlier_checkpoint(
+    make_model: MakeModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: int
+) -> None:
+    """Of all renames and flushes, one fails."""
+    folder, count = tmp_path / "run", 0
+    make_model().save_pretrained(folder)
+    (folder / "README.md").write_text("kept")
+    before = WorldModel.from_pretrained(folder).fingerprint()
+
+    def failing_at_once(function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any) -> Any:
+            nonlocal count
+            count += 1
+            if count == failing:
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
+            return function(*arguments)
+
+        return call
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", failing_at_once(Path.replace))
+        patch.setattr(os, "fsync", failing_at_once(os.fsync))
+        try:
+            make_model(action_dim=2).save_pretrained(folder)
+        except StorageError:
+            assert WorldModel.from_pretrained(folder).fingerprint() == before
+        else:
+            assert count < failing
+            assert WorldModel.from_pretrained(folder).config.action_dim == 2
+    assert sorted(path.name for path in folder.iterdir()) == ["README.md", CONFIG, TOKENIZER, TRANSFORMER]
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
 @pytest.mark.parametrize("existing", [True, False])
-def test_a_full_disk_leaves_nothing_half_written(
+def test_a_full_disk_leaves_no_incomplete_file(
     make_model: MakeModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, existing: bool
 ) -> None:
     folder = tmp_path / "run"
@@ -125,7 +159,7 @@ def test_the_published_layout_describes_itself(parity: Path) -> None:
     assert (config.frame_skip, config.tasks) == (None, ())
 
 
-def test_a_published_folder_takes_a_goal_where_its_name_says_so(published: Path, saved: Path) -> None:
+def test_a_published_folder_is_goal_conditioned_by_its_name(published: Path, saved: Path) -> None:
     named = published.rename(published.with_name("ivideogpt-goal-cond"))
     assert WorldModel.from_pretrained(named).config.goal_conditioned
     assert not WorldModel.from_pretrained(named, goal_conditioned=False).config.goal_conditioned
@@ -133,7 +167,7 @@ def test_a_published_folder_takes_a_goal_where_its_name_says_so(published: Path,
     assert not WorldModel.from_pretrained(plain).config.goal_conditioned
     assert WorldModel.from_pretrained(plain, goal_conditioned=True).config.goal_conditioned
     assert not WorldModel.from_pretrained(saved, goal_conditioned=False).config.goal_conditioned
-    with pytest.raises(CheckpointError, match="goal_conditioned is False, asked for was True"):
+    with pytest.raises(CheckpointError, match="goal_conditioned: saved False, requested True"):
         WorldModel.from_pretrained(saved, goal_conditioned=True)
 
 
@@ -151,7 +185,7 @@ def test_an_action_free_published_checkpoint(published: Path) -> None:
     assert torch.equal(model.transformer.llm.lm_head.weight, before["llm.lm_head.weight"])
 
 
-def test_leftovers_of_training_are_passed_over(published: Path) -> None:
+def test_unused_published_tensors_are_ignored(published: Path) -> None:
     def add(values: dict[str, Tensor]) -> None:
         values["llm.model.layers.0.self_attn.rotary_emb.inv_freq"] = torch.ones(6)
         values["action_recon_linear.weight"] = torch.ones(4, 48)
@@ -160,7 +194,7 @@ def test_leftovers_of_training_are_passed_over(published: Path) -> None:
     WorldModel.from_pretrained(published)
 
 
-def test_all_that_is_wrong_with_tensors_is_named_at_once(saved: Path) -> None:
+def test_all_faults_of_tensors_are_named_at_once(saved: Path) -> None:
     def spoil(values: dict[str, Tensor]) -> None:
         del values["llm.model.norm.weight"]
         values["llm.model.norm.wieght"] = torch.ones(32)
@@ -248,12 +282,12 @@ def test_a_published_folder_without_a_configuration_is_refused(published: Path, 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"hidden_act": "gelu"}, "hidden_act must be 'silu', the only form implemented, got 'gelu'"),
-        ({"attention_bias": True}, "attention_bias must be False"),
-        ({"tie_word_embeddings": True}, "tie_word_embeddings must be False"),
-        ({"head_dim": 16}, "head_dim must be 12"),
-        ({"rope_parameters": [1]}, r"must be a JSON object, got \[1\]"),
-        ({"rope_parameters": {"rope_type": "llama3"}}, "rope_type must be 'default', the only form implemented"),
+        ({"hidden_act": "gelu"}, "hidden_act: expected 'silu', the only form implemented, got 'gelu'"),
+        ({"attention_bias": True}, "attention_bias: expected False"),
+        ({"tie_word_embeddings": True}, "tie_word_embeddings: expected False"),
+        ({"head_dim": 16}, "head_dim: expected 12"),
+        ({"rope_parameters": [1]}, r"expected a JSON object, got \[1\]"),
+        ({"rope_parameters": {"rope_type": "llama3"}}, "rope_type: expected 'default', the only form implemented"),
         ({"hidden_size": None}, "entry 'hidden_size' is missing"),
         ({"num_hidden_layers": "2"}, "layers: expected int, got '2'"),
     ],
@@ -318,14 +352,14 @@ def test_a_hub_id_is_downloaded_in_part(published: Path, monkeypatch: pytest.Mon
     assert not any(pattern.endswith((".bin", ".pt", "*")) for pattern in asked["allow_patterns"])
 
 
-def test_a_hub_that_does_not_answer(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_an_unreachable_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    with pytest.raises(CheckpointError, match=r"no folder 'thuml/nothing' here.*Check the id, the connection"):
+    with pytest.raises(CheckpointError, match=r"expected a folder 'thuml/nothing' or .*Check the id, the connection"):
         locate("thuml/nothing")
 
 
-def test_the_registry_lists_what_lies_beside_it() -> None:
+def test_the_registry_lists_the_shipped_folders() -> None:
     known = worldgym.checkpoints.shipped()
     assert all((folder / CONFIG).is_file() for folder in known.values())
     for name, folder in known.items():
