@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Sized
 from pathlib import Path
 from typing import Any
@@ -101,6 +102,7 @@ def test_run_that_died_before_its_first_checkpoint_restarts(tmp_path: Path) -> N
 
 def test_tensorboard_keeps_the_last_step_before_a_resume(tmp_path: Path) -> None:
     assert not run(Count(at={3: interrupt}), tmp_path, CONFIG)
+    time.sleep(1.1)  # TensorBoard orders files by the second in their names
     assert run(Count(), tmp_path, CONFIG, resume=True)
     events = EventAccumulator(str(tmp_path))
     events.Reload()
