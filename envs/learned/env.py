@@ -10,6 +10,7 @@ from gymnasium.envs.registration import EnvSpec
 from numpy.typing import NDArray
 
 from worldgym.envs.contract import Frame, FrameEnv, Info, Options, checked_action, metadata
+from worldgym.envs.learned.arguments import checked_episode_steps, json_spec
 from worldgym.envs.learned.session import (
     NONE,
     Checkpoint,
@@ -19,8 +20,6 @@ from worldgym.envs.learned.session import (
     Session,
     Slot,
     StartMode,
-    checked_episode_steps,
-    json_spec,
     with_model,
     without_model,
 )

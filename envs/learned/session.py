@@ -1,7 +1,6 @@
 """What the single and the vector environment share: the model, its start states, and how a step is sampled."""
 
 import copy
-import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +10,6 @@ from weakref import WeakValueDictionary
 
 import numpy as np
 import torch
-from gymnasium.envs.registration import EnvSpec
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -242,32 +240,6 @@ def with_model(state: WorldModelState | None, model: WorldModel) -> None:
     """Inverse of :func:`without_model`, in place."""
     if state is not None:
         state.model = model
-
-
-def checked_episode_steps(steps: int | None) -> float:
-    """The number of steps of an episode; infinity for None and -1. Raises InvalidOption for any other below 1."""
-    if steps in (None, -1):
-        return math.inf
-    if steps < 1:
-        raise InvalidOption(f"steps of an episode: expected at least 1, or -1 for no limit, got {steps}")
-    return steps
-
-
-def json_spec(spec: EnvSpec | None, episode_steps: int | None) -> EnvSpec | None:
-    """Complete a specification, in place: the steps of an episode, and arguments that can be written as JSON.
-
-    Paths, dtypes and devices become text.
-    """
-    if spec is not None:
-        spec.max_episode_steps = spec.max_episode_steps or episode_steps
-        spec.kwargs = {name: _json_argument(value) for name, value in spec.kwargs.items()}
-    return spec
-
-
-def _json_argument(value: Any) -> Any:
-    if isinstance(value, os.PathLike):
-        return os.fspath(value)
-    return str(value).removeprefix("torch.") if isinstance(value, (torch.dtype, torch.device)) else value
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,13 @@ from worldgym.envs.contract import (
     close_window,
     show_frame,
 )
+from worldgym.envs.learned.arguments import (
+    checked_autoreset_mode,
+    checked_episode_steps,
+    json_spec,
+    slot_seeds,
+    slots_to_reset,
+)
 from worldgym.envs.learned.env import METADATA, WINDOW
 from worldgym.envs.learned.session import (
     NONE,
@@ -39,12 +46,10 @@ from worldgym.envs.learned.session import (
     Session,
     Slot,
     StartMode,
-    checked_episode_steps,
-    json_spec,
     with_model,
     without_model,
 )
-from worldgym.errors import InvalidAction, InvalidOption, ResetNeeded, nearest
+from worldgym.errors import InvalidAction, InvalidOption, ResetNeeded
 from worldgym.world_model import WorldModel, WorldModelState
 
 Mask = NDArray[np.bool_]
@@ -94,7 +99,7 @@ class WorldModelVectorEnv(gym.vector.VectorEnv[NDArray[np.uint8], NDArray[np.flo
             raise InvalidOption(f"num_envs: expected at least 1, got {num_envs}")
         self.num_envs = num_envs
         self.render_mode = checked_render_mode(render_mode)
-        self.autoreset_mode = _checked_autoreset_mode(autoreset_mode)
+        self.autoreset_mode = checked_autoreset_mode(autoreset_mode)
         self.metadata = {**METADATA, "autoreset_mode": self.autoreset_mode}
         self._session = Session(task, checkpoint, device, dtype, temperature, top_k, starts)
         own_limit = self.world_model.config.max_episode_steps
@@ -164,10 +169,10 @@ class WorldModelVectorEnv(gym.vector.VectorEnv[NDArray[np.uint8], NDArray[np.flo
         """
         self._check_open("reset")
         given = checked_options(options, ("frames", "start", "reset_mask"))
-        slots = _slots_to_reset(given.pop("reset_mask", None), self.num_envs)
+        slots = slots_to_reset(given.pop("reset_mask", None), self.num_envs)
         if self._state is None and len(slots) < self.num_envs:
             raise ResetNeeded("reset_mask leaves slots that were never reset: call reset() without it first")
-        for slot, chosen in enumerate(_slot_seeds(seed, self.num_envs)):
+        for slot, chosen in enumerate(slot_seeds(seed, self.num_envs)):
             if slot in slots and chosen is not None:
                 self._generators[slot], self._seeds[slot] = seeding.np_random(chosen)
         state = self._restart(slots, given)
@@ -372,27 +377,3 @@ class WorldModelVectorEnv(gym.vector.VectorEnv[NDArray[np.uint8], NDArray[np.flo
     def _show(self) -> None:
         if self.render_mode == "human":
             show_frame(np.concatenate(list(self._frames.numpy(force=True)), axis=1), WINDOW)
-
-
-def _checked_autoreset_mode(mode: str | AutoresetMode) -> AutoresetMode:
-    try:
-        return AutoresetMode(mode)
-    except ValueError as error:
-        known = [choice.value for choice in AutoresetMode]
-        raise InvalidOption(f"unknown autoreset_mode {mode!r}; {nearest(str(mode), known)}") from error
-
-
-def _slots_to_reset(mask: Any, num_envs: int) -> NDArray[np.int64]:
-    if mask is None:
-        return np.arange(num_envs)
-    if not isinstance(mask, np.ndarray) or mask.dtype != np.bool_ or mask.shape != (num_envs,) or not mask.any():
-        raise InvalidOption(f"reset_mask: expected a bool array of shape ({num_envs},) with a True in it, got {mask!r}")
-    return np.flatnonzero(mask)
-
-
-def _slot_seeds(seed: int | Sequence[int | None] | None, num_envs: int) -> list[int | None]:
-    if seed is None or isinstance(seed, (int, np.integer)):
-        return [None if seed is None else int(seed) + slot for slot in range(num_envs)]
-    if len(seed) != num_envs:
-        raise InvalidOption(f"seed: expected {num_envs} seeds, one a slot, got {len(seed)}")
-    return list(seed)

@@ -200,6 +200,7 @@ def test_a_checkpoint_without_start_states_is_told_where_a_slot_would_reset_itse
     [
         ({"autoreset_mode": "SomeStep"}, "'SomeStep'; did you mean 'SameStep'"),
         ({"max_episode_steps": 0}, "at least 1"),
+        ({"max_episode_steps": "ten"}, "at least 1, or -1 for no limit, got 'ten'"),
         ({"num_envs": 0}, "num_envs: expected at least 1"),
         ({"render_mode": "ansi"}, "'ansi'"),
     ],

@@ -20,14 +20,15 @@ import pytest
 from gymnasium.utils.env_checker import check_env, data_equivalence
 
 from worldgym.envs.simulators.metaworld import ACTION_REPEAT, PAPER_TASKS, SimulatorMetaWorld, task_names
-from worldgym.errors import InvalidAction, InvalidOption, ResetNeeded, UnknownTask
+from worldgym.errors import EnvironmentClosed, InvalidAction, InvalidOption, ResetNeeded, UnknownTask
 
 ID = "Simulator-MetaWorld-v0"
 pytestmark = pytest.mark.simulator
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def env() -> Iterator[SimulatorMetaWorld]:
+    """One environment for all tests, because its first frame takes most of a second; each resets it."""
     env = SimulatorMetaWorld("plate-slide")
     yield env
     env.close()
@@ -219,15 +220,16 @@ def test_shown_at_the_pace_of_the_simulator(env: SimulatorMetaWorld) -> None:
     assert env.metadata["render_fps"] == pytest.approx(1 / (ACTION_REPEAT * env.simulator.dt))
 
 
-def test_render(env: SimulatorMetaWorld) -> None:
+def test_render() -> None:
+    env = SimulatorMetaWorld(render_mode="rgb_array")
     with pytest.raises(ResetNeeded):
         env.render()
-    env.render_mode = "rgb_array"
     frame, _ = env.reset(seed=0)
     shown = env.render()
     np.testing.assert_array_equal(shown, frame)
     frame[:] = 0
     assert env.render().any()
+    env.close()
 
 
 @pytest.mark.parametrize("bad", [np.zeros(3), np.array([0, 0, np.nan, 0]), np.array([np.inf, 0, 0, 0]), "up"])
@@ -244,12 +246,19 @@ def test_actions_beyond_the_space_are_clipped(env: SimulatorMetaWorld) -> None:
     assert data_equivalence(one, env.step(np.array([1, -1, 1, 0], np.float32)), exact=True)
 
 
-def test_calls_out_of_order_and_bad_options(env: SimulatorMetaWorld) -> None:
+def test_calls_out_of_order_and_bad_options() -> None:
+    env = SimulatorMetaWorld()  # never draws
     for call in (lambda: env.step(np.zeros(4, np.float32)), env.expert_action):
         with pytest.raises(ResetNeeded, match=r"reset\(\)"):
             call()
     with pytest.raises(InvalidOption, match="frames"):
         env.reset(options={"frames": 1})
+    with pytest.raises(InvalidOption, match="a dictionary or None, got 5"):
+        env.reset(options=5)  # type: ignore[arg-type]
+    env.close()
+    for call in (env.reset, env.render, env.expert_action, lambda: env.step(np.zeros(4, np.float32))):
+        with pytest.raises(EnvironmentClosed, match="make a new environment"):
+            call()
     with pytest.raises(InvalidOption, match="'fast' or 'reference', got 'nice'"):
         SimulatorMetaWorld("hammer", look="nice")  # type: ignore[arg-type]
     with pytest.raises(InvalidOption, match="'ansi'"):
