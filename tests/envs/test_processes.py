@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from gymnasium.utils.env_checker import data_equivalence
 
-import worldgym  # noqa: F401  (registers the ids)
+import worldgym
 
 STEPS = 3
 TIMEOUT = 120  # seconds; what hangs fails
@@ -146,6 +146,18 @@ def test_copies_of_a_learned_environment_share_its_weights(tiny_checkpoint: Path
     twin = copy.deepcopy(env)
     assert twin.unwrapped.world_model is env.unwrapped.world_model  # type: ignore[attr-defined]
     assert len(pickle.dumps(env)) < 2_000_000
+
+
+@pytest.mark.parametrize("way", COPIES)
+def test_copies_take_a_model_in_memory_with_them(way: str, tiny_checkpoint: Path, real_frames: np.ndarray) -> None:
+    env = gym.make("WorldModel-v0", checkpoint=worldgym.WorldModel.from_pretrained(tiny_checkpoint))
+    env.reset(seed=0, options={"frames": real_frames})
+    first, *rest = actions(env)
+    env.step(first)
+    twin = COPIES[way](env)
+    assert twin.unwrapped.world_model is not env.unwrapped.world_model  # type: ignore[attr-defined]
+    for action in rest:
+        assert data_equivalence(env.step(action), twin.step(action), exact=True)
 
 
 def test_vector_environment_copies_continue_identically(tiny_checkpoint: Path) -> None:
