@@ -1,7 +1,7 @@
-"""Configurations: frozen dataclasses that check themselves, and their JSON form.
+"""Configurations: frozen dataclasses that check their values, and their JSON form.
 
-A checkpoint's ``config.json`` is a :class:`WorldModelConfig`; everything that code needs to rebuild the model and
-everything a user needs to trust it stands in there.
+A checkpoint's ``config.json`` is a :class:`WorldModelConfig`: what is needed to build the model, and how it was trained
+and evaluated.
 """
 
 import dataclasses
@@ -20,7 +20,20 @@ FORMAT_VERSION = 1
 
 @dataclass(frozen=True)
 class CompressiveTokenizerConfig:
-    """The published tokenizer (paper, Table 2). The defaults are the 64-pixel one."""
+    """The published tokenizer (paper, Table 2). The defaults are those for 64 pixels.
+
+    Attributes:
+        resolution: height and width of frames in pixels.
+        context_length: number of context frames.
+        channels: of the maps, a stage each; the size is halved between stages.
+        layers_per_block: resnet blocks of a stage.
+        latent_channels: dimension of latents and codes.
+        context_codes: size of the context codebook.
+        dynamics_codes: size of the dynamics codebook.
+        patch_size: height and width of the patches of future latents that are encoded as one code.
+        max_attention_resolution: largest maps with attention to the context.
+        norm_groups: groups of the normalisation layers.
+    """
 
     resolution: int = 64
     context_length: int = 2
@@ -38,11 +51,11 @@ class CompressiveTokenizerConfig:
         factor = 2 ** (len(self.channels) - 1)
         if self.resolution % (factor * self.patch_size):
             raise ConfigError(
-                f"resolution {self.resolution} is not divisible by {factor * self.patch_size}: "
-                f"{len(self.channels) - 1} halvings and patches of {self.patch_size}"
+                f"resolution: expected a multiple of {factor * self.patch_size} ({len(self.channels) - 1} halvings and "
+                f"patches of {self.patch_size}), got {self.resolution}"
             )
         if any(width % self.norm_groups for width in self.channels):
-            raise ConfigError(f"channels {self.channels} are not all divisible by norm_groups={self.norm_groups}")
+            raise ConfigError(f"channels: expected multiples of norm_groups={self.norm_groups}, got {self.channels}")
 
     @property
     def latent_size(self) -> int:
@@ -57,7 +70,19 @@ class CompressiveTokenizerConfig:
 
 @dataclass(frozen=True)
 class CompactTokenizerConfig:
-    """The small tokenizer of the shipped checkpoints (``tokenizer/compact.py``): cheap enough to train on a CPU."""
+    """The small tokenizer of the shipped checkpoints (``tokenizer/compact.py``), cheap enough to train on a CPU.
+
+    Attributes:
+        resolution: height and width of frames in pixels.
+        context_length: number of context frames.
+        width: channels of the maps at half resolution; coarser maps have 2 and 4 times as many.
+        depth: residual blocks of a stage.
+        context_grid: height and width of a context frame's codes.
+        frame_grid: height and width of a future frame's codes.
+        latent_channels: dimension of latents and codes.
+        context_codes: size of the context codebook.
+        dynamics_codes: size of the dynamics codebook.
+    """
 
     resolution: int = 64
     context_length: int = 2
@@ -73,14 +98,14 @@ class CompactTokenizerConfig:
         _check_positive(self)
         if self.resolution % 8 or self.width % 8:
             raise ConfigError(
-                f"resolution and width must be multiples of 8 (three halvings; 8 groups of channels), "
-                f"got resolution {self.resolution} and width {self.width}"
+                f"resolution and width: expected multiples of 8 (three halvings; 8 groups of channels), "
+                f"got {self.resolution} and {self.width}"
             )
         coarsest = self.resolution // 8
         if coarsest % self.context_grid or coarsest % self.frame_grid:
             raise ConfigError(
-                f"the coarsest maps at resolution {self.resolution} are {coarsest} x {coarsest}: context_grid and "
-                f"frame_grid must divide {coarsest}, got {self.context_grid} and {self.frame_grid}"
+                f"context_grid and frame_grid: expected divisors of {coarsest}, the size of the coarsest maps at "
+                f"resolution {self.resolution}, got {self.context_grid} and {self.frame_grid}"
             )
 
     @property
@@ -101,14 +126,23 @@ TOKENIZERS: dict[str, type[CompressiveTokenizerConfig] | type[CompactTokenizerCo
 class TransformerConfig:
     """The LLaMA blocks (paper, Table 2). The defaults are the published 138M model.
 
-    ``cumulative_actions`` shows every slot, beside its action, the sum of all actions since the context: where
-    actions are displacements, that is how far the robot has been told to go, which otherwise has to be worked out.
-    ``place_embeddings`` adds a learned vector for the place within the frame to every position.
+    Attributes:
+        layers: number of blocks.
+        heads: query heads.
+        key_value_heads: key/value heads; as many as query heads by default.
+        hidden_size: of each position.
+        mlp_size: hidden size of the feed-forward layers.
+        max_positions: size of the position window.
+        rope_theta: base of the rotary frequencies.
+        norm_eps: of the normalisation layers.
+        cumulative_actions: whether every slot also gets the sum of all actions since the context. If actions are
+            displacements, that is the commanded position.
+        place_embeddings: whether every position gets a learned vector for its index within the frame.
     """
 
     layers: int = 12
     heads: int = 12
-    key_value_heads: int = None  # type: ignore[assignment]  # as many as heads, once built
+    key_value_heads: int = None  # type: ignore[assignment]  # set in __post_init__
     hidden_size: int = 768
     mlp_size: int = 3072
     max_positions: int = 1024
@@ -122,9 +156,11 @@ class TransformerConfig:
             object.__setattr__(self, "key_value_heads", self.heads)
         _check_positive(self)
         if self.hidden_size % self.heads or self.head_dim % 2:
-            raise ConfigError(f"hidden_size {self.hidden_size} must split into {self.heads} heads of even size")
+            raise ConfigError(
+                f"hidden_size: expected a multiple of twice the {self.heads} heads, got {self.hidden_size}"
+            )
         if self.heads % self.key_value_heads:
-            raise ConfigError(f"heads {self.heads} must be a multiple of key_value_heads {self.key_value_heads}")
+            raise ConfigError(f"heads: expected a multiple of key_value_heads={self.key_value_heads}, got {self.heads}")
 
     @property
     def head_dim(self) -> int:
@@ -133,20 +169,41 @@ class TransformerConfig:
 
 @dataclass(frozen=True)
 class Sampling:
-    """How the environments draw tokens unless told otherwise; ``top_k=1`` is greedy."""
+    """Default sampling of tokens.
+
+    Attributes:
+        temperature: divides the logits.
+        top_k: how many of the largest logits are considered; 1 is greedy.
+    """
 
     temperature: float = 1.0
     top_k: int = 100
 
     def __post_init__(self) -> None:
-        warm = isinstance(self.temperature, Real) and self.temperature > 0
-        if not warm or not isinstance(self.top_k, Integral) or self.top_k < 1:
-            raise ConfigError(f"temperature must be above 0 and top_k a whole number of at least 1, got {self}")
+        valid = isinstance(self.temperature, Real) and self.temperature > 0
+        if not valid or not isinstance(self.top_k, Integral) or self.top_k < 1:
+            raise ConfigError(f"expected temperature above 0 and an integer top_k of at least 1, got {self}")
 
 
 @dataclass(frozen=True)
 class WorldModelConfig:
-    """All of a world model: its parts, and the notes that tell what it was trained on and how far to trust it."""
+    """Description of a world model.
+
+    Attributes:
+        tokenizer: architecture of the tokenizer.
+        transformer: architecture of the transformer.
+        action_dim: dimension of actions; 0 for an action-free model.
+        reward: whether the model predicts rewards.
+        reward_transform: transform under which rewards are learned, "symlog" or "identity".
+        goal_conditioned: whether the first context frame is a goal.
+        action_names: a name for each dimension of actions.
+        frame_skip: simulator steps per action; None if unknown.
+        max_episode_steps: time limit of an episode; None if unknown.
+        tasks: names of the tasks that the model was trained on.
+        sampling: default sampling of environments.
+        training_data: what the model was trained on.
+        figures: results of its evaluation.
+    """
 
     tokenizer: TokenizerConfig
     transformer: TransformerConfig
@@ -164,17 +221,21 @@ class WorldModelConfig:
 
     def __post_init__(self) -> None:
         if self.action_dim < 0:
-            raise ConfigError(f"action_dim must not be negative (0 is action-free), got {self.action_dim}")
+            raise ConfigError(f"action_dim: expected at least 0 (0 is action-free), got {self.action_dim}")
         if self.action_names and len(self.action_names) != self.action_dim:
-            raise ConfigError(f"{len(self.action_names)} action_names for action_dim={self.action_dim}")
+            raise ConfigError(
+                f"action_names: expected {self.action_dim} names, as many as action_dim, got {len(self.action_names)}"
+            )
         if self.reward_transform not in ("symlog", "identity"):
-            raise ConfigError(f"reward_transform must be 'symlog' or 'identity', got {self.reward_transform!r}")
+            raise ConfigError(f"reward_transform: expected 'symlog' or 'identity', got {self.reward_transform!r}")
         if self.goal_conditioned and self.context_length < 2:
-            raise ConfigError("a goal-conditioned model needs a context_length of at least 2: the goal and one frame")
+            raise ConfigError(
+                f"context_length: expected at least 2 for a goal-conditioned model, got {self.context_length}"
+            )
         if self.layout.horizon(self.transformer.max_positions) < 1:
             raise ConfigError(
-                f"max_positions={self.transformer.max_positions} leaves no room for a future frame: "
-                f"the context takes {self.layout.prefix_length}, a frame {self.layout.step_length}"
+                f"max_positions: expected at least {self.layout.length(1)} positions (context {self.layout.prefix_length}, "
+                f"future frame {self.layout.step_length}), got {self.transformer.max_positions}"
             )
 
     @property
@@ -191,15 +252,15 @@ class WorldModelConfig:
 
 
 def _check_positive(config: Any) -> None:
-    """Raise ConfigError where a number among the fields, or within a tuple of them, is not above 0."""
+    """Raise ConfigError if a number among the fields, or in a tuple of them, is not above 0."""
     for name, value in vars(config).items():
         numbers = value if isinstance(value, tuple) else (value,)
         if not numbers or any(type(number) in (int, float) and not number > 0 for number in numbers):
-            raise ConfigError(f"{type(config).__name__}.{name} must be above 0, got {value!r}")
+            raise ConfigError(f"{type(config).__name__}.{name}: expected values above 0, got {value!r}")
 
 
 def to_dict(config: Any) -> dict[str, Any]:
-    """A configuration as plain JSON types; the tokenizer says its ``type``."""
+    """A configuration as plain JSON types; that of a tokenizer has an entry ``type``."""
     values = dataclasses.asdict(config)
     if isinstance(config, WorldModelConfig):
         values["tokenizer"] = to_dict(config.tokenizer)
@@ -211,7 +272,16 @@ def to_dict(config: Any) -> dict[str, Any]:
 
 
 def from_dict(cls: type[T], values: Mapping[str, Any], where: str) -> T:
-    """Inverse of :func:`to_dict`: one ConfigError names every entry that is unknown, missing or ill-typed."""
+    """Inverse of :func:`to_dict`.
+
+    Args:
+        cls: the class of the configuration.
+        values: its fields in JSON types.
+        where: the file's name, for error messages.
+
+    Raises:
+        ConfigError: lists all entries that are unknown, missing or of another type.
+    """
     values = dict(values)
     if cls is WorldModelConfig:
         _check_format(values.pop("format", None), values.pop("format_version", None), where)
@@ -237,7 +307,7 @@ def _check_format(form: Any, version: Any, where: str) -> None:
 
 
 def tokenizer_from_dict(values: Mapping[str, Any], where: str) -> TokenizerConfig:
-    """Inverse of :func:`to_dict` for a tokenizer of any ``type``."""
+    """As :func:`from_dict`, for a tokenizer of any ``type``."""
     values = dict(values)
     kind = values.pop("type", None)
     if not isinstance(kind, str) or kind not in TOKENIZERS:
@@ -246,7 +316,7 @@ def tokenizer_from_dict(values: Mapping[str, Any], where: str) -> TokenizerConfi
 
 
 def _coerced(hint: Any, value: Any, where: str, problems: list[str]) -> Any:
-    """:func:`_coerce`, its complaint added to ``problems``."""
+    """As :func:`_coerce`, but add the message of an error to ``problems``."""
     try:
         return _coerce(hint, value, where)
     except ConfigError as error:

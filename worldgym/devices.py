@@ -1,4 +1,4 @@
-"""Where to compute: a device by its name, checked before anything is loaded onto it."""
+"""Devices by name, and their free memory."""
 
 from pathlib import Path
 
@@ -8,10 +8,13 @@ from worldgym.errors import ConfigError
 
 
 def checked_device(name: str | torch.device | None = None) -> torch.device:
-    """The device of this name, such as ``cpu`` or ``cuda:1``; None is the GPU where there is one, else the CPU.
+    """The device of a name.
+
+    Args:
+        name: such as ``cpu`` or ``cuda:1``; None is the GPU if there is one, else the CPU.
 
     Raises:
-        ConfigError: for a name that PyTorch does not know, or a device that cannot be used here.
+        ConfigError: for an unknown name, or a device that cannot be used here.
     """
     try:
         device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name is None else name)
@@ -19,20 +22,20 @@ def checked_device(name: str | torch.device | None = None) -> torch.device:
     except (RuntimeError, AssertionError, TypeError, NotImplementedError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ConfigError(
-            f"device {str(name)!r} cannot be used here: {reason}; give 'cpu', or 'cuda' where PyTorch finds a GPU"
+            f"device {str(name)!r} cannot be used here: {reason}; give 'cpu', or 'cuda' if PyTorch finds a GPU"
         ) from error
     return device
 
 
 def free_memory(device: torch.device) -> int | None:
-    """Bytes that can still be allocated there; None where nobody says.
+    """Bytes that can still be allocated on a device; None if unknown.
 
-    On a CPU: what the system calls available, or what is left of the control group's limit if that is less. On a GPU:
-    what is free and what PyTorch keeps there without using it.
+    On a CPU: the system's available memory, or what is left of the control group's limit if that is less. On a GPU:
+    free memory, and memory that PyTorch has reserved but does not use.
     """
     if device.type == "cuda":
-        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-        return int(torch.cuda.mem_get_info(device)[0]) + kept
+        reserved = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return int(torch.cuda.mem_get_info(device)[0]) + reserved
     limits = [_meminfo(), _left_in_control_group()]
     known = [limit for limit in limits if limit is not None]
     return min(known, default=None)
@@ -53,6 +56,6 @@ def _left_in_control_group(folder: Path = Path("/sys/fs/cgroup")) -> int | None:
             return None
         lines = [line.split() for line in (folder / "memory.stat").read_text(encoding="utf-8").splitlines()]
         cached = sum(int(count) for name, count in lines if name in ("active_file", "inactive_file"))
-        return int(limit) - int(used) + cached  # files that were read count as used, yet give way
+        return int(limit) - int(used) + cached  # cached files count as used, but can be dropped
     except (OSError, ValueError):
         return None

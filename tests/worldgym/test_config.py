@@ -54,22 +54,25 @@ def values(**changes: Any) -> dict[str, Any]:
         ({"acton_dim": 4}, "unknown entry 'acton_dim'; did you mean 'action_dim'"),
         ({"action_dim": "4"}, "config.json: action_dim: expected int, got '4'"),
         ({"action_dim": True}, "action_dim: expected int, got True"),
-        ({"action_dim": -1}, "action_dim must not be negative"),
-        ({"action_names": ["x"]}, "1 action_names for action_dim=0"),
+        ({"action_dim": -1}, "action_dim: expected at least 0 (0 is action-free), got -1"),
+        ({"action_names": ["x"]}, "action_names: expected 0 names, as many as action_dim, got 1"),
         ({"reward_transform": "log"}, "'symlog' or 'identity', got 'log'"),
         ({"format": None}, "expected format 'worldgym' version 1, got None"),
         ({"format_version": 2}, "version 1, got 'worldgym' version 2"),
         ({"tokenizer": {"type": "compakt"}}, "unknown tokenizer type 'compakt'; did you mean 'compact'"),
         ({"tokenizer": {"type": ["x"]}}, "unknown tokenizer type ['x']"),
         ({"tokenizer": None}, "tokenizer: expected"),
-        ({"transformer": {"heads": 0}}, "TransformerConfig.heads must be above 0, got 0"),
-        ({"transformer": {"heads": 5}}, "must split into 5 heads"),
-        ({"transformer": {"key_value_heads": 5}}, "multiple of key_value_heads 5"),
-        ({"transformer": {"max_positions": 140}}, "leaves no room for a future frame"),
-        ({"sampling": {"temperature": 0.0}}, "temperature must be above 0"),
+        ({"transformer": {"heads": 0}}, "TransformerConfig.heads: expected values above 0, got 0"),
+        ({"transformer": {"heads": 5}}, "hidden_size: expected a multiple of twice the 5 heads, got 768"),
+        ({"transformer": {"key_value_heads": 5}}, "heads: expected a multiple of key_value_heads=5, got 12"),
+        (
+            {"transformer": {"max_positions": 140}},
+            "expected at least 146 positions (context 129, future frame 17), got 140",
+        ),
+        ({"sampling": {"temperature": 0.0}}, "expected temperature above 0"),
     ],
 )
-def test_what_contradicts_is_refused_by_name(changes: dict[str, Any], message: str) -> None:
+def test_contradictions_are_refused_by_name(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=re.escape(message)):
         from_dict(WorldModelConfig, values(**changes), "config.json")
 

@@ -13,7 +13,7 @@ def test_devices_by_name(name: Any) -> None:
     assert checked_device(name) == torch.device("cpu")
 
 
-def test_no_name_is_the_best_device() -> None:
+def test_the_default_is_a_gpu_if_there_is_one() -> None:
     assert checked_device().type == ("cuda" if torch.cuda.is_available() else "cpu")
 
 
@@ -24,8 +24,8 @@ def test_devices_that_cannot_be_used(name: Any) -> None:
     assert len(str(caught.value).splitlines()) == 1
 
 
-@pytest.mark.skipif(not Path("/proc/meminfo").exists(), reason="needs a system that says")
-def test_free_memory_is_what_the_system_says() -> None:
+@pytest.mark.skipif(not Path("/proc/meminfo").exists(), reason="needs /proc/meminfo")
+def test_free_memory_of_the_system() -> None:
     text = Path("/proc/meminfo").read_text()
     total = int(next(line.split()[1] for line in text.splitlines() if line.startswith("MemTotal"))) * 1024
     free = free_memory(torch.device("cpu"))
@@ -34,7 +34,7 @@ def test_free_memory_is_what_the_system_says() -> None:
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_memory_that_pytorch_keeps_is_free() -> None:
+def test_memory_reserved_by_pytorch_is_free() -> None:
     device = torch.device("cuda:0")
     kept = torch.empty(2**28, dtype=torch.uint8, device=device)
     held = free_memory(device)
@@ -57,7 +57,7 @@ def test_memory_that_pytorch_keeps_is_free() -> None:
     ],
     ids=["limit", "files give way", "no limit", "incomplete", "no number", "no group"],
 )
-def test_what_a_control_group_leaves(tmp_path: Path, files: dict[str, str], left: int | None) -> None:
+def test_free_memory_of_a_control_group(tmp_path: Path, files: dict[str, str], left: int | None) -> None:
     for name, content in files.items():
         (tmp_path / name).write_text(content)
     assert _left_in_control_group(tmp_path) == left

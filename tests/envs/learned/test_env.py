@@ -244,7 +244,7 @@ def test_human_rendering_without_a_display_warns_once(tiny_checkpoint: Path, mon
     [
         ({"task": "hamer"}, UnknownTask, "'hamer'; did you mean 'hammer'"),
         ({"checkpoint": "metaworld-46"}, CheckpointError, "metaworld-46"),
-        ({"temperature": 0.0}, ConfigError, "temperature must be above 0"),
+        ({"temperature": 0.0}, ConfigError, "expected temperature above 0"),
         ({"top_k": 0}, ConfigError, "top_k .*at least 1"),
         ({"task": 3}, InvalidOption, "task: expected a name or None, got 3; known names: hammer"),
         ({"checkpoint": None}, InvalidOption, "checkpoint: expected a name.*got None"),
