@@ -234,8 +234,8 @@ class WorldModelConfig:
             )
         if self.layout.horizon(self.transformer.max_positions) < 1:
             raise ConfigError(
-                f"max_positions: expected at least {self.layout.length(1)} positions (context {self.layout.prefix_length}, "
-                f"future frame {self.layout.step_length}), got {self.transformer.max_positions}"
+                f"max_positions: expected at least {self.layout.length(1)} positions (context "
+                f"{self.layout.prefix_length}, future frame {self.layout.step_length}), got {self.transformer.max_positions}"
             )
 
     @property
