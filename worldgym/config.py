@@ -233,9 +233,10 @@ class WorldModelConfig:
                 f"context_length: expected at least 2 for a goal-conditioned model, got {self.context_length}"
             )
         if self.layout.horizon(self.transformer.max_positions) < 1:
+            context, frame = self.layout.prefix_length, self.layout.step_length
             raise ConfigError(
-                f"max_positions: expected at least {self.layout.length(1)} positions (context "
-                f"{self.layout.prefix_length}, future frame {self.layout.step_length}), got {self.transformer.max_positions}"
+                f"max_positions: expected at least {context + frame} positions (context {context}, future frame {frame}), "
+                f"got {self.transformer.max_positions}"
             )
 
     @property
