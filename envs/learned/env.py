@@ -1,16 +1,14 @@
 """A world model as an environment: ``step`` imagines the next frame and its reward."""
 
 import copy
-import math
 from typing import Any
 
 import numpy as np
 import torch
-from gymnasium.envs.registration import EnvSpec
 from numpy.typing import NDArray
 
 from worldgym.envs.contract import Frame, FrameEnv, Info, Options, checked_action, metadata
-from worldgym.envs.learned.arguments import checked_episode_steps, json_spec
+from worldgym.envs.learned.arguments import checked_episode_steps
 from worldgym.envs.learned.session import (
     NONE,
     Checkpoint,
@@ -18,18 +16,19 @@ from worldgym.envs.learned.session import (
     EnvState,
     Precision,
     Session,
+    SessionEnv,
     Slot,
     StartMode,
     with_model,
     without_model,
 )
-from worldgym.world_model import WorldModel, WorldModelState
+from worldgym.world_model import WorldModelState
 
 WINDOW = "worldgym"
 METADATA = metadata(render_fps=40)
 
 
-class WorldModelEnv(FrameEnv):
+class WorldModelEnv(SessionEnv, FrameEnv):
     """One imagined episode at a time.
 
     Args:
@@ -72,28 +71,9 @@ class WorldModelEnv(FrameEnv):
         super().__init__(config.resolution, config.action_dim, WINDOW, render_mode)
         self._state: WorldModelState | None = None
         self._task, self._start, self._simulator_seed, self._elapsed = "", NONE, NONE, 0
-        self._limit = checked_episode_steps(config.max_episode_steps if episode_steps is None else episode_steps)
-
-    @property
-    def world_model(self) -> WorldModel:
-        """The model that imagines; environments of the same checkpoint share it."""
-        return self._session.model
-
-    @property
-    def max_episode_steps(self) -> int | None:
-        """Steps after which an episode is truncated; None: never."""
-        return None if self._limit == math.inf else int(self._limit)
-
-    @property
-    def spec(self) -> EnvSpec | None:
-        """The specification, with the number of steps and with arguments that can be written as JSON."""
-        return self._spec
-
-    @spec.setter
-    def spec(self, spec: EnvSpec | None) -> None:
-        self._spec = json_spec(spec, self.max_episode_steps)
-
-    _spec: EnvSpec | None = None
+        self._episode_steps = checked_episode_steps(
+            config.max_episode_steps if episode_steps is None else episode_steps
+        )
 
     def reset(self, *, seed: int | None = None, options: Options | None = None) -> tuple[Frame, Info]:
         """Start from real frames; equal seeds give equal episodes.
@@ -143,7 +123,7 @@ class WorldModelEnv(FrameEnv):
         noise = self._session.noise(self.np_random)[None]
         frames, rewards = self._session.step(self._state, actions, noise)
         self._elapsed += 1
-        truncated = self._elapsed >= self._limit
+        truncated = self._elapsed >= self._episode_steps
         return self._show(frames[0].numpy(force=True)), rewards.item(), False, truncated, self._info()
 
     def get_state(self) -> EnvState:

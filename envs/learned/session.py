@@ -1,6 +1,7 @@
 """What the single and the vector environment share: the model, its start states, and how a step is sampled."""
 
 import copy
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from weakref import WeakValueDictionary
 
 import numpy as np
 import torch
+from gymnasium.envs.registration import EnvSpec
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -18,6 +20,7 @@ from worldgym.data.first_frames import FirstFrames
 from worldgym.data.start_states import StartStates
 from worldgym.devices import checked_device
 from worldgym.envs.contract import action_space, checked_options, frame_space
+from worldgym.envs.learned.arguments import json_spec
 from worldgym.errors import CheckpointError, InvalidFrames, InvalidOption, UnknownTask, nearest
 from worldgym.pretrained import FIRST_FRAMES, START_STATES, locate
 from worldgym.world_model import WorldModel, WorldModelState
@@ -193,6 +196,33 @@ class Session:
         if array.dtype != np.uint8 or array.shape != self._context_shape:
             raise InvalidFrames(f"{expected}, got {array.dtype} {array.shape}")
         return np.array(array)
+
+
+class SessionEnv:
+    """What the learned environment and its vector form share: the model, the length of episodes, the specification."""
+
+    _session: Session
+    _episode_steps: float  # infinity: never truncated
+    _spec: EnvSpec | None = None
+
+    @property
+    def world_model(self) -> WorldModel:
+        """The model that imagines; environments of the same checkpoint share it."""
+        return self._session.model
+
+    @property
+    def max_episode_steps(self) -> int | None:
+        """Steps after which an episode is truncated; None: never."""
+        return None if self._episode_steps == math.inf else int(self._episode_steps)
+
+    @property
+    def spec(self) -> EnvSpec | None:
+        """The specification, with the number of steps and with arguments that can be written as JSON."""
+        return self._spec
+
+    @spec.setter
+    def spec(self, spec: EnvSpec | None) -> None:
+        self._spec = json_spec(spec, self.max_episode_steps)
 
 
 @dataclass(frozen=True)

@@ -4,14 +4,12 @@ Slot ``i`` equals a :class:`WorldModelEnv` of the same seed, because every slot 
 that it samples.
 """
 
-import math
 from collections.abc import Sequence
 from typing import Any, Literal
 
 import gymnasium as gym
 import numpy as np
 import torch
-from gymnasium.envs.registration import EnvSpec
 from gymnasium.utils import seeding
 from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
@@ -32,7 +30,6 @@ from worldgym.envs.contract import (
 from worldgym.envs.learned.arguments import (
     checked_autoreset_mode,
     checked_episode_steps,
-    json_spec,
     slot_seeds,
     slots_to_reset,
 )
@@ -44,19 +41,20 @@ from worldgym.envs.learned.session import (
     EnvState,
     Precision,
     Session,
+    SessionEnv,
     Slot,
     StartMode,
     with_model,
     without_model,
 )
 from worldgym.errors import InvalidAction, InvalidOption, ResetNeeded
-from worldgym.world_model import WorldModel, WorldModelState
+from worldgym.world_model import WorldModelState
 
 Mask = NDArray[np.bool_]
 STEP_INFO = ("task", "start", "simulator_seed", "uncertainty", "reanchored")
 
 
-class WorldModelVectorEnv(gym.vector.VectorEnv[NDArray[np.uint8], NDArray[np.float32], NDArray[Any]]):
+class WorldModelVectorEnv(SessionEnv, gym.vector.VectorEnv[NDArray[np.uint8], NDArray[np.float32], NDArray[Any]]):
     """``num_envs`` imagined episodes.
 
     Seeds, infos, options and autoreset follow :class:`gymnasium.vector.SyncVectorEnv`.
@@ -118,27 +116,6 @@ class WorldModelVectorEnv(gym.vector.VectorEnv[NDArray[np.uint8], NDArray[np.flo
         self._starts, self._simulator_seeds = np.full((2, num_envs), NONE, np.int64)
         self._seeds: list[int | None] = [None] * num_envs
         self._generators: list[np.random.Generator | None] = [None] * num_envs
-
-    @property
-    def world_model(self) -> WorldModel:
-        """The model that imagines; environments of the same checkpoint share it."""
-        return self._session.model
-
-    @property
-    def max_episode_steps(self) -> int | None:
-        """Steps after which a slot truncates; None: never."""
-        return None if self._episode_steps == math.inf else int(self._episode_steps)
-
-    @property
-    def spec(self) -> EnvSpec | None:
-        """The specification, with the number of steps and with arguments that can be written as JSON."""
-        return self._spec
-
-    @spec.setter
-    def spec(self, spec: EnvSpec | None) -> None:
-        self._spec = json_spec(spec, self.max_episode_steps)
-
-    _spec: EnvSpec | None = None
 
     @property  # type: ignore[misc]
     def np_random(self) -> tuple[np.random.Generator, ...]:  # type: ignore[override]
