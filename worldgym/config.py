@@ -235,8 +235,8 @@ class WorldModelConfig:
         if self.layout.horizon(self.transformer.max_positions) < 1:
             context, frame = self.layout.prefix_length, self.layout.step_length
             raise ConfigError(
-                f"max_positions: expected at least {context + frame} positions (context {context}, future frame {frame}), "
-                f"got {self.transformer.max_positions}"
+                f"max_positions: expected at least {context + frame} positions (context {context}, "
+                f"future frame {frame}), got {self.transformer.max_positions}"
             )
 
     @property
