@@ -13,6 +13,7 @@ from worldgym.config import TransformerConfig
 from worldgym.errors import InvalidAction
 from worldgym.tokens import TokenLayout
 from worldgym.transformer.llama import LanguageModel, causal_attention, rotary_tables
+from worldgym.transformer.sampling import cumulative_sum
 
 INIT_STD = 0.02
 CUMULATIVE_SCALE = 0.25  # sums of some tens of actions then have about the size of the actions themselves
@@ -127,7 +128,7 @@ class Transformer(nn.Module):
             got = "none" if actions is None else f"shape {tuple(actions.shape)}"
             raise InvalidAction(f"expected actions of shape {expected}, one for each future frame, got {got}")
         positions = self.layout.slot_positions(expected[1], x_BND.device)
-        action_BTD: Tensor = self.action_linear(self._action_inputs(actions, actions.cumsum(1)))
+        action_BTD: Tensor = self.action_linear(self._action_inputs(actions, cumulative_sum(actions, dim=1)))
         return x_BND.index_add(1, positions, action_BTD.to(x_BND.dtype))
 
     def _action_inputs(self, actions: Tensor, cumulative_actions: Tensor) -> Tensor:
