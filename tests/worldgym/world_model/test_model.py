@@ -35,7 +35,7 @@ def noise(seed: int, batch: int = BATCH) -> Tensor:
     return torch.rand(batch, 4, generator=torch.Generator().manual_seed(seed))
 
 
-def test_a_greedy_rollout_is_that_of_the_reference(parity: Path, expected: dict[str, Tensor]) -> None:
+def test_a_greedy_rollout_equals_the_reference(parity: Path, expected: dict[str, Tensor]) -> None:
     model = WorldModel.from_pretrained(parity)
     context = (expected["video"][:, :2] * 255).round().to(torch.uint8).movedim(2, -1)
     actions = expected["action"][:, 1:4]
@@ -71,7 +71,7 @@ def test_shapes_and_types(model: WorldModel) -> None:
 
 @pytest.mark.parametrize("decode", [True, False])
 @pytest.mark.parametrize("horizon", [3, 2 * WINDOW + 1])
-def test_a_rollout_is_its_steps(model: WorldModel, horizon: int, decode: bool) -> None:
+def test_a_rollout_equals_its_steps(model: WorldModel, horizon: int, decode: bool) -> None:
     context, actions = frames_for(model), actions_for(model, horizon)
     imagined = model.rollout(
         context, actions, temperature=0.8, top_k=6, generator=torch.Generator().manual_seed(3), decode=decode
@@ -96,14 +96,14 @@ def test_equal_seeds_give_equal_rollouts(model: WorldModel) -> None:
     assert not torch.equal(once(5), once(6))
 
 
-def test_the_default_noise_is_that_of_torch(model: WorldModel) -> None:
+def test_the_default_noise_is_from_the_default_generator(model: WorldModel) -> None:
     torch.manual_seed(7)
     first = model.rollout(frames_for(model), actions_for(model, 2)).tokens
     torch.manual_seed(7)
     assert torch.equal(model.rollout(frames_for(model), actions_for(model, 2)).tokens, first)
 
 
-def test_a_batch_is_its_rows(model: WorldModel) -> None:
+def test_a_batch_equals_its_rows(model: WorldModel) -> None:
     context, actions = frames_for(model), actions_for(model, 1)[:, 0]
     _, together, rewards = model.step(model.start(context), actions, noise=noise(1))
     for row in range(BATCH):
@@ -114,12 +114,12 @@ def test_a_batch_is_its_rows(model: WorldModel) -> None:
 
 
 @pytest.mark.parametrize("count", [0, -1])
-def test_a_fork_into_nothing_is_refused(model: WorldModel, count: int) -> None:
+def test_a_fork_needs_at_least_one_copy(model: WorldModel, count: int) -> None:
     with pytest.raises(ConfigError, match=f"at least 1, got {count}"):
         model.start(frames_for(model)).fork(count)
 
 
-def test_a_fork_is_a_repeated_start(model: WorldModel) -> None:
+def test_a_fork_equals_a_repeated_start(model: WorldModel) -> None:
     context, actions = frames_for(model), actions_for(model, 2)
     trunk, _, _ = model.step(model.start(context), actions[:, 0], noise=noise(1))
     branches = trunk.fork(3)
@@ -135,7 +135,7 @@ def test_a_fork_is_a_repeated_start(model: WorldModel) -> None:
     torch.testing.assert_close(reward, reward_too, atol=1e-4, rtol=1e-4)
 
 
-def test_put_starts_one_row_anew(model: WorldModel) -> None:
+def test_put_replaces_one_row(model: WorldModel) -> None:
     context, actions = frames_for(model), actions_for(model, WINDOW + 2)
     state = model.start(context)
     model.step(state, actions[:, 0], noise=noise(0))
@@ -151,7 +151,7 @@ def test_put_starts_one_row_anew(model: WorldModel) -> None:
     assert torch.equal(chosen.frames, state.frames[1:])
 
 
-def test_a_full_window_starts_anew_from_the_last_frames(model: WorldModel) -> None:
+def test_a_full_window_reanchors_at_the_last_frames(model: WorldModel) -> None:
     actions = actions_for(model, WINDOW + 1)
     state, shown = model.start(frames_for(model)), []
     for t in range(WINDOW):
@@ -191,7 +191,7 @@ def test_actions_matter(model: WorldModel) -> None:
     assert reward[0] != reward[1]
 
 
-def test_identity_rewards_are_left_alone(make_model: MakeModel) -> None:
+def test_identity_rewards_are_not_transformed(make_model: MakeModel) -> None:
     rewards = [
         make_model(reward_transform=name).rollout(frames_for(make_model()), torch.zeros(BATCH, 1, 3), top_k=1).rewards
         for name in ("identity", "symlog")
@@ -199,7 +199,7 @@ def test_identity_rewards_are_left_alone(make_model: MakeModel) -> None:
     torch.testing.assert_close(symexp(rewards[0]), rewards[1])
 
 
-def test_a_trainer_may_leave_the_parts_in_training_mode(model: WorldModel) -> None:
+def test_parts_in_training_mode_are_set_to_evaluation_mode(model: WorldModel) -> None:
     wanted = model.rollout(frames_for(model), actions_for(model, 1), top_k=1)
     model.transformer.train()
     model.transformer.dropout = 0.9
@@ -274,7 +274,7 @@ def test_horizons_that_do_not_fit_are_refused(make_model: MakeModel) -> None:
             case()
 
 
-def test_sampling_that_makes_no_sense_is_refused(model: WorldModel) -> None:
+def test_invalid_sampling_is_refused(model: WorldModel) -> None:
     state = model.start(frames_for(model))
     for options in (
         {"temperature": 0.0},
@@ -295,7 +295,7 @@ def test_parts_that_do_not_fit_the_configuration_are_refused(make_model: MakeMod
         WorldModel(wide.config, model.tokenizer, model.transformer)
 
 
-def test_bfloat16_imagines_the_same_kind_of_thing(model: WorldModel) -> None:
+def test_bfloat16_is_close_to_float32(model: WorldModel) -> None:
     wanted = model.rollout(frames_for(model), actions_for(model, 2), top_k=1)
     model.to(dtype=torch.bfloat16)
     assert model.dtype == torch.bfloat16
@@ -306,7 +306,7 @@ def test_bfloat16_imagines_the_same_kind_of_thing(model: WorldModel) -> None:
 
 
 def assert_same(got: Imagined, wanted: Imagined) -> None:
-    """Up to what rounding makes of batches of another size."""
+    """Up to the rounding of batches of another size."""
     assert torch.equal(got.tokens, wanted.tokens)
     assert got.frames.shape == wanted.frames.shape
     if got.frames.numel():
@@ -347,7 +347,7 @@ def test_a_budget_changes_nothing(
     assert chunks == [7, 3, 3, 1, 7]
 
 
-def test_a_budget_that_not_even_one_row_fits(model: WorldModel) -> None:
+def test_a_budget_below_one_row_is_refused(model: WorldModel) -> None:
     needed = model.memory(1, 2)
     model.rollout(frames_for(model), actions_for(model, 2), budget=needed)
     with pytest.raises(OutOfMemory, match=f"not even one row of 2 frames fits budget={needed - 1} .* takes {needed}"):
@@ -355,7 +355,7 @@ def test_a_budget_that_not_even_one_row_fits(model: WorldModel) -> None:
 
 
 @pytest.mark.parametrize("horizon", [2, 2 * WINDOW + 1])
-def test_one_context_serves_all_actions(model: WorldModel, horizon: int) -> None:
+def test_one_context_for_all_actions(model: WorldModel, horizon: int) -> None:
     frames, actions = frames_for(model, 1), actions_for(model, horizon, 5)
     assert_same(seeded(model, frames, actions), seeded(model, frames.expand(5, -1, -1, -1, -1), actions))
 
@@ -393,7 +393,7 @@ def test_tokens_decode_to_the_frames_of_their_rollout(model: WorldModel, horizon
     assert torch.equal(model.decode(frames.numpy(), bare.tokens), wanted.frames)
 
 
-def test_what_does_not_decode_is_refused(model: WorldModel) -> None:
+def test_invalid_tokens_are_refused(model: WorldModel) -> None:
     frames = frames_for(model)
     for shape in ((BATCH, 0, 4), (BATCH, WINDOW + 1, 4), (BATCH, 2, 3), (BATCH, 4), ()):
         with pytest.raises(ConfigError, match=rf"horizon from 1 to {WINDOW}, 4\], got"):
@@ -402,8 +402,8 @@ def test_what_does_not_decode_is_refused(model: WorldModel) -> None:
         model.decode(frames, torch.zeros(3, 2, 4, dtype=torch.int64))
 
 
-def moved_on(state: WorldModelState, seed: int) -> tuple[Tensor, ...]:
-    """What one step of noise and actions of its own shows."""
+def advanced(state: WorldModelState, seed: int) -> tuple[Tensor, ...]:
+    """The results of one step whose noise and actions depend on the seed."""
     generator = torch.Generator().manual_seed(seed)
     action = torch.rand(len(state), 3, generator=generator) * 2 - 1
     _, frame, reward = state.model.step(state, action, 0.8, 6, generator)
@@ -419,10 +419,10 @@ def repeated(state: WorldModelState, count: int) -> WorldModelState:
     return state.select([row for row in range(len(state)) for _ in range(count)])
 
 
-def test_branches_are_copies_whatever_becomes_of_the_others(model: WorldModel) -> None:
-    """Trunk, branches and branches of branches in turn, until every one has started anew."""
+def test_branches_are_independent_of_each_other(model: WorldModel) -> None:
+    """Trunk, branches and branches of branches in turn, until every one has been re-anchored."""
     trunk = model.start(frames_for(model))
-    moved_on(trunk, 0)
+    advanced(trunk, 0)
     trunk.put([0], model.start(frames_for(model, 1, seed=7)))
     apart, branches, copies = repeated(trunk, 1), trunk.fork(3), repeated(trunk, 3)
     pairs = [(trunk, apart), (branches, copies)]
@@ -435,11 +435,11 @@ def test_branches_are_copies_whatever_becomes_of_the_others(model: WorldModel) -
                 one.put([state], fresh)
                 other.put([state], fresh)
         for shared, separate in pairs if t % 2 else pairs[::-1]:
-            assert_equal(moved_on(shared, 10 + t), moved_on(separate, 10 + t))
+            assert_equal(advanced(shared, 10 + t), advanced(separate, 10 + t))
             assert torch.equal(shared.frames[:, -1], separate.frames[:, -1])
 
 
-def test_a_fork_costs_what_it_adds() -> None:
+def test_forks_share_the_memory_of_their_past() -> None:
     model = WorldModel.from_pretrained("metaworld-64")
     state = model.start(torch.zeros(1, 2, 64, 64, 3, dtype=torch.uint8))
     for _ in range(10):
@@ -455,7 +455,7 @@ def test_two_hundred_steps_take_no_more_memory_than_one(model: WorldModel) -> No
     sizes, anew = set(), 0
     for t in range(205):
         for one in (state, branches):
-            moved_on(one, t)
+            advanced(one, t)
         anew += int(state.reanchored[0])
         assert max(state.cache.lengths) <= model.config.transformer.max_positions
         if t > WINDOW:
@@ -484,8 +484,8 @@ def shipped() -> WorldModel:
 
 @pytest.mark.parametrize("horizon", [1, None])
 @pytest.mark.parametrize("batch", [1, 33])
-def test_memory_is_about_what_a_state_takes(shipped: WorldModel, batch: int, horizon: int | None) -> None:
-    """The state itself, exactly but for frames that come and go; with the work beside it, not several times that."""
+def test_estimated_memory_is_close_to_that_of_a_state(shipped: WorldModel, batch: int, horizon: int | None) -> None:
+    """The state alone up to its temporary frames; with temporary memory at most a few times that."""
     positions = shipped.memory_estimate.positions(horizon)
     state = shipped._start(torch.zeros(batch, 2, 64, 64, 3, dtype=torch.uint8), positions)
     branch, image = shipped.memory_estimate.costs(positions, branch=True)
@@ -497,7 +497,7 @@ def test_memory_is_about_what_a_state_takes(shipped: WorldModel, batch: int, hor
     assert shipped.memory(batch, horizon) <= 4 * state.nbytes + min(2 * batch, 64) * image
 
 
-def test_to_ask_for_memory_trains_nothing(model: WorldModel) -> None:
+def test_estimating_memory_changes_no_weights(model: WorldModel) -> None:
     model.tokenizer.train()
     before = {name: value.clone() for name, value in model.tokenizer.state_dict().items()}
     assert model.memory(2, 1) < model.memory(2) < model.memory(3)
@@ -508,15 +508,15 @@ def test_to_ask_for_memory_trains_nothing(model: WorldModel) -> None:
 
 @settings(deadline=None, max_examples=60)
 @given(budget=st.integers(0, 2**36), horizon=st.one_of(st.none(), st.integers(1, 40)))
-def test_the_largest_batch_is_just_that(shipped: WorldModel, budget: int, horizon: int | None) -> None:
+def test_the_largest_batch_is_the_largest_that_fits(shipped: WorldModel, budget: int, horizon: int | None) -> None:
     batch = shipped.largest_batch(budget, horizon)
     assert batch == 0 or shipped.memory(batch, horizon) <= budget
     assert shipped.memory(batch + 1, horizon) > budget
 
 
 @pytest.mark.parametrize("free", [2**20, 2**24, 2**28])
-def test_the_batch_that_is_said_to_fit_fits(model: WorldModel, monkeypatch: pytest.MonkeyPatch, free: int) -> None:
-    """Whatever asks for too much: nothing is allocated, and exactly as many rows as are named go through."""
+def test_the_batch_named_in_the_error_fits(model: WorldModel, monkeypatch: pytest.MonkeyPatch, free: int) -> None:
+    """Nothing is allocated for too large batches; exactly as many rows as the message names are accepted."""
     monkeypatch.setattr(memory, "UNCHECKED_BYTES", 0)
     monkeypatch.setattr(memory, "free_memory", lambda device: free)
     monkeypatch.setattr(WorldModel, "_start", lambda self, frames, positions: "started")
