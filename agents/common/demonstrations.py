@@ -10,21 +10,19 @@ A reference file is an npz that holds one episode of T steps, in a folder named 
 
 import dataclasses
 import warnings
-import zlib
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
 
 from worldgym.data.episode import SUFFIX, Episode, EpisodeFile, EpisodeInfo
 from worldgym.errors import DataError
+from worldgym.storage.npz import open_npz
 
 REFERENCE_SUFFIX = ".npz"
 REFERENCE_FRAME_SKIP = 2
 ARRAYS = ("observation", "action", "reward", "discount")
-UNREADABLE = (OSError, EOFError, LookupError, ValueError, TypeError, AttributeError, BadZipFile, zlib.error)
 
 
 def load_demonstrations(
@@ -107,11 +105,9 @@ def _read_reference(path: Path) -> Episode:
 
 
 def _arrays(path: Path) -> list[NDArray[Any]]:
-    try:
-        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
-            return [file[name] for name in ARRAYS]
-    except UNREADABLE as error:
-        raise DataError(f"expected an npz file with the arrays {', '.join(ARRAYS)}, got another ({error})") from error
+    content = f"npz file with the arrays {', '.join(ARRAYS)}"
+    with open_npz(path, content, "download it again or leave it out", error=DataError) as file:
+        return [file[name] for name in ARRAYS]
 
 
 def _check(episode: Episode, path: Path, frame_shape: tuple[int, ...], action_dim: int, task: str | None) -> None:

@@ -151,13 +151,13 @@ class Session:
             row = int(rng.integers(len(known.frames)))
             return Start(np.repeat(known.frames[row][None], count, axis=0), task, NONE, int(known.seeds[row]))
         starts = self._checked_starts()
-        begins = [index for index in range(starts.count(task)) if starts.get(task, index, count).first_frame == 0]
-        if not begins:
+        begins = np.flatnonzero(starts.first_frames(task) == 0)
+        if not len(begins):
             raise InvalidOption(
                 f"the checkpoint has no first frames of task {task!r}: record them with `worldgym starts`, or make the "
                 "environment with starts='anywhere'"
             )
-        frame = starts.get(task, begins[int(rng.integers(len(begins)))], count).frames[0]
+        frame = starts.get(task, int(begins[rng.integers(len(begins))]), count).frames[0]
         return Start(np.repeat(frame[None], count, axis=0), task)
 
     def _check_has_starts(self) -> None:

@@ -61,9 +61,9 @@ class Demo:
 
         rng, clips = np.random.default_rng(self.seed), []
         for task in self.task or starts.tasks:
-            states = [starts.get(task, index, context_length) for index in range(starts.count(task))]
-            early = [state for state in states if len(state.actions) >= self.steps] or states
-            start = early[int(rng.integers(len(early)))]
+            left = starts.episode_steps(task) - (starts.first_frames(task) + context_length - 1)
+            early = np.flatnonzero(left >= self.steps) if (left >= self.steps).any() else np.arange(len(left))
+            start = starts.get(task, int(early[rng.integers(len(early))]), context_length)
             clips.append(RecordedClip(task, start.frames, start.future_frames, start.actions, start.rewards))
         return clips
 

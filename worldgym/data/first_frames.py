@@ -8,11 +8,8 @@ They are a folder of ``.npz`` files, one a task. First frames of one task differ
     seeds    int64 [N]            the simulator's ``reset(seed=seeds[i])`` shows frame i
 """
 
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,10 +17,9 @@ from numpy.typing import NDArray
 from worldgym.data.arrays import checked_frames
 from worldgym.data.names import file_name
 from worldgym.errors import CheckpointError, DataError, UnknownTask, nearest
-from worldgym.storage.files import atomic_write
+from worldgym.storage.npz import open_npz, write_npz
 
-ADVICE = "write them again with `worldgym starts`"
-_UNREADABLE = (OSError, EOFError, LookupError, ValueError, TypeError, AttributeError, BadZipFile, zlib.error)
+CONTENT, ADVICE = "file of first frames", "write them again with `worldgym starts`"
 
 
 @dataclass(frozen=True)
@@ -44,12 +40,12 @@ class FirstFrames:
         tasks: names of the tasks, sorted.
 
     Raises:
-        CheckpointError: if a file is damaged.
+        CheckpointError: if a file cannot be opened; one that is damaged further inside raises it at its first use.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = Path(folder)
-        self._paths = {str(_load(path)["task"]): path for path in sorted(self.folder.glob("[!.]*.npz"))}
+        self._paths = {_stored_task(path): path for path in sorted(self.folder.glob("[!.]*.npz"))}
         self.tasks: tuple[str, ...] = tuple(sorted(self._paths))
         self._read: dict[str, TaskFrames] = {}
 
@@ -63,7 +59,7 @@ class FirstFrames:
         if task not in self._paths:
             raise UnknownTask(f"{self.folder} has no first frames of task {task!r}; {nearest(task, self.tasks)}")
         if task not in self._read:
-            self._read[task] = _decode(_load(self._paths[task]), self._paths[task])
+            self._read[task] = _read(self._paths[task])
         return self._read[task]
 
 
@@ -87,21 +83,18 @@ def write_first_frames(folder: Path, task: str, frames: NDArray[np.uint8], seeds
         raise DataError(f"expected frames and as many seeds, got {len(checked)} frames and seeds {list(seeds.shape)}")
     path = Path(folder) / f"{file_name(task)}.npz"
     base = np.median(checked, axis=0).astype(np.uint8)  # most pixels of most frames equal it
-    with atomic_write(path) as temporary, temporary.open("wb") as out:
-        np.savez_compressed(out, task=np.array(task), base=base, deltas=checked - base, seeds=seeds.astype(np.int64))
+    write_npz(path, task=np.array(task), base=base, deltas=checked - base, seeds=seeds.astype(np.int64))
     return path
 
 
-def _load(path: Path) -> dict[str, NDArray[Any]]:
-    try:
-        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
-            return {name: file[name] for name in ("task", "base", "deltas", "seeds")}
-    except _UNREADABLE as error:
-        raise CheckpointError(f"{path}: not a readable file of first frames ({error}); {ADVICE}") from error
+def _stored_task(path: Path) -> str:
+    with open_npz(path, CONTENT, ADVICE) as file:
+        return str(file["task"])
 
 
-def _decode(arrays: dict[str, NDArray[Any]], path: Path) -> TaskFrames:
-    base, deltas, seeds = arrays["base"], arrays["deltas"], arrays["seeds"]
+def _read(path: Path) -> TaskFrames:
+    with open_npz(path, CONTENT, ADVICE) as file:
+        base, deltas, seeds = file["base"], file["deltas"], file["seeds"]
     fits = base.dtype == deltas.dtype == np.uint8 and deltas.ndim == 4 and deltas.shape[1:] == base.shape
     if not fits or base.shape[2:] != (3,) or seeds.shape != deltas.shape[:1] or not len(deltas):
         raise CheckpointError(

@@ -14,12 +14,10 @@ compared with the recorded ones:
 """
 
 import itertools
-import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,12 +26,12 @@ from worldgym.data.episode import Episode, EpisodeFile
 from worldgym.data.names import file_name
 from worldgym.data.recordings import Recordings
 from worldgym.errors import CheckpointError, DataError, InvalidOption, UnknownTask, nearest
-from worldgym.storage.files import atomic_write
+from worldgym.storage.npz import open_npz, write_npz
 
 EPISODES = 12
 START_FRAMES = (0, 20, 40)
 _ADVICE = "download the checkpoint again, or write its start states again with build_start_states()"
-_UNREADABLE = (OSError, EOFError, LookupError, ValueError, TypeError, AttributeError, BadZipFile, zlib.error)
+_CONTENT = "file of start states"
 
 
 @dataclass(frozen=True)
@@ -109,6 +107,24 @@ class StartStates:
         """
         return len(self._episodes(task).starts)
 
+    def first_frames(self, task: str) -> NDArray[np.int64]:
+        """For each start state of a task the frame index of its first context frame, int64 ``[count(task)]``.
+
+        Raises:
+            UnknownTask: if the task has no file.
+            CheckpointError: if the file is damaged.
+        """
+        return self._episodes(task).starts[:, 1].copy()
+
+    def episode_steps(self, task: str) -> int:
+        """Steps of the episodes of a task.
+
+        Raises:
+            UnknownTask: if the task has no file.
+            CheckpointError: if the file is damaged.
+        """
+        return self._episodes(task).actions.shape[1]
+
     def get(self, task: str, index: int, context_length: int) -> StartState:
         """Start state ``index`` of a task.
 
@@ -159,26 +175,23 @@ class StartStates:
 def _stored_task(path: Path) -> str:
     """The task of a file; of one that cannot be read the file's name, so that the error comes at its first use."""
     try:
-        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
+        with open_npz(path, _CONTENT, _ADVICE) as file:
             return str(file["task"]) if "task" in file.files else path.stem
-    except _UNREADABLE:
+    except CheckpointError:
         return path.stem
 
 
 def _read(path: Path) -> _Episodes:
-    try:
-        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
-            episodes = _Episodes(
-                _undo_deltas(file["deltas"]),
-                file["actions"],
-                file["rewards"],
-                file["successes"].astype(np.bool_),
-                file["behaviours"],
-                file["seeds"],
-                file["starts"],
-            )
-    except _UNREADABLE as error:
-        raise CheckpointError(f"{path}: not a readable file of start states ({error}); {_ADVICE}") from error
+    with open_npz(path, _CONTENT, _ADVICE) as file:
+        episodes = _Episodes(
+            _undo_deltas(file["deltas"]),
+            file["actions"],
+            file["rewards"],
+            file["successes"].astype(np.bool_),
+            file["behaviours"],
+            file["seeds"],
+            file["starts"],
+        )
     _check(episodes, path)
     return episodes
 
@@ -262,18 +275,17 @@ def write_start_states(
 
 def _write(folder: Path, task: str, episodes: list[Episode], start_frames: Sequence[int]) -> Path:
     path = folder / f"{file_name(task)}.npz"
-    with atomic_write(path) as aside, aside.open("wb") as out:
-        np.savez_compressed(
-            out,
-            task=np.array(task),
-            deltas=np.stack([_to_deltas(episode.frames) for episode in episodes]),
-            actions=np.stack([episode.actions for episode in episodes]),
-            rewards=np.stack([episode.rewards for episode in episodes]),
-            successes=np.stack([episode.successes for episode in episodes]).astype(np.uint8),
-            behaviours=np.array([episode.info.behaviour for episode in episodes]),
-            seeds=np.array([episode.info.seed for episode in episodes], np.int64),
-            starts=np.array(list(itertools.product(range(len(episodes)), start_frames)), np.int64),
-        )
+    write_npz(
+        path,
+        task=np.array(task),
+        deltas=np.stack([_to_deltas(episode.frames) for episode in episodes]),
+        actions=np.stack([episode.actions for episode in episodes]),
+        rewards=np.stack([episode.rewards for episode in episodes]),
+        successes=np.stack([episode.successes for episode in episodes]).astype(np.uint8),
+        behaviours=np.array([episode.info.behaviour for episode in episodes]),
+        seeds=np.array([episode.info.seed for episode in episodes], np.int64),
+        starts=np.array(list(itertools.product(range(len(episodes)), start_frames)), np.int64),
+    )
     return path
 
 
