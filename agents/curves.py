@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from worldgym.errors import DataError
-from worldgym.runs.folder import setting_differences
+from worldgym.runs.folder import CONFIG, setting_differences
 from worldgym.runs.log import METRICS, read_metrics
 from worldgym.storage.files import atomic_json, atomic_write, read_json
 
@@ -32,13 +32,13 @@ def curves(folders: Sequence[Path]) -> Curves:
         DataError: for a folder without an agent's run, or a run without an evaluation.
     """
     grouped: dict[str, dict[str, dict[str, Curve]]] = {}
-    first: dict[tuple[str, str], Path] = {}
+    first: dict[tuple[str, str], tuple[Path, Mapping[str, Any]]] = {}
     for folder in folders:
         about = _about(folder)
         task, method = str(about["task"]), str(about["method"])
         runs = grouped.setdefault(task, {}).setdefault(method, {})
         runs[str(folder)] = read_curve(folder)
-        _compare(first.setdefault((task, method), folder), folder)
+        _compare(*first.setdefault((task, method), (folder, about)), folder, about)
     return {
         task: {method: _average(runs) for method, runs in sorted(methods.items())}
         for task, methods in sorted(grouped.items())
@@ -64,7 +64,7 @@ def read_curve(folder: Path) -> Curve:
 
 
 def _about(folder: Path) -> Mapping[str, Any]:
-    path = folder / "config.json"
+    path = folder / CONFIG
     about = read_json(path) if path.exists() else {}
     if not {"method", "task"} <= about.keys():
         raise DataError(
@@ -73,9 +73,9 @@ def _about(folder: Path) -> Mapping[str, Any]:
     return about
 
 
-def _compare(first: Path, folder: Path) -> None:
+def _compare(first: Path, first_about: Mapping[str, Any], folder: Path, about: Mapping[str, Any]) -> None:
     """Warn if two averaged runs differ in more than their seeds."""
-    if differences := setting_differences(_seedless(_about(first)), _seedless(_about(folder))):
+    if differences := setting_differences(_seedless(first_about), _seedless(about)):
         warnings.warn(
             f"{folder} is averaged with {first}, but differs in more than the seed: {'; '.join(differences)}",
             stacklevel=3,

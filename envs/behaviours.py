@@ -15,6 +15,8 @@ import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 
+from worldgym.errors import InvalidOption, nearest
+
 Policy = Callable[[], NDArray[np.float32]]
 """Returns the next action, float32 ``[A]`` in [-1, 1]."""
 SMOOTH_REVERSION = 0.1
@@ -88,6 +90,18 @@ BEHAVIOURS: dict[str, Callable[[ExpertEnv, np.random.Generator], Policy]] = {
     "smooth": smooth,
     "random": random,
 }
+
+
+def find_behaviour(name: str) -> Callable[[ExpertEnv, np.random.Generator], Policy]:
+    """A behaviour by its name. Raises InvalidOption for an unknown one."""
+    if name not in BEHAVIOURS:
+        raise InvalidOption(f"unknown behaviour {name!r}; {nearest(name, BEHAVIOURS)}")
+    return BEHAVIOURS[name]
+
+
+def behaviour_rng(name: str, seed: int) -> np.random.Generator:
+    """The generator of one episode of a behaviour: equal seeds of different behaviours give unequal episodes."""
+    return np.random.default_rng([seed, *name.encode()])
 
 
 def _shape(env: ExpertEnv) -> tuple[int, ...]:

@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from worldgym.data.episode import SUFFIX, Episode, EpisodeInfo
 from worldgym.data.names import file_name
-from worldgym.envs.behaviours import BEHAVIOURS
+from worldgym.envs.behaviours import behaviour_rng, find_behaviour
 from worldgym.envs.registry import SimulatorSpec, find_task, specs
 from worldgym.errors import DataError, InvalidOption, nearest
 
@@ -104,9 +104,9 @@ def record(env: Any, behaviour: str, seed: int, look: str | None = None, steps: 
         steps: length of the episode; the simulator's unless given.
     """
     spec = next(spec for spec in specs().values() if spec.entry_point.endswith(f":{type(env).__name__}"))
-    rng = np.random.default_rng([seed, *behaviour.encode()])
+    rng = behaviour_rng(behaviour, seed)
     frame, _ = env.reset(seed=int(rng.integers(2**31)))
-    policy = BEHAVIOURS[behaviour](env, rng)
+    policy = find_behaviour(behaviour)(env, rng)
     frames, actions, rewards, successes = [frame], [], [], []
     for _ in range(spec.episode_steps if steps is None else steps):
         actions.append(policy())
@@ -124,8 +124,7 @@ def _jobs(
     tasks: list[tuple[SimulatorSpec, str]], episodes: Mapping[str, int], seed: int, look: str | None
 ) -> Iterator[Job]:
     for behaviour in episodes:
-        if behaviour not in BEHAVIOURS:
-            raise InvalidOption(f"unknown behaviour {behaviour!r}; {nearest(behaviour, BEHAVIOURS)}")
+        find_behaviour(behaviour)
     for spec, task in tasks:
         if look is not None and look not in spec.looks:
             raise InvalidOption(f"{spec.name} has no look {look!r}; {nearest(look, spec.looks)}")

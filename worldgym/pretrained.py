@@ -183,6 +183,15 @@ def _json(folder: Path, name: str, problems: list[str]) -> Mapping[str, Any] | N
         return None
 
 
+def read_config(folder: Path) -> WorldModelConfig:
+    """The configuration of a checkpoint in our layout, without its weights.
+
+    Raises:
+        ConfigError: if it is missing or damaged.
+    """
+    return from_dict(WorldModelConfig, read_json(folder / CONFIG), str(folder / CONFIG))
+
+
 def _own_config(folder: Path, goal_conditioned: bool | None, problems: list[str]) -> WorldModelConfig | None:
     config = _attempt(partial(from_dict, WorldModelConfig), _json(folder, CONFIG, problems), CONFIG, problems)
     if config is not None and goal_conditioned not in (None, config.goal_conditioned):

@@ -12,7 +12,7 @@ class Linear:
     start: float
     """Value at step 0."""
     end: float
-    """Value from --steps on."""
+    """Value from step ``steps`` on."""
     steps: int
     """Environment steps of the change."""
 

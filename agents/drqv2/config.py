@@ -36,7 +36,7 @@ class DrQv2Config:
     stddev_start: float = 1.0
     """Standard deviation of the exploration noise at step 0."""
     stddev_end: float = 0.1
-    """Standard deviation from --stddev-steps on; it falls linearly between."""
+    """Standard deviation from step ``stddev_steps`` on; it falls linearly between."""
     stddev_steps: int = 100_000
     """Environment steps of that schedule (paper: 100,000 easy, 500,000 medium, 2,000,000 hard tasks)."""
     stddev_clip: float = 0.3

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from worldgym.envs.contract import Frame, FrameEnv, Info, Options, checked_action, checked_options, metadata
 from worldgym.envs.mujoco_camera import GL_ADVICE, MujocoCamera, choose_gl_backend
 from worldgym.envs.registry import SimulatorSpec
-from worldgym.errors import DependencyNotInstalled, InvalidOption, RenderingError, UnknownTask, nearest
+from worldgym.errors import DependencyNotInstalled, InvalidOption, RenderingError
 
 PAPER_TASKS = ("button-press-topdown-wall", "plate-slide", "hammer", "door-lock", "handle-pull-side", "coffee-push")
 ACTION_NAMES = ("dx", "dy", "dz", "gripper")
@@ -29,7 +29,6 @@ SUCCESS_BONUS = 10.0
 RESOLUTION = 64
 CAMERA = "corner"
 VIEWED_FIELDS = ("xpos", "site_xpos", "geom_xpos")
-INSTALL = "pip install worldgym[metaworld]"
 
 Look = Literal["fast", "reference"]
 
@@ -67,9 +66,7 @@ class SimulatorMetaWorld(FrameEnv):
     def __init__(self, task: str = PAPER_TASKS[1], render_mode: str | None = None, look: Look = "fast") -> None:
         if look not in SPEC.looks:
             raise InvalidOption(f"look: expected 'fast' or 'reference', got {look!r}")
-        self.task, self.look = plain_task_name(task), look
-        if self.task not in (known := task_names()):
-            raise UnknownTask(f"{SPEC.name} has no task {task!r}; {nearest(self.task, known)}")
+        self.task, self.look = SPEC.check_task(task), look
         super().__init__(RESOLUTION, len(ACTION_NAMES), f"{SPEC.name} {self.task}", render_mode)
         self.simulator = _make_simulator(self.task)
         self._camera = self._make_camera()
@@ -203,7 +200,7 @@ def _import_metaworld() -> None:
     missing = [name for name in ("metaworld", "mujoco") if not _is_installed(name)]
     if missing:
         raise DependencyNotInstalled(
-            f"Meta-World is not installed ({' and '.join(missing)} not found); run `{INSTALL}`. "
+            f"Meta-World is not installed ({' and '.join(missing)} not found); run `{SPEC.install}`. "
             f"The learned environment {SPEC.world_model_id} runs without it."
         )
     choose_gl_backend()
@@ -235,7 +232,7 @@ SPEC = SimulatorSpec(
     frame_skip=ACTION_REPEAT,
     episode_steps=EPISODE_STEPS,
     render_fps=RENDER_FPS,
-    install=INSTALL,
+    install="pip install worldgym[metaworld]",
     checkpoint="metaworld-64",
     looks=("fast", "reference"),
     all_tasks=task_names,

@@ -115,15 +115,13 @@ class AgentOptions:
         import dataclasses
 
         from worldgym.checkpoints import DEFAULT
-        from worldgym.config import WorldModelConfig, from_dict
-        from worldgym.pretrained import CONFIG, locate
-        from worldgym.storage.files import read_json
+        from worldgym.pretrained import locate, read_config
         from worldgym.training.initial import fresh_world_model, with_actions
 
         if name != SCRATCH:
             model = WorldModel.from_pretrained(name, device=device)
             return model if model.config.action_dim else with_actions(model, action_dim)
-        config = defaults.world_model or from_dict(WorldModelConfig, read_json(locate(DEFAULT) / CONFIG), DEFAULT)
+        config = defaults.world_model or read_config(locate(DEFAULT))
         config = dataclasses.replace(config, training_data={}, figures={})  # they describe other weights
         return fresh_world_model(config, self.loop.seed).to(device)
 

@@ -72,7 +72,7 @@ class Collect:
         print(f"{len(paths)} episodes requested, {len(recordings.episodes)} in {self.out}")
 
     def _tasks(self) -> list[str]:
-        """Plain names of the tasks, which together name one simulator each."""
+        """Plain names of the tasks to record."""
         from worldgym.checkpoints import DEFAULT
         from worldgym.envs.registry import find_spec, find_task, specs
         from worldgym.errors import ConfigError, nearest

@@ -7,7 +7,6 @@ from typing import Any
 
 from worldgym.checkpoints import DEFAULT
 from worldgym.cli.options import Natural, OptionalText, Positive, Texts, parse_options
-from worldgym.errors import ConfigError
 
 EXAMPLE = "worldgym returns --checkpoint metaworld-64 --tasks plate-slide --behaviours random expert"
 
@@ -41,38 +40,34 @@ class Returns:
 
         from worldgym.devices import checked_device
         from worldgym.envs.registry import find_task
+        from worldgym.pretrained import locate, read_config
         from worldgym.reports.provenance import provenance
         from worldgym.reports.returns import compare_returns, returns_table
         from worldgym.storage.files import atomic_json
-        from worldgym.world_model import WorldModel
 
         device = checked_device(self.device)
-        tasks = self.tasks or WorldModel.from_pretrained(self.checkpoint).config.tasks
+        tasks = self.tasks or read_config(locate(self.checkpoint)).tasks
         seeds = range(self.seed, self.seed + self.episodes)
         options: dict[str, Any] = {"checkpoint": self.checkpoint, "device": str(device), "dtype": self.dtype}
         figures: dict[str, dict[str, Any]] = {}
         for task in tasks:
             spec, name = find_task(task)
             simulator = gym.make(spec.simulator_id, task=name)
+            learned = gym.make_vec("WorldModel-v0", self.episodes, task=task, max_episode_steps=-1, **options)
             for behaviour in self.behaviours:
-                learned = gym.make_vec("WorldModel-v0", self.episodes, task=task, max_episode_steps=-1, **options)
                 found = compare_returns(learned, simulator, seeds, _policies(behaviour))
                 figures.setdefault(task, {})[behaviour] = found.figures()
-                learned.close()
+            learned.close()
             simulator.close()
         atomic_json(self.out, {**provenance(device), "returns": figures})
         print(returns_table(figures), self.out, sep="\n\n")
 
 
 def _policies(name: str) -> Callable[[Any, int], Any]:
-    import numpy as np
+    from worldgym.envs.behaviours import behaviour_rng, find_behaviour
 
-    from worldgym.envs.behaviours import BEHAVIOURS
-    from worldgym.errors import nearest
-
-    if name not in BEHAVIOURS:
-        raise ConfigError(f"unknown behaviour {name!r}; {nearest(name, BEHAVIOURS)}")
-    return lambda env, seed: BEHAVIOURS[name](env, np.random.default_rng([seed, *name.encode()]))
+    behaviour = find_behaviour(name)
+    return lambda env, seed: behaviour(env, behaviour_rng(name, seed))
 
 
 def parse(arguments: Sequence[str]) -> Returns:

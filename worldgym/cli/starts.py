@@ -31,12 +31,10 @@ class Starts:
         import numpy as np
         from tqdm import tqdm
 
-        from worldgym.config import WorldModelConfig, from_dict
         from worldgym.data.first_frames import write_first_frames
-        from worldgym.pretrained import CONFIG, FIRST_FRAMES
-        from worldgym.storage.files import read_json
+        from worldgym.pretrained import FIRST_FRAMES, read_config
 
-        config = from_dict(WorldModelConfig, read_json(self.checkpoint / CONFIG), str(self.checkpoint / CONFIG))
+        config = read_config(self.checkpoint)
         seeds = np.arange(self.seed, self.seed + self.count)
         for task in self.tasks or config.tasks:
             env: Any = gym.make(self.env or _environment(config.training_data), task=task)

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import tyro
 
-import worldgym.checkpoints
+from worldgym.checkpoints import DEFAULT, shipped
 from worldgym.cli.options import (
     OptionalPath,
     OptionalPositive,
@@ -22,7 +22,7 @@ from worldgym.config import TokenizerConfig, TransformerConfig
 from worldgym.data.recordings import Recordings
 from worldgym.errors import ConfigError, nearest
 from worldgym.training.loop import TrainingConfig
-from worldgym.training.recipe import Recipe, TokenizerRecipe, TransformerRecipe, load_recipe
+from worldgym.training.recipe import RECIPE, Recipe, TokenizerRecipe, TransformerRecipe, load_recipe
 from worldgym.training.tokenizer import TokenizerTrainingConfig
 from worldgym.training.transformer import TransformerTrainingConfig
 
@@ -58,7 +58,7 @@ class TrainOptions:
     """Folder of the run: checkpoints, metrics, videos."""
     resume: bool = False
     """Continue the run in --out, exactly; repeat the other options."""
-    recipe: str = worldgym.checkpoints.DEFAULT
+    recipe: str = DEFAULT
     """Defaults of all settings: a shipped checkpoint's name, or a JSON file like its recipe.json."""
     threads: OptionalPositive = None
     """CPU threads (default: PyTorch's choice)."""
@@ -133,7 +133,7 @@ def parse(arguments: Sequence[str]) -> TrainTokenizer | TrainTransformer:
     part, rest = arguments[0], arguments[1:]
     if part not in EXAMPLES:
         raise ConfigError(f"train: unknown part {part!r}; {nearest(part, EXAMPLES)}")
-    recipe = _recipe(read_option(rest, "--recipe") or worldgym.checkpoints.DEFAULT)
+    recipe = _recipe(read_option(rest, "--recipe") or DEFAULT)
     required = {"data": tyro.MISSING, "held_out": tyro.MISSING, "out": tyro.MISSING}
     if part == "tokenizer":
         own = recipe.tokenizer
@@ -152,5 +152,5 @@ def parse(arguments: Sequence[str]) -> TrainTokenizer | TrainTransformer:
 
 def _recipe(name: str) -> Recipe:
     """The recipe of a shipped checkpoint, or of a JSON file."""
-    shipped = Path(worldgym.checkpoints.__file__).parent / name / "recipe.json"
-    return load_recipe(shipped if shipped.exists() else Path(name))
+    folder = shipped().get(name)
+    return load_recipe(Path(name) if folder is None else folder / RECIPE)

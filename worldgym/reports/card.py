@@ -8,12 +8,12 @@ from typing import Any
 
 import gymnasium as gym
 
-from worldgym.config import WorldModelConfig, from_dict, to_dict
+from worldgym.config import WorldModelConfig, to_dict
 from worldgym.errors import ConfigError
-from worldgym.pretrained import CONFIG, TOKENIZER, TRANSFORMER
+from worldgym.pretrained import CONFIG, TOKENIZER, TRANSFORMER, read_config
 from worldgym.reports.commands import training_commands
 from worldgym.reports.tables import data_table, horizon_table, number, table, task_table
-from worldgym.storage.files import atomic_folder, atomic_json, read_json
+from worldgym.storage.files import atomic_folder, atomic_json
 from worldgym.storage.tensors import open_tensors
 
 CARD = "README.md"
@@ -211,7 +211,7 @@ def checkpoint_table(folders: Iterable[Path]) -> str:
     """
     rows = []
     for folder in folders:
-        config = from_dict(WorldModelConfig, read_json(folder / CONFIG), str(folder / CONFIG))
+        config = read_config(folder)
         counts = (f"{count / 1e6:.1f} M" for count in parameters(folder).values())
         row = [folder.name, *counts, f"{size(folder) / 1e6:.1f} MB", str(config.resolution), ", ".join(config.tasks)]
         rows.append(row)

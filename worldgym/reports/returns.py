@@ -18,11 +18,14 @@ Actions = NDArray[np.float32]
 
 
 class Episodes(NamedTuple):
-    """Episodes of a simulator: seeds of their resets, actions float32 ``[N, T, A]``, returns float64 ``[N]``."""
+    """Episodes of a simulator."""
 
-    seeds: list[int]
+    frames: NDArray[np.uint8]
+    """Their first frames, ``[N, H, W, 3]``."""
     actions: Actions
+    """float32 ``[N, T, A]``."""
     returns: NDArray[np.float64]
+    """``[N]``."""
 
 
 class Comparison(NamedTuple):
@@ -53,9 +56,9 @@ def play(
         seeds: of the resets.
         behaviour: makes the policy of an episode from the simulator without wrappers and the episode's seed.
     """
-    actions, returns = [], []
+    frames, actions, returns = [], [], []
     for seed in tqdm(seeds, desc="simulator", unit="episode", leave=False):
-        simulator.reset(seed=int(seed))
+        frames.append(simulator.reset(seed=int(seed))[0])
         policy, taken, total, done = behaviour(simulator.unwrapped, int(seed)), [], 0.0, False
         while not done:
             taken.append(policy())
@@ -63,7 +66,7 @@ def play(
             total, done = total + float(reward), terminated or truncated
         actions.append(np.stack(taken))
         returns.append(total)
-    return Episodes([int(seed) for seed in seeds], np.stack(actions), np.array(returns))
+    return Episodes(np.stack(frames), np.stack(actions), np.array(returns))
 
 
 def replay(learned: gym.vector.VectorEnv[Any, Any, Any], frames: NDArray[np.uint8], actions: Actions) -> NDArray[Any]:
@@ -101,9 +104,8 @@ def compare_returns(
     """
     if learned.num_envs != len(seeds):
         raise ConfigError(f"expected as many slots as seeds, got {learned.num_envs} slots and {len(seeds)} seeds")
-    frames = np.stack([simulator.reset(seed=int(seed))[0] for seed in seeds])
     episodes = play(simulator, seeds, behaviour)
-    return Comparison(replay(learned, frames, episodes.actions), episodes.returns)
+    return Comparison(replay(learned, episodes.frames, episodes.actions), episodes.returns)
 
 
 def returns_table(figures: dict[str, dict[str, dict[str, float]]]) -> str:

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from worldgym.config import CompactTokenizerConfig, TransformerConfig, WorldModelConfig
-from worldgym.envs.collect import BEHAVIOURS, record
+from worldgym.envs.behaviours import BEHAVIOURS
+from worldgym.envs.collect import record
 from worldgym.envs.simulators.toy import AGENT_COLOUR, FLOOR_COLOUR, GOAL_COLOUR, SimulatorToy
 from worldgym.tokenizer import build_tokenizer
 from worldgym.transformer.transformer import Transformer
