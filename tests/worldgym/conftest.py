@@ -112,3 +112,46 @@ def threads_of() -> Callable[[int], AbstractContextManager[None]]:
         torch.set_num_threads(before)
 
     return threads
+
+
+@pytest.fixture(scope="session")
+def torch_settings() -> dict[str, Callable[[], AbstractContextManager[object]]]:
+    """PyTorch settings that a caller may have, by name: contexts in which they hold."""
+    return {
+        "float64": lambda: _default_dtype(torch.float64),
+        "bfloat16": lambda: _default_dtype(torch.bfloat16),
+        "default device": lambda: _default_device("meta"),
+        "device context": lambda: torch.device("meta"),
+        "autocast": lambda: torch.autocast("cpu", torch.bfloat16),
+        "inference mode": torch.inference_mode,
+        "no gradients": torch.no_grad,
+        "deterministic": _deterministic,
+    }
+
+
+@contextmanager
+def _default_dtype(dtype: torch.dtype) -> Iterator[None]:
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+@contextmanager
+def _default_device(device: str) -> Iterator[None]:
+    torch.set_default_device(device)
+    try:
+        yield
+    finally:
+        torch.set_default_device(None)
+
+
+@contextmanager
+def _deterministic() -> Iterator[None]:
+    torch.use_deterministic_algorithms(True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(False)

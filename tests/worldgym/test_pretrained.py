@@ -189,8 +189,11 @@ def test_unused_published_tensors_are_ignored(published: Path) -> None:
         values["llm.model.layers.0.self_attn.rotary_emb.inv_freq"] = torch.ones(6)
         values["action_recon_linear.weight"] = torch.ones(4, 48)
 
+    before = WorldModel.from_pretrained(published).transformer.state_dict()
     rewrite(published / PUBLISHED_TRANSFORMER, add)
-    WorldModel.from_pretrained(published)
+    after = WorldModel.from_pretrained(published).transformer.state_dict()
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], value) for name, value in after.items())
 
 
 def test_all_faults_of_tensors_are_named_at_once(saved: Path) -> None:

@@ -6,8 +6,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,8 @@ from worldgym.training.tokenizer import TokenizerTrainer
 from worldgym.training.trained import load_tokenizer_run
 from worldgym.training.transformer import TransformerTrainer
 from worldgym.transformer.transformer import Transformer
+
+TorchSettings = dict[str, Callable[[], AbstractContextManager[object]]]
 
 DESCRIPTION = {"what": "a test"}
 Make = Callable[[], Trainable]
@@ -304,33 +306,22 @@ def test_global_random_state_is_unchanged(tmp_path: Path) -> None:
     assert torch.equal(torch.rand(2), expected)
 
 
-@pytest.mark.parametrize("setting", ["dtype", "device", "autocast", "inference_mode"])
+@pytest.mark.parametrize("setting", ["float64", "device context", "autocast", "inference mode"])
 def test_training_ignores_the_callers_torch_settings(
-    setting: str, recipe: Recipe, recordings: Recordings, held_out: Recordings, tmp_path: Path
+    setting: str,
+    torch_settings: TorchSettings,
+    recipe: Recipe,
+    recordings: Recordings,
+    held_out: Recordings,
+    tmp_path: Path,
 ) -> None:
     part = dataclasses.replace(recipe.tokenizer, training=dataclasses.replace(recipe.tokenizer.training, steps=2))
-    contexts: dict[str, AbstractContextManager[object]] = {
-        "dtype": default_dtype(torch.float64),
-        "device": torch.device("meta"),
-        "autocast": torch.autocast("cpu", torch.bfloat16),
-        "inference_mode": torch.inference_mode(),
-    }
     train_tokenizer(part, recordings, held_out, tmp_path / "plain", torch.device("cpu"))
-    with contexts[setting]:
+    with torch_settings[setting]():
         train_tokenizer(part, recordings, held_out, tmp_path / "changed", torch.device("cpu"))
         trained = load_tokenizer_run(tmp_path / "changed")
     assert_equal_checkpoints(tmp_path / "plain", tmp_path / "changed")
     assert trained.digest == load_tokenizer_run(tmp_path / "plain").digest
-
-
-@contextmanager
-def default_dtype(dtype: torch.dtype) -> Iterator[None]:
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)
-    try:
-        yield
-    finally:
-        torch.set_default_dtype(before)
 
 
 @pytest.mark.parametrize(
@@ -339,6 +330,7 @@ def default_dtype(dtype: torch.dtype) -> Iterator[None]:
         {"steps": 0},
         {"batch_size": 0},
         {"learning_rate": 0.0},
+        {"learning_rate": float("nan")},
         {"save_every": 0},
         {"clip_norm": 0.0},
         {"warmup_steps": -1},

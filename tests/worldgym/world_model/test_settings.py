@@ -4,8 +4,8 @@ import multiprocessing
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import pytest
@@ -16,44 +16,18 @@ from worldgym import native
 from worldgym.world_model import WorldModel, WorldModelState
 
 MakeModel = Callable[..., WorldModel]
+TorchSettings = dict[str, Callable[[], AbstractContextManager[object]]]
 
 
-@contextmanager
-def default_dtype(dtype: torch.dtype) -> Iterator[None]:
-    torch.set_default_dtype(dtype)
-    try:
-        yield
-    finally:
-        torch.set_default_dtype(torch.float32)
-
-
-@contextmanager
-def default_device(device: str) -> Iterator[None]:
-    torch.set_default_device(device)
-    try:
-        yield
-    finally:
-        torch.set_default_device(None)
-
-
-@contextmanager
-def deterministic() -> Iterator[None]:
-    torch.use_deterministic_algorithms(True)
-    try:
-        yield
-    finally:
-        torch.use_deterministic_algorithms(False)
-
-
-SETTINGS: dict[str, Callable[[], AbstractContextManager[object]]] = {
-    "float64": lambda: default_dtype(torch.float64),
-    "default device": lambda: default_device("meta"),
-    "device context": lambda: torch.device("meta"),
-    "autocast": lambda: torch.autocast("cpu", torch.bfloat16),
-    "inference mode": torch.inference_mode,
-    "no gradients": torch.no_grad,
-    "deterministic": deterministic,
-}
+SETTINGS = (
+    "float64",
+    "default device",
+    "device context",
+    "autocast",
+    "inference mode",
+    "no gradients",
+    "deterministic",
+)
 
 
 @pytest.fixture(params=["compiled", "eager"])
@@ -95,10 +69,12 @@ def everything(model: WorldModel, folder: Path) -> list[Tensor]:
 
 @pytest.mark.usefixtures("_each_path")
 @pytest.mark.parametrize("setting", SETTINGS)
-def test_settings_do_not_change_results(make_model: MakeModel, tmp_path: Path, setting: str) -> None:
+def test_settings_do_not_change_results(
+    make_model: MakeModel, tmp_path: Path, setting: str, torch_settings: TorchSettings
+) -> None:
     model = make_model()
     wanted = everything(model, tmp_path)
-    with SETTINGS[setting]():
+    with torch_settings[setting]():
         got = everything(model, tmp_path)
     for one, other in zip(got, wanted, strict=True):
         assert (one.dtype, one.device) == (other.dtype, other.device)
@@ -106,20 +82,22 @@ def test_settings_do_not_change_results(make_model: MakeModel, tmp_path: Path, s
 
 
 @pytest.mark.parametrize("setting", SETTINGS)
-def test_settings_may_change_between_steps(model: WorldModel, setting: str) -> None:
+def test_settings_may_change_between_steps(model: WorldModel, setting: str, torch_settings: TorchSettings) -> None:
     frames, actions = inputs(model)
     plain, state = model.start(frames), model.start(frames)
     for t in range(6):
-        with SETTINGS[setting]() if t % 2 else nullcontext():
+        with torch_settings[setting]() if t % 2 else nullcontext():
             got = step(state, actions[:, t], t)
         for one, other in zip(got, step(plain, actions[:, t], t), strict=True):
             assert torch.equal(one, other)
 
 
 @pytest.mark.parametrize("setting", SETTINGS)
-def test_settings_do_not_change_what_is_loaded_or_saved(model: WorldModel, tmp_path: Path, setting: str) -> None:
+def test_settings_do_not_change_what_is_loaded_or_saved(
+    model: WorldModel, tmp_path: Path, setting: str, torch_settings: TorchSettings
+) -> None:
     model.save_pretrained(tmp_path / "plain")
-    with SETTINGS[setting]():
+    with torch_settings[setting]():
         model.save_pretrained(tmp_path / "setting")
         loaded = WorldModel.from_pretrained(tmp_path / "plain")
     again = WorldModel.from_pretrained(tmp_path / "setting")
@@ -132,9 +110,9 @@ def test_settings_do_not_change_what_is_loaded_or_saved(model: WorldModel, tmp_p
 
 
 @pytest.mark.parametrize("setting", ["inference mode", "no gradients"])
-def test_tensors_can_be_used_in_a_loss(model: WorldModel, setting: str) -> None:
+def test_tensors_can_be_used_in_a_loss(model: WorldModel, setting: str, torch_settings: TorchSettings) -> None:
     frames, actions = inputs(model)
-    with SETTINGS[setting]():
+    with torch_settings[setting]():
         imagined, state = model.rollout(frames, actions), model.start(frames)
         _, frame, reward = model.step(state, actions[:, 0])
         branch = state.fork(2).select([0, 1])

@@ -261,7 +261,7 @@ def test_codes_are_sampled_from_the_softmax(dtype: torch.dtype, apart: float) ->
     sequence = layout.sequence(context, torch.zeros(1, 1, 1, dtype=torch.int64))
     logits = layout.code_logits(transformer(sequence, torch.zeros(1, 1, 3), layout.prefix_length).logits)
     wanted = logits[0, 0, 0].softmax(-1)
-    assert 0.05 < wanted.max() < 0.9  # neither certain nor aligned, or the test would say little
+    assert 0.05 < wanted.max() < 0.9  # neither certain nor uniform, or the test would say little
     shares = first_code_shares(transformer.to(dtype), context, count)
     assert (shares - wanted).abs().sum() / 2 < apart
 
