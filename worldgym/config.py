@@ -6,7 +6,7 @@ and evaluated.
 
 import dataclasses
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from numbers import Integral, Real
 from typing import Any, TypeVar
@@ -250,6 +250,25 @@ class WorldModelConfig:
     @property
     def context_length(self) -> int:
         return self.tokenizer.context_length
+
+
+def check_numbers(config: Any, *, above_zero: Iterable[str] = (), from_zero: Iterable[str] = ()) -> None:
+    """Check the ranges of settings.
+
+    Args:
+        config: a dataclass.
+        above_zero: names of fields whose values must be above 0.
+        from_zero: names of fields whose values must be at least 0.
+
+    Raises:
+        ConfigError: names the field, and the value it has.
+    """
+    for name in above_zero:
+        if not getattr(config, name) > 0:
+            raise ConfigError(f"{name}: expected a number above 0, got {getattr(config, name)}")
+    for name in from_zero:
+        if not getattr(config, name) >= 0:
+            raise ConfigError(f"{name}: expected a number of at least 0, got {getattr(config, name)}")
 
 
 def _check_positive(config: Any) -> None:

@@ -43,7 +43,7 @@ class InvalidAction(WorldGymError, gymnasium.error.InvalidAction):
 
 
 class InvalidBuffer(WorldGymError, ValueError):
-    """A tensor that compiled code cannot use: another dtype, device, memory order or size than it works on."""
+    """A tensor or cache that decoding cannot use: of another dtype, device, memory order or size, or without space."""
 
 
 class ResetNeeded(WorldGymError, gymnasium.error.ResetNeeded):
@@ -70,19 +70,18 @@ class RenderingError(WorldGymError):
     """The simulator ran but rendered no usable picture."""
 
 
-def nearest(name: str, known: Iterable[str], count: int = 3) -> str:
+def nearest(name: str, known: Iterable[str]) -> str:
     """Suggest names for an error message.
 
     Args:
         name: the unknown name.
         known: names that exist.
-        count: how many suggestions at most.
 
     Returns:
         A phrase such as ``did you mean 'hammer', 'handle-pull'?``, or a list of the known names; never empty.
     """
     names = sorted(known)
-    close = difflib.get_close_matches(name, names, n=count, cutoff=0.4)
+    close = difflib.get_close_matches(name, names, n=3, cutoff=0.4)
     if close:
         return "did you mean " + ", ".join(repr(match) for match in close) + "?"
     shown = ", ".join(names[:12]) + (", ..." if len(names) > 12 else "")

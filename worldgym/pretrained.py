@@ -24,7 +24,7 @@ from worldgym.config import TransformerConfig, WorldModelConfig, from_dict, to_d
 from worldgym.errors import CheckpointError, ConfigError, nearest
 from worldgym.isolation import torch_defaults
 from worldgym.storage.files import atomic_folder, atomic_json, read_json
-from worldgym.storage.tensors import DIGEST, FORMAT, TensorFile, Tensors, digest, read_tensors, write_tensors
+from worldgym.storage.tensors import DIGEST, FORMAT, TensorFile, Tensors, read_tensors, write_tensors
 from worldgym.tokenizer import build_tokenizer
 from worldgym.tokenizer.base import Tokenizer
 from worldgym.tokenizer.compressive import config_from_published
@@ -105,14 +105,10 @@ def save(
     dtype: torch.dtype | None = None,
 ) -> None:
     """Write our own layout; see ``WorldModel.save_pretrained``."""
-    stored = {
-        name: {key: _stored(value, dtype) for key, value in module.state_dict().items()}
-        for name, module in ((TOKENIZER, tokenizer), (TRANSFORMER, transformer))
-    }
-    pair = {TOKENIZER_DIGEST: digest(stored[TOKENIZER])}
     with atomic_folder(folder) as temporary:
-        for name, tensors in stored.items():
-            write_tensors(temporary / name, tensors, {FORMAT: "pt", **(pair if name == TRANSFORMER else {})})
+        pair = write_tensors(temporary / TOKENIZER, _stored(tokenizer, dtype), {FORMAT: "pt"})
+        metadata = {FORMAT: "pt", TOKENIZER_DIGEST: pair}
+        write_tensors(temporary / TRANSFORMER, _stored(transformer, dtype), metadata)
         atomic_json(temporary / CONFIG, to_dict(config))
 
 
@@ -326,11 +322,15 @@ def _assign(module: nn.Module, tensors: Tensors, dtype: torch.dtype) -> None:
                 setattr(owner, name, torch.zeros_like(buffer, device="cpu"))
 
 
-def _stored(value: Tensor, dtype: torch.dtype | None) -> Tensor:
-    """The tensor as it is written. Vectors keep their dtype: they are small, and statistics may not fit float16."""
-    value = value.detach().cpu()
-    cast = dtype is not None and value.is_floating_point() and value.ndim > 1
-    return (value.to(dtype) if cast else value).contiguous()
+def _stored(module: nn.Module, dtype: torch.dtype | None) -> Tensors:
+    """The tensors that are written. Vectors keep their dtype: they are small, and statistics may not fit float16."""
+    tensors: Tensors = module.state_dict()
+    if dtype is None:
+        return tensors
+    return {
+        name: value.to(dtype) if value.is_floating_point() and value.ndim > 1 else value
+        for name, value in tensors.items()
+    }
 
 
 def _refusal(folder: Path, problems: list[str]) -> CheckpointError:

@@ -108,7 +108,7 @@ class TokenLayout:
     def future_ids(self, codes: torch.Tensor) -> torch.Tensor:
         """Ids ``[B, T * step_length]`` of dynamics codes ``[B, T, tokens_per_frame]``, slots included."""
         slots = codes.new_full((*codes.shape[:2], 1), self.future_slot)
-        return torch.cat([slots, codes + self.context_codes], dim=2).flatten(1)
+        return torch.cat([slots, self.dynamics_id(codes)], dim=2).flatten(1)
 
     def dynamics_id(self, codes: torch.Tensor) -> torch.Tensor:
         """Ids of dynamics codes of any shape, without slots."""

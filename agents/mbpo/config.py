@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass, field
 
 from worldgym.agents.common.schedules import Linear
+from worldgym.config import check_numbers
 from worldgym.errors import ConfigError
 from worldgym.precision import Precision, check_precision
 from worldgym.training.online import OnlineConfig
@@ -77,12 +78,9 @@ class MBPOConfig:
     """Environment steps between two checkpoints."""
 
     def __post_init__(self) -> None:
-        for name, value in vars(self).items():
-            zero_allowed = name in ZERO_ALLOWED or name.startswith("warmup_")
-            if isinstance(value, (int, float)) and not (value >= 0 if zero_allowed else value > 0):
-                raise ConfigError(
-                    f"{name}: expected a number {'of at least' if zero_allowed else 'above'} 0, got {value!r}"
-                )
+        numbers = {name for name, value in vars(self).items() if isinstance(value, (int, float))}
+        from_zero = {name for name in numbers if name in ZERO_ALLOWED or name.startswith("warmup_")}
+        check_numbers(self, above_zero=sorted(numbers - from_zero), from_zero=sorted(from_zero))
         check_precision(self.precision)
         if not all(0 <= share <= 1 for share in (self.real_ratio.start, self.real_ratio.end)):
             raise ConfigError(f"real_ratio: expected shares in [0, 1], got {self.real_ratio}")

@@ -19,11 +19,11 @@ from worldgym.errors import CheckpointError, ConfigError
 from worldgym.runs.folder import old_format
 from worldgym.runs.log import logged_bytes, truncate_log
 from worldgym.storage.files import atomic_folder, atomic_json, parse_json, read_json
-from worldgym.storage.tensors import Tensors, read_tensors, write_tensors
+from worldgym.storage.tensors import FORMAT, Tensors, read_tensors, write_tensors
 
 PREFIX = "checkpoint-"
 STATE = "state.safetensors"
-FORMAT = "worldgym-run-1"
+RUN_FORMAT = "worldgym-run-1"
 PROGRESS = "run.json"
 
 
@@ -77,7 +77,7 @@ def save_state(folder: Path, tensors: Mapping[str, Tensor], counters: Mapping[st
         StorageError: if the file cannot be written.
     """
     # Python's own JSON, which has NaN: this is text in a file's metadata and no JSON file.
-    write_tensors(folder / STATE, tensors, {"format": FORMAT, "counters": json.dumps(dict(counters))})
+    write_tensors(folder / STATE, tensors, {FORMAT: RUN_FORMAT, "counters": json.dumps(dict(counters))})
 
 
 def load_state(folder: Path) -> tuple[Tensors, dict[str, Any]]:
@@ -93,7 +93,7 @@ def load_state(folder: Path) -> tuple[Tensors, dict[str, Any]]:
         CheckpointError: if the file is missing, damaged or of another format.
     """
     path = folder / STATE
-    tensors, metadata = read_tensors(path, "the checkpoint of a run", file_format=FORMAT)
+    tensors, metadata = read_tensors(path, "the checkpoint of a run", file_format=RUN_FORMAT)
     try:
         return tensors, parse_json(metadata.get("counters", ""), f"{path}: counters")
     except ConfigError as error:

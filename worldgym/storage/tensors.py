@@ -100,15 +100,20 @@ def read_tensors(
 
 def write_tensors(
     path: str | os.PathLike[str], tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
-) -> None:
+) -> str:
     """Write a safetensors file atomically, with a digest of the tensors in its metadata.
+
+    Returns:
+        The digest.
 
     Raises:
         StorageError: if the file cannot be written; an earlier file of this name is kept.
     """
     stored = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+    found = digest(stored)
     with atomic_write(path) as temporary:
-        save_file(stored, temporary, {**(metadata or {}), DIGEST: digest(stored)})
+        save_file(stored, temporary, {**(metadata or {}), DIGEST: found})
+    return found
 
 
 def digest(tensors: Mapping[str, Tensor]) -> str:

@@ -37,10 +37,10 @@ def export(
     check_finished(tokenizer_run)
     check_finished(transformer_run)
     trained = load_world_model_run(tokenizer_run, transformer_run)
-    for summary in (trained.data, trained.tokenizer_data):
-        check_held_out(summary, held_out)
+    check_held_out(trained.data, held_out)
     training_data = {"trained_on": trained.data, "held_out": summarise(held_out)}
     if trained.tokenizer_data != trained.data:
+        check_held_out(trained.tokenizer_data, held_out)
         training_data["tokenizer_trained_on"] = trained.tokenizer_data
     model = trained.world_model
     config = dataclasses.replace(model.config, training_data=training_data, sampling=sampling)

@@ -32,7 +32,7 @@ def fresh_world_model(config: WorldModelConfig, seed: int = 0) -> WorldModel:
         The model; its ``trained`` is False.
     """
     with seeded_rng(seed, torch.device("cpu")):
-        tokenizer = build_tokenizer(config.tokenizer).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        tokenizer = build_tokenizer(config.tokenizer)
         transformer = Transformer(config.transformer, config.layout, config.action_dim, config.reward)
         for layer in transformer.llm.model.layers.modules():
             if isinstance(layer, nn.Linear):

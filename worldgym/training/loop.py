@@ -14,7 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from worldgym.errors import CheckpointError, ConfigError
+from worldgym.config import check_numbers
+from worldgym.errors import CheckpointError
 from worldgym.isolation import torch_defaults
 from worldgym.precision import Precision, autocast, check_precision
 from worldgym.runs.checkpoint import load_state, save_state
@@ -55,12 +56,8 @@ class TrainingConfig:
     """float32, bfloat16, or auto: bfloat16 where the hardware multiplies it."""
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "learning_rate", "clip_norm", "log_every", "validate_every", "save_every"):
-            if not getattr(self, name) > 0:
-                raise ConfigError(f"{name}: expected a number above 0, got {getattr(self, name)}")
-        for name in ("warmup_steps", "weight_decay", "seed"):
-            if not getattr(self, name) >= 0:
-                raise ConfigError(f"{name}: expected a number of at least 0, got {getattr(self, name)}")
+        above_zero = "steps", "batch_size", "learning_rate", "clip_norm", "log_every", "validate_every", "save_every"
+        check_numbers(self, above_zero=above_zero, from_zero=("warmup_steps", "weight_decay", "seed"))
         check_precision(self.precision)
 
     def schedule(self, step: int) -> float:

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from worldgym.config import check_numbers
 from worldgym.data.recordings import Batch, check_batch
 from worldgym.errors import CheckpointError, ConfigError, DataError
 from worldgym.isolation import torch_defaults
@@ -57,12 +58,8 @@ class OnlineConfig:
     """float32, bfloat16, or auto: bfloat16 where the hardware multiplies it. Narrow models are faster in float32."""
 
     def __post_init__(self) -> None:
-        for name in ("learning_rate", "clip_norm", "future_frames"):
-            if not getattr(self, name) > 0:
-                raise ConfigError(f"{name}: expected a number above 0, got {getattr(self, name)}")
-        for name in ("warmup_updates", "label_width", "noise_width", "reward_weight"):
-            if not getattr(self, name) >= 0:
-                raise ConfigError(f"{name}: expected a number of at least 0, got {getattr(self, name)}")
+        from_zero = "warmup_updates", "label_width", "noise_width", "reward_weight"
+        check_numbers(self, above_zero=("learning_rate", "clip_norm", "future_frames"), from_zero=from_zero)
         if not 0 <= self.dropout < 1:
             raise ConfigError(f"dropout: expected a number in [0, 1), got {self.dropout}")
         check_precision(self.precision)

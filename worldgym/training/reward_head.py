@@ -45,7 +45,7 @@ def fit_reward_head(model: Transformer, batches: Iterable[tuple[EncodedBatch, Te
     features, rewards = [], []
     for batch, tokens in batches:
         hidden = model(tokens, batch.actions, logits_from=tokens.shape[1]).hidden
-        last = model.layout.last_positions(batch.future.shape[1]).to(hidden.device)
+        last = model.layout.last_positions(batch.future.shape[1], hidden.device)
         features.append(hidden[:, last].flatten(0, 1).double())
         rewards.append(reward_targets(batch.rewards, transform).flatten().double())
     weight, bias = ridge(torch.cat(features), torch.cat(rewards))
