@@ -8,8 +8,8 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --co
 
 help:
 	@echo "make demo    imagine held-out episodes of the six Meta-World tasks; writes outputs/demo (no simulator needed)"
-	@echo "make test    all tests, with the simulators that are installed"
-	@echo "make learn   whether a world model from scratch halves the real steps of an agent: three seeds, half an hour"
+	@echo "make test    all tests but those of make learn, with the simulators that are installed"
+	@echo "make learn   whether agents learn toy worlds, with half the real steps by a world model from scratch; takes long"
 	@echo "make bench   imagined steps a second beside a re-reading loop, the simulator and the roofline; replay"
 	@echo "make lint    ruff and mypy alone"
 	@echo "make clean   remove .venv and outputs"
