@@ -66,11 +66,8 @@ class LearnedWorld:
         Raises:
             ConfigError: otherwise.
         """
-        length, lengths = self.config.segment_length, self.trainer.segment_lengths
-        if length not in lengths:
-            raise ConfigError(
-                f"segment_length: the world model needs segments of {lengths[0]} to {lengths[-1]} frames, got {length}"
-            )
+        length = self.config.segment_length
+        self.trainer.check_segment_length(length)
         if longest_episode + 1 < length:
             raise ConfigError(
                 f"segment_length: got {length} frames, but the longest episode after seed_steps has "

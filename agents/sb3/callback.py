@@ -98,11 +98,7 @@ class ImaginationCallback(BaseCallback):
     def _check_trainer(self, trainer: OnlineTrainer) -> None:
         if trainer.world_model is not self.world_model:
             raise ConfigError("trainer: expected one of the callback's world model, got one of another: pass the same")
-        if self.segment_length not in (lengths := trainer.segment_lengths):
-            raise ConfigError(
-                f"segment_length: the trainer needs segments of {lengths.start} to {lengths.stop - 1} frames, "
-                f"got {self.segment_length}"
-            )
+        trainer.check_segment_length(self.segment_length)
 
     @property
     def _steps_needed(self) -> int:

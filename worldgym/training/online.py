@@ -127,6 +127,15 @@ class OnlineTrainer:
         shortest = layout.context_length + self.config.future_frames
         return range(shortest, layout.context_length + layout.horizon(window) + 1)
 
+    def check_segment_length(self, length: int) -> None:
+        """Raise ConfigError for a setting ``segment_length`` outside :attr:`segment_lengths`."""
+        lengths = self.segment_lengths
+        if length not in lengths:
+            raise ConfigError(
+                f"segment_length: the trainer needs segments of {lengths.start} to {lengths.stop - 1} frames, "
+                f"got {length}"
+            )
+
     @torch_defaults()
     def fit_tokenizer(self, batch: Batch) -> Metrics:
         """One update of the tokenizer, codebooks included, on the context and some later frames of each segment.
