@@ -108,7 +108,7 @@ def tiny_checkpoint(
     folder = tmp_path_factory.mktemp("tiny-checkpoint")
     torch.manual_seed(0)
     tokenizer = build_tokenizer(tiny_config.tokenizer)
-    transformer = Transformer(tiny_config.transformer, tiny_config.layout, tiny_config.action_dim, tiny_config.reward)
+    transformer = Transformer.build(tiny_config)
     for weight in transformer.parameters():  # published models start actions at zero; here they must matter
         torch.nn.init.normal_(weight, std=0.3)
     WorldModel(tiny_config, tokenizer, transformer).save_pretrained(folder)

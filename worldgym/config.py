@@ -16,6 +16,8 @@ from worldgym.tokens import TokenLayout
 
 T = TypeVar("T")
 FORMAT_VERSION = 1
+HEADS = ("reward", "success", "termination")
+"""What a transformer can predict of a step beside its frame. Each is one linear layer on the last hidden state."""
 
 
 @dataclass(frozen=True)
@@ -203,6 +205,10 @@ class WorldModelConfig:
         sampling: default sampling of environments.
         training_data: what the model was trained on.
         figures: results of its evaluation.
+        success: whether the model predicts the probability that the task counts as solved.
+        termination: whether the model predicts the probability that a step ends the episode.
+        slides: what happens when the position window is full. If True, the window slides: the context stays, and the
+            older half of the imagined frames leaves. If False, the model starts anew from its last frames.
     """
 
     tokenizer: TokenizerConfig
@@ -218,6 +224,9 @@ class WorldModelConfig:
     sampling: Sampling = Sampling()
     training_data: Mapping[str, Any] = field(default_factory=dict)
     figures: Mapping[str, Any] = field(default_factory=dict)
+    success: bool = False
+    termination: bool = False
+    slides: bool = False
 
     def __post_init__(self) -> None:
         if self.action_dim < 0:
@@ -232,6 +241,11 @@ class WorldModelConfig:
             raise ConfigError(
                 f"context_length: expected at least 2 for a goal-conditioned model, got {self.context_length}"
             )
+        if self.slides and self.kept_frames < 1:
+            raise ConfigError(
+                f"max_positions: expected room for at least 2 future frames in a window that slides, got "
+                f"{self.transformer.max_positions}"
+            )
         if self.layout.horizon(self.transformer.max_positions) < 1:
             context, frame = self.layout.prefix_length, self.layout.step_length
             raise ConfigError(
@@ -242,6 +256,16 @@ class WorldModelConfig:
     @property
     def layout(self) -> TokenLayout:
         return self.tokenizer.layout
+
+    @property
+    def kept_frames(self) -> int:
+        """Number of imagined frames that stay when the window slides; 0 if it does not."""
+        return self.layout.horizon(self.transformer.max_positions) // 2 if self.slides else 0
+
+    @property
+    def heads(self) -> tuple[str, ...]:
+        """What is predicted of every step beside its frame: names among :data:`HEADS`."""
+        return tuple(name for name in HEADS if getattr(self, name))
 
     @property
     def resolution(self) -> int:

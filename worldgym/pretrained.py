@@ -86,7 +86,7 @@ def load(
         raise _refusal(folder, problems)
     with torch_defaults("meta"):
         tokenizer = build_tokenizer(config.tokenizer)
-        transformer = Transformer(config.transformer, config.layout, config.action_dim, config.reward)
+        transformer = Transformer.build(config)
     for module, name, found in zip((tokenizer, transformer), ("tokenizer", "transformer"), tensors, strict=True):
         if found is not None:
             problems += differences(name, module.state_dict(), found)

@@ -117,9 +117,16 @@ class ReplayBuffer:
             self._ring.end_episode()
 
     def add_episodes(
-        self, frames: ArrayLike, actions: ArrayLike, rewards: ArrayLike, *, context: int = 1, made_at: int = 0
+        self,
+        frames: ArrayLike,
+        actions: ArrayLike,
+        rewards: ArrayLike,
+        *,
+        context: int = 1,
+        made_at: int = 0,
+        terminated: ArrayLike | None = None,
     ) -> None:
-        """Add N whole episodes of T steps, all truncated; an open episode ends before them.
+        """Add N whole episodes of T steps; an open episode ends before them.
 
         Args:
             frames: uint8 ``[N, context + T, H, W, 3]``.
@@ -127,6 +134,7 @@ class ReplayBuffer:
             rewards: float32 ``[N, T]``.
             context: frames before the first action, 1 or more; they fill the first stacks.
             made_at: version of the world model that made them, for :meth:`evict_before`.
+            terminated: bool ``[N]``, whether the last step of each ended it; None: all were truncated.
 
         Raises:
             InvalidAction, InvalidFrames, DataError: for a wrong shape or dtype, values that are not finite, or an
@@ -147,7 +155,10 @@ class ReplayBuffer:
                 f"expected episodes of at most {self._ring.places} frames, which this replay holds, got {length}: "
                 "raise its capacity"
             )
-        self._ring.add_episodes(checked_frames, checked_actions, checked_rewards, context, made_at)
+        ended = np.zeros(count, np.bool_) if terminated is None else np.asarray(terminated, np.bool_)
+        if ended.shape != (count,):
+            raise DataError(f"expected terminated bool [{count}], got shape {list(ended.shape)}; nothing was stored")
+        self._ring.add_episodes(checked_frames, checked_actions, checked_rewards, context, made_at, ended)
 
     def add_demonstration(self, episode: Episode) -> None:
         """Add a recorded episode, its actions clipped to [-1, 1]; :meth:`evict_before` never removes it.
@@ -156,7 +167,10 @@ class ReplayBuffer:
             InvalidAction, InvalidFrames, DataError: as in :meth:`add_episodes`.
         """
         actions = np.clip(episode.actions, -1, 1)
-        self.add_episodes(episode.frames[None], actions[None], episode.rewards[None], made_at=REAL)
+        terminated = [episode.info.terminated]
+        self.add_episodes(
+            episode.frames[None], actions[None], episode.rewards[None], made_at=REAL, terminated=terminated
+        )
 
     def evict_before(self, made_at: int) -> None:
         """Remove the episodes that older versions of the world model made."""
@@ -289,7 +303,10 @@ class ReplayBuffer:
         frames = _empty((*places.shape, *self.settings.frame_shape), np.uint8)
         self._gather(places, frames)
         leading = places[:, :-1]
-        return Batch(frames, torch.from_numpy(ring.actions[leading]), torch.from_numpy(ring.rewards[leading]))
+        ends = ring.episodes["end"][ring.episodes["terminated"] == 1]
+        terminations = np.isin(begins[:, None] + np.arange(1, length), ends)
+        actions, rewards = torch.from_numpy(ring.actions[leading]), torch.from_numpy(ring.rewards[leading])
+        return Batch(frames, actions, rewards, terminations=torch.from_numpy(terminations))
 
     def _returns(self, steps: Positions, stops: Positions) -> NDArray[np.float32]:
         """Discounted sums of the rewards from each step to its stop, float32 ``[B]``."""

@@ -147,6 +147,7 @@ class ReplayRing:
         rewards: NDArray[np.float32],
         context: int,
         made_at: int,
+        terminated: NDArray[np.bool_],
     ) -> None:
         """Add whole episodes, ``[N, context + T, ...]`` and ``[N, T, ...]``; of more than fit the newest are stored."""
         self.end_episode()
@@ -157,18 +158,20 @@ class ReplayRing:
         self.frames[places] = frames[newest]
         leading = places[:, context - 1 : -1]
         self.actions[leading], self.rewards[leading] = actions[newest], rewards[newest]
-        self._add_rows(positions[:, 0], context, length, made_at)
+        self._add_rows(positions[:, 0], context, length, made_at, terminated[newest])
 
     def keep(self, kept: NDArray[np.bool_]) -> None:
         """Remove all episodes but some, given as a mask over the table."""
         self.episodes = self.episodes[kept]
         self.steps = int((self.episodes["end"] - self.episodes["first"]).sum())
 
-    def _add_rows(self, begins: Positions, context: int, length: int, made_at: int) -> None:
+    def _add_rows(
+        self, begins: Positions, context: int, length: int, made_at: int, terminated: NDArray[np.bool_] | bool = False
+    ) -> None:
         """Describe episodes of ``length`` frames each, which are in the ring from the head on, and move the head."""
         added = np.zeros(len(begins), EPISODE)
         added["begin"], added["first"], added["end"] = begins, begins + context - 1, begins + length - 1
-        added["made_at"] = made_at
+        added["made_at"], added["terminated"] = made_at, terminated
         self.episodes = np.concatenate([self.episodes, added])
         self.head += len(begins) * length
         self.steps += len(begins) * (length - context)

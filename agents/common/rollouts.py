@@ -5,6 +5,7 @@ Shapes: B rollouts, S frames of history, T steps, H x W pixels, A action dimensi
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,7 +16,7 @@ from worldgym.agents.common.replay import ReplayBuffer
 from worldgym.agents.common.rewards import HeadRewards, RewardSource
 from worldgym.errors import ConfigError
 from worldgym.isolation import torch_defaults
-from worldgym.world_model import WorldModel
+from worldgym.world_model import WorldModel, WorldModelState
 
 Policy = Callable[[Tensor], NDArray[np.float32]]
 """Maps the last frames, uint8 ``[B, S, H, W, 3]`` on the world model's device, to actions float32 ``[B, A]``.
@@ -34,6 +35,7 @@ class Rollouts:
         rewards: float32 ``[B, T]``, in the environment's scale.
         uncertainty: float32 ``[B, T]``: the world model's about each frame, in nats.
         lengths: int64 ``[B]``, from 0 to T.
+        terminated: bool ``[B]``, whether the last valid step ended the episode.
     """
 
     frames: NDArray[np.uint8]
@@ -41,6 +43,7 @@ class Rollouts:
     rewards: NDArray[np.float32]
     uncertainty: NDArray[np.float32]
     lengths: NDArray[np.int64]
+    terminated: NDArray[np.bool_]
 
     def store(self, replay: ReplayBuffer, made_at: int) -> None:
         """Add the rollouts to a replay as episodes; see :meth:`ReplayBuffer.add_episodes`."""
@@ -48,7 +51,7 @@ class Rollouts:
         for length in (int(length) for length in np.unique(self.lengths) if length):
             rows = np.flatnonzero(self.lengths == length)
             parts = self.frames[rows, : context + length], self.actions[rows, :length], self.rewards[rows, :length]
-            replay.add_episodes(*parts, context=context, made_at=made_at)
+            replay.add_episodes(*parts, context=context, made_at=made_at, terminated=self.terminated[rows])
 
 
 @torch_defaults(grad=False)
@@ -64,6 +67,8 @@ def imagine_rollouts(
 ) -> Rollouts:
     """Let a policy act in the world model for ``horizon`` steps, in one batch.
 
+    A rollout ends at a step with the probability of a termination that the world model predicts, if it predicts one.
+
     Args:
         world_model: starts from the newest ``context_length`` frames of each history and samples tokens as its
             configuration says.
@@ -71,7 +76,7 @@ def imagine_rollouts(
         history: real frames, uint8 ``[B, S, H, W, 3]``, oldest first; S is at least the model's ``context_length``.
         horizon: number of steps, T.
         rewards: computes the rewards; the world model's head unless given.
-        generator: samples the tokens.
+        generator: samples the tokens and the terminations.
         max_uncertainty: in nats; a rollout ends before the first frame whose uncertainty
             (``WorldModelState.uncertainty``) is larger. None never ends one early.
 
@@ -88,16 +93,31 @@ def imagine_rollouts(
         action = torch.from_numpy(policy(current)).to(world_model.device)
         state, frame, predicted = world_model.step(state, action, sampling.temperature, sampling.top_k, generator)
         reward = source(frame, predicted)
-        if max_uncertainty is not None:
-            kept = torch.nonzero(state.uncertainty <= max_uncertainty).flatten()
-            if len(kept) < len(rows):
-                state, rows = state.select(kept), rows[kept]
-                current, action, frame, reward = (values[kept] for values in (current, action, frame, reward))
-            if not len(rows):
-                break
-        builder.add(step, rows, action, frame, reward, state.uncertainty)
         current = torch.cat([current[:, 1:], frame[:, None]], dim=1)
+        if max_uncertainty is not None:
+            kept = state.uncertainty <= max_uncertainty
+            state, rows, current, action, frame, reward = _kept(kept, state, rows, current, action, frame, reward)
+        builder.add(step, rows, action, frame, reward, state.uncertainty)
+        if config.termination:
+            drawn = _uniforms(len(rows), generator).to(rows.device)
+            ended = drawn < state.termination_probability
+            builder.terminate(rows[ended])
+            state, rows, current = _kept(~ended, state, rows, current)
+        if not len(rows):
+            break
     return builder.build()
+
+
+def _kept(kept: Tensor, state: WorldModelState, *values: Tensor) -> Any:
+    """The rows of a state and of tensors where the mask ``kept`` is True."""
+    if kept.all():
+        return state, *values
+    return state.select(torch.nonzero(kept).flatten()), *(tensor[kept] for tensor in values)
+
+
+def _uniforms(count: int, generator: torch.Generator | None) -> Tensor:
+    device = torch.device("cpu") if generator is None else generator.device
+    return torch.rand(count, generator=generator, device=device, dtype=torch.float32)
 
 
 def check_rollouts_possible(world_model: WorldModel, history_length: int) -> None:
@@ -126,6 +146,7 @@ class _RolloutBuilder:
         self._actions = _zeros(history.device, batch, horizon, action_dim)
         self._rewards, self._uncertainty = (_zeros(history.device, batch, horizon) for _ in range(2))
         self._lengths = torch.zeros(batch, dtype=torch.int64, device=history.device)
+        self._terminated = torch.zeros(batch, dtype=torch.bool, device=history.device)
 
     def add(self, step: int, rows: Tensor, action: Tensor, frame: Tensor, reward: Tensor, uncertainty: Tensor) -> None:
         """Store one step of some rows, int64 ``[N]``; the other arguments are ``[N, ...]``."""
@@ -135,9 +156,20 @@ class _RolloutBuilder:
         self._uncertainty[rows, step] = uncertainty
         self._lengths[rows] = step + 1
 
+    def terminate(self, rows: Tensor) -> None:
+        """Mark rollouts, int64 ``[N]``, whose last step ended the episode."""
+        self._terminated[rows] = True
+
     def build(self) -> Rollouts:
         """The rollouts collected so far."""
-        tensors = self._frames, self._actions, self._rewards, self._uncertainty, self._lengths
+        tensors = (
+            self._frames,
+            self._actions,
+            self._rewards,
+            self._uncertainty,
+            self._lengths,
+            self._terminated,
+        )
         return Rollouts(*(tensor.cpu().numpy() for tensor in tensors))
 
 

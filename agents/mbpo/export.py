@@ -77,5 +77,5 @@ def _same_length(episodes: Sequence[Batch], context_length: int) -> list[Batch]:
 
 
 def _as_episode(batch: Batch, info: EpisodeInfo) -> Episode:
-    frames, actions, rewards = (part[0].numpy() for part in batch)
+    frames, actions, rewards = (part[0].numpy() for part in (batch.frames, batch.actions, batch.rewards))
     return Episode(frames, actions, rewards, np.zeros(len(rewards), np.bool_), info)  # a replay stores no successes

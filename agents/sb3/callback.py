@@ -155,7 +155,7 @@ class ImaginationCallback(BaseCallback):
             max_uncertainty=self.max_uncertainty,
         )
         actions = policy.stored_actions(rollouts.lengths, self.horizon)
-        buffer.add_rollouts(rollouts.frames, actions, rollouts.rewards, rollouts.lengths)
+        buffer.add_rollouts(rollouts.frames, actions, rollouts.rewards, rollouts.lengths, rollouts.terminated)
         self._record("imagined", _summary(rollouts))
 
     def _segments(self) -> Batch:

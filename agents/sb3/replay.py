@@ -26,8 +26,8 @@ class MixedReplayBuffer(NStepReplayBuffer):
     """SB3's replay buffer of real transitions, with a second one of imagined transitions beside it.
 
     Pass it to an off-policy algorithm as ``replay_buffer_class`` and the last four arguments as
-    ``replay_buffer_kwargs``. :class:`ImaginationCallback` fills the imagined part. An imagined rollout never
-    terminates: its last step counts as truncated.
+    ``replay_buffer_kwargs``. :class:`ImaginationCallback` fills the imagined part. The last step of an imagined rollout
+    counts as truncated unless the world model ended the episode there.
 
     Args:
         buffer_size: number of real transitions to keep.
@@ -132,6 +132,7 @@ class MixedReplayBuffer(NStepReplayBuffer):
         actions: NDArray[Any],
         rewards: NDArray[np.float32],
         lengths: NDArray[np.int64],
+        terminated: NDArray[np.bool_] | None = None,
     ) -> None:
         """Store the first ``lengths[b]`` transitions of each imagined rollout ``b``.
 
@@ -140,6 +141,7 @@ class MixedReplayBuffer(NStepReplayBuffer):
             actions: ``[B, T, A]`` as SB3 stores them: scaled to [-1, 1], or indices ``[B, T, 1]``.
             rewards: float32 ``[B, T]``.
             lengths: int64 ``[B]``, from 0 to T.
+            terminated: bool ``[B]``, whether the last step ended the episode; None: it ended in none.
 
         Raises:
             InvalidAction: if an action is not finite; nothing is stored.
@@ -155,7 +157,9 @@ class MixedReplayBuffer(NStepReplayBuffer):
         part.observations[places, 0] = self.stacked(recent[rows[:, None], window])
         part.next_observations[places, 0] = self.stacked(recent[rows[:, None], window + 1])
         part.actions[places, 0], part.rewards[places, 0] = actions[rows, steps], rewards[rows, steps]
-        part.timeouts[places, 0] = steps == lengths[rows] - 1
+        last = steps == lengths[rows] - 1
+        ended = last & (False if terminated is None else terminated[rows])
+        part.dones[places, 0], part.timeouts[places, 0] = ended, last & ~ended
         end = part.pos + len(rows)
         part.pos, part.full = end % part.buffer_size, part.full or end >= part.buffer_size
 

@@ -87,7 +87,8 @@ class WorldModelEnv(SessionEnv, FrameEnv):
             The newest context frame, uint8 ``[H, W, 3]``, and ``info``, which has the same entries at every step:
             ``task`` (empty if given frames leave it open), ``start`` (the index of the start state, else -1),
             ``simulator_seed`` (the simulator's ``reset`` with this seed shows the same frame; -1 if unknown),
-            ``uncertainty`` (0.0 here) and ``reanchored`` (False here).
+            ``uncertainty`` (0.0 here), ``reanchored`` (False here) and, where the checkpoint predicts them,
+            ``success_probability`` and ``termination_probability`` (0.0 here) and ``success`` (False here).
 
         Raises:
             InvalidOption: for another option, or an index out of range.
@@ -107,10 +108,12 @@ class WorldModelEnv(SessionEnv, FrameEnv):
         """Imagine one step; ``action`` is float32 ``[action_dim]``, clipped to [-1, 1].
 
         Returns:
-            The frame, uint8 ``[H, W, 3]``; the reward (0.0 if the checkpoint predicts none); ``terminated``, which is
-            False; ``truncated``, True from the last step of the episode on; ``info`` as from ``reset``, with
-            ``uncertainty`` (mean entropy of the frame's tokens in nats) and ``reanchored`` (True if the model's window
-            was full and it continued from its last frames).
+            The frame, uint8 ``[H, W, 3]``; the reward (0.0 if the checkpoint predicts none); ``terminated``, True with
+            the probability that the checkpoint predicts (False if it predicts none); ``truncated``, True from the last
+            step of the episode on; ``info`` as from ``reset``, with ``uncertainty`` (mean entropy of the frame's tokens
+            in nats), ``reanchored`` (True if the model's window was full, and slid or began again from the last frames)
+            and, where the checkpoint predicts them, ``success_probability``, ``success`` (from probability 0.5 on) and
+            ``termination_probability``.
 
         Raises:
             ResetNeeded: before the first reset.
@@ -121,10 +124,10 @@ class WorldModelEnv(SessionEnv, FrameEnv):
         assert self._state is not None
         actions = checked_action(action, self.action_space)[None]
         noise = self._session.noise(self.np_random)[None]
-        frames, rewards = self._session.step(self._state, actions, noise)
+        frames, rewards, ended = self._session.step(self._state, actions, noise)
         self._elapsed += 1
-        truncated = self._elapsed >= self._episode_steps
-        return self._show(frames[0].numpy(force=True)), rewards.item(), False, truncated, self._info()
+        terminated, truncated = bool(ended.item()), self._elapsed >= self._episode_steps
+        return self._show(frames[0].numpy(force=True)), rewards.item(), terminated, truncated, self._info()
 
     def get_state(self) -> EnvState:
         """The episode's state, its random state included; :meth:`set_state` restores it exactly.
@@ -182,6 +185,5 @@ class WorldModelEnv(SessionEnv, FrameEnv):
             "task": self._task,
             "start": self._start,
             "simulator_seed": self._simulator_seed,
-            "uncertainty": self._state.uncertainty.item(),
-            "reanchored": bool(self._state.reanchored.item()),
+            **{name: values.item() for name, values in self._session.step_info(self._state).items()},
         }

@@ -26,6 +26,8 @@ from worldgym.pretrained import FIRST_FRAMES, START_STATES, locate
 from worldgym.world_model import WorldModel, WorldModelState
 
 Checkpoint: TypeAlias = str | os.PathLike[str] | WorldModel
+SUCCESS_THRESHOLD = 0.5
+"""``info["success"]`` is True from this probability on."""
 Device: TypeAlias = str | torch.device | None
 Precision: TypeAlias = str | torch.dtype | None
 StartMode: TypeAlias = Literal["reset", "anywhere"]
@@ -109,12 +111,16 @@ class Session:
         return Start(start.frames, task, start.index)
 
     def noise(self, rng: np.random.Generator) -> NDArray[np.float32]:
-        """What one row samples a step with, float32 ``[tokens_per_frame]``."""
-        return rng.random(self.model.layout.tokens_per_frame, np.float32)
+        """What one row samples a step with, float32 ``[n]``: a number for each token, and one for the termination."""
+        return rng.random(self._numbers, np.float32)
 
     def idle_noise(self, rows: int) -> NDArray[np.float32]:
-        """The noise of rows whose result is not used: zeros, float32 ``[rows, tokens_per_frame]``."""
-        return np.zeros((rows, self.model.layout.tokens_per_frame), np.float32)
+        """The noise of rows whose result is not used: zeros, float32 ``[rows, n]``."""
+        return np.zeros((rows, self._numbers), np.float32)
+
+    @property
+    def _numbers(self) -> int:
+        return self.model.layout.tokens_per_frame + int(self.model.config.termination)
 
     def start(self, contexts: Sequence[NDArray[np.uint8]]) -> WorldModelState:
         """Encode the contexts of some rows, each uint8 ``[C, H, W, 3]``."""
@@ -122,15 +128,38 @@ class Session:
 
     def step(
         self, state: WorldModelState, actions: Tensor | NDArray[np.float32], noise: NDArray[np.float32]
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Advance all rows of the state by one step.
 
+        Args:
+            state: changed in place.
+            actions: float32 ``[N, A]``.
+            noise: float32 ``[N, n]`` as from :meth:`noise`.
+
         Returns:
-            Frames, uint8 ``[N, H, W, 3]``, and rewards, float32 ``[N]``, 0 if the model predicts none; on its device.
+            Frames, uint8 ``[N, H, W, 3]``; rewards, float32 ``[N]``, 0 if the model predicts none; terminations, bool
+            ``[N]``, sampled with the predicted probability, False if the model predicts none. On its device.
         """
-        action = actions if self.model.config.action_dim else None
-        _, frames, rewards = self.model.step(state, action, self.sampling.temperature, self.sampling.top_k, noise=noise)
-        return frames, rewards if self.model.config.reward else torch.zeros_like(rewards)
+        config, tokens = self.model.config, self.model.layout.tokens_per_frame
+        action = actions if config.action_dim else None
+        sampling = self.sampling.temperature, self.sampling.top_k
+        _, frames, rewards = self.model.step(state, action, *sampling, noise=noise[:, :tokens])
+        if not config.reward:
+            rewards = torch.zeros_like(rewards)
+        if not config.termination:
+            return frames, rewards, torch.zeros_like(rewards, dtype=torch.bool)
+        drawn = torch.from_numpy(np.ascontiguousarray(noise[:, tokens])).to(rewards.device)
+        return frames, rewards, drawn < state.termination_probability
+
+    def step_info(self, state: WorldModelState) -> dict[str, Tensor]:
+        """The entries of ``info`` that come from the model, each ``[N]``."""
+        entries = {"uncertainty": state.uncertainty, "reanchored": state.reanchored}
+        if self.model.config.success:
+            entries["success"] = state.success_probability >= SUCCESS_THRESHOLD
+            entries["success_probability"] = state.success_probability
+        if self.model.config.termination:
+            entries["termination_probability"] = state.termination_probability
+        return entries
 
     def check_state(self, state: Any, slots: int) -> "EnvState":
         """The state, checked. Raises InvalidOption unless it has as many slots, and a model of equal weights."""

@@ -51,7 +51,7 @@ from worldgym.errors import InvalidAction, InvalidOption, ResetNeeded
 from worldgym.world_model import WorldModelState
 
 Mask = NDArray[np.bool_]
-STEP_INFO = ("task", "start", "simulator_seed", "uncertainty", "reanchored")
+START_INFO = ("task", "start", "simulator_seed")
 
 
 class WorldModelVectorEnv(SessionEnv, gym.vector.VectorEnv[NDArray[np.uint8], NDArray[np.float32], NDArray[Any]]):
@@ -163,7 +163,7 @@ class WorldModelVectorEnv(SessionEnv, gym.vector.VectorEnv[NDArray[np.uint8], ND
 
         Returns:
             Frames, uint8 ``[num_envs, H, W, 3]``; rewards, float64 ``[num_envs]`` (tensors: float32); terminations
-            (all False) and truncations, bool ``[num_envs]``; infos as arrays with their masks; see
+            and truncations, bool ``[num_envs]``; infos as arrays with their masks; see
             :meth:`WorldModelEnv.step`.
 
         Raises:
@@ -177,23 +177,23 @@ class WorldModelVectorEnv(SessionEnv, gym.vector.VectorEnv[NDArray[np.uint8], ND
                 'call reset(options={"reset_mask": ...}) first'
             )
         acting = ~self._ended
-        rewards = self._imagine(state, self._checked_actions(actions, acting), acting)
-        truncations = acting & (self._elapsed >= self._episode_steps)
+        rewards, ended = self._imagine(state, self._checked_actions(actions, acting), acting)
+        terminations, truncations = acting & ended.numpy(force=True), acting & (self._elapsed >= self._episode_steps)
+        done = terminations | truncations
         infos: Info = {}
         if self.autoreset_mode is AutoresetMode.SAME_STEP:
-            self._add_final_info(infos, state, truncations)
-            restarted = np.flatnonzero(truncations)
+            self._add_final_info(infos, state, done)
+            restarted = np.flatnonzero(done)
         else:
             restarted = np.flatnonzero(self._ended)
         if restarted.size:
             state = self._restart(restarted, {})
         if self.autoreset_mode is not AutoresetMode.SAME_STEP:
-            self._ended = truncations.copy()
+            self._ended = done
         self._add_step_info(infos, state, np.ones(self.num_envs, np.bool_))
         self._show()
-        flags = torch.from_numpy(truncations).to(rewards.device)
-        tensors = (self._frames.clone(), rewards, torch.zeros_like(flags), flags)
-        frames, rewards, terminated, truncated = (self._to_output(tensor) for tensor in tensors)
+        flags = (torch.from_numpy(mask).to(rewards.device) for mask in (terminations, truncations))
+        frames, rewards, terminated, truncated = map(self._to_output, (self._frames.clone(), rewards, *flags))
         return frames, rewards, terminated, truncated, infos
 
     def get_state(self) -> EnvState:
@@ -262,22 +262,25 @@ class WorldModelVectorEnv(SessionEnv, gym.vector.VectorEnv[NDArray[np.uint8], ND
             raise ResetNeeded(f"{call}() was called before reset(): call envs.reset() first")
         return self._state
 
-    def _imagine(self, state: WorldModelState, actions: Tensor | NDArray[np.float32], acting: Mask) -> Tensor:
-        """Step the acting slots: rewards, float32 ``[N]``, 0 in the others."""
+    def _imagine(
+        self, state: WorldModelState, actions: Tensor | NDArray[np.float32], acting: Mask
+    ) -> tuple[Tensor, Tensor]:
+        """Step the acting slots: rewards, float32 ``[N]``, 0 in the others; terminations, bool ``[N]``."""
         if not acting.any():
-            return torch.zeros(self.num_envs, dtype=torch.float32, device=self._frames.device)
+            rewards = torch.zeros(self.num_envs, dtype=torch.float32, device=self._frames.device)
+            return rewards, rewards.bool()
         # Slots that are about to be reset are computed with the others and then overwritten; they sample nothing.
         noise = self._session.idle_noise(self.num_envs)
         for slot in np.flatnonzero(acting):
             noise[slot] = self._session.noise(self._generator(slot))
-        frames, rewards = self._session.step(state, actions, noise)
+        frames, rewards, ended = self._session.step(state, actions, noise)
         self._elapsed[acting] += 1
         if acting.all():
             self._frames = frames
-            return rewards
+            return rewards, ended
         moved = torch.from_numpy(acting).to(frames.device)
         self._frames = torch.where(moved[:, None, None, None], frames, self._frames)
-        return torch.where(moved, rewards, torch.zeros_like(rewards))
+        return torch.where(moved, rewards, torch.zeros_like(rewards)), ended
 
     def _checked_actions(self, actions: Any, acting: Mask) -> Tensor | NDArray[np.float32]:
         """Clipped actions. Tensors on a GPU stay there, and are not checked to be finite, because that would wait."""
@@ -297,9 +300,10 @@ class WorldModelVectorEnv(SessionEnv, gym.vector.VectorEnv[NDArray[np.uint8], ND
         infos["start"] = np.where(mask, self._starts, 0)
         infos["simulator_seed"] = np.where(mask, self._simulator_seeds, 0)
         kept = torch.from_numpy(mask).to(state.uncertainty.device)
-        for name, values in (("uncertainty", state.uncertainty), ("reanchored", state.reanchored)):
+        predicted = self._session.step_info(state)
+        for name, values in predicted.items():
             infos[name] = self._to_output(torch.where(kept, values, torch.zeros_like(values)))
-        infos |= {f"_{name}": mask.copy() for name in STEP_INFO}
+        infos |= {f"_{name}": mask.copy() for name in (*START_INFO, *predicted)}
 
     def _add_final_info(self, infos: Info, state: WorldModelState, ended: Mask) -> None:
         """Add the last frames and infos of episodes that are reset in the same step."""

@@ -103,7 +103,7 @@ def build(name: str, device: torch.device, dtype: str) -> WorldModel:
     torch.manual_seed(0)
     tokenizer, transformer = CompressiveTokenizerConfig(), TransformerConfig()
     config = WorldModelConfig(tokenizer, transformer, action_dim=4, reward=True)
-    parts = build_tokenizer(tokenizer), Transformer(transformer, config.layout, config.action_dim, config.reward)
+    parts = build_tokenizer(tokenizer), Transformer.build(config)
     return WorldModel(config, *parts).to(device, DTYPES[dtype])
 
 

@@ -39,7 +39,7 @@ def make_model() -> MakeModel:
             options.pop("tokenizer", TINY_TOKENIZER), options.pop("transformer", TINY_TRANSFORMER), **options
         )
         torch.manual_seed(0)
-        transformer = Transformer(config.transformer, config.layout, config.action_dim, config.reward)
+        transformer = Transformer.build(config)
         for parameter in transformer.parameters():
             if parameter.ndim == 2:
                 torch.nn.init.normal_(parameter, std=0.3)

@@ -60,6 +60,8 @@ class TrainOptions:
     """Continue the run in --out, exactly; repeat the other options."""
     recipe: str = DEFAULT
     """Defaults of all settings: a shipped checkpoint's name, or a JSON file like its recipe.json."""
+    initial: OptionalText = None
+    """Checkpoint whose weights training starts from: a shipped name, a folder or a Hub id (default: new weights)."""
     threads: OptionalPositive = None
     """CPU threads (default: PyTorch's choice)."""
     device: OptionalText = None
@@ -93,6 +95,7 @@ class TrainTokenizer(TrainOptions):
             prepare_device(self.device, self.threads),
             None if self.lpips is None else LPIPS.from_file(self.lpips),
             self.resume,
+            self.initial,
         )
         return self.report(step)
 
@@ -121,6 +124,7 @@ class TrainTransformer(TrainOptions):
             prepare_device(self.device, self.threads),
             () if spec is None else spec.action_names,
             self.resume,
+            self.initial,
         )
         return self.report(step)
 

@@ -12,6 +12,7 @@ The header's metadata holds ``format`` and ``info``, a JSON object with the entr
 
 import dataclasses
 import json
+from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,6 +44,7 @@ class EpisodeInfo:
         seed: the seed that the episode was recorded with; 0 where there is none.
         frame_skip: simulator steps in one recorded step.
         look: the way in which the simulator drew the frames.
+        terminated: whether the last step ended the episode, other than by a time limit.
     """
 
     environment: str
@@ -51,6 +53,7 @@ class EpisodeInfo:
     seed: int
     frame_skip: int
     look: str = "fast"
+    terminated: bool = False
 
 
 @dataclass(frozen=True)
@@ -148,6 +151,13 @@ class EpisodeFile:
     def __len__(self) -> int:
         return len(self.actions)
 
+    @property
+    def terminations(self) -> NDArray[np.bool_]:
+        """Bool ``[T]``, True where a step ended the episode, other than by a time limit: at most the last one."""
+        ended = np.zeros(len(self), np.bool_)
+        ended[-1:] = self.info.terminated
+        return ended
+
     def frames(self, start: int = 0, stop: int | None = None) -> NDArray[np.uint8]:
         """Read frames ``start`` to ``stop``.
 
@@ -164,6 +174,22 @@ class EpisodeFile:
         with self._open() as file:
             frames: NDArray[np.uint8] = file.get_slice("frames")[start : self.shape[0] if stop is None else stop]
         return frames
+
+    def frames_at(self, indices: Iterable[int]) -> NDArray[np.uint8]:
+        """Read some frames.
+
+        Args:
+            indices: of the frames, in any order; an index may repeat.
+
+        Returns:
+            Frames, uint8 ``[N, H, W, 3]``.
+
+        Raises:
+            DataError: if the file cannot be read any more.
+        """
+        with self._open() as file:
+            stored = file.get_slice("frames")
+            return np.concatenate([stored[index : index + 1] for index in map(int, indices)])
 
     def load(self) -> Episode:
         """The whole episode."""

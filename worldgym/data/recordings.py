@@ -1,7 +1,7 @@
 """A folder of recorded episodes with random access. A segment is a part of an episode, a batch is several segments."""
 
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -19,11 +19,15 @@ class Segment(NamedTuple):
         frames: uint8 ``[L, H, W, 3]``.
         actions: float32 ``[L - 1, A]``.
         rewards: float32 ``[L - 1]``.
+        successes: bool ``[L - 1]``, where the task counted as solved; None where that is unknown.
+        terminations: bool ``[L - 1]``, where a step ended the episode; None where that is unknown.
     """
 
     frames: NDArray[np.uint8]
     actions: NDArray[np.float32]
     rewards: NDArray[np.float32]
+    successes: NDArray[np.bool_] | None = None
+    terminations: NDArray[np.bool_] | None = None
 
 
 class Batch(NamedTuple):
@@ -33,11 +37,15 @@ class Batch(NamedTuple):
         frames: uint8 ``[B, L, H, W, 3]``.
         actions: float32 ``[B, L - 1, A]``.
         rewards: float32 ``[B, L - 1]``.
+        successes: bool ``[B, L - 1]``, where the task counted as solved; None where that is unknown.
+        terminations: bool ``[B, L - 1]``, where a step ended the episode; None where that is unknown.
     """
 
     frames: Tensor
     actions: Tensor
     rewards: Tensor
+    successes: Tensor | None = None
+    terminations: Tensor | None = None
 
 
 class Segments(NamedTuple):
@@ -109,7 +117,8 @@ class Recordings:
 
         Args:
             episode: index of the episode.
-            start: index of the first frame.
+            start: index of the first frame. If it is negative, the episode's first frame is repeated before it, with
+                actions and rewards of 0 in between, as learned environments fill their context after a reset.
             length: number of frames.
 
         Returns:
@@ -118,8 +127,41 @@ class Recordings:
         Raises:
             DataError: if the file cannot be read any more.
         """
-        file, stop = self.episodes[episode], start + length
-        return Segment(file.frames(start, stop), file.actions[start : stop - 1], file.rewards[start : stop - 1])
+        return self.window(episode, start, length, 0, 0)
+
+    def window(self, episode: int, start: int, context: int, gap: int, future: int) -> Segment:
+        """Read a context and frames that come later in its episode.
+
+        Args:
+            episode: index of the episode.
+            start: index of the first frame of the context; negative as in :meth:`segment`.
+            context: frames of the context, C.
+            gap: frames that are left out after it.
+            future: frames after those, T.
+
+        Returns:
+            A segment of C + T frames. If frames are left out, the first later frame is not the result of the action
+            before it alone.
+
+        Raises:
+            DataError: if the file cannot be read any more.
+        """
+        if not gap:
+            return self._span(episode, start, context + future)
+        first, last = self._span(episode, start, context), start + context + gap
+        later = self._span(episode, last - 1, future + 1)
+        return Segment(
+            np.concatenate([first.frames, later.frames[1:]]),
+            *(np.concatenate(parts) for parts in zip(first[1:], later[1:], strict=True)),  # type: ignore[arg-type]
+        )
+
+    def _span(self, episode: int, start: int, length: int) -> Segment:
+        file, stop, before = self.episodes[episode], start + length, max(0, -start)
+        part = slice(max(0, start), stop - 1)
+        steps = (file.actions, file.rewards, file.successes, file.terminations)
+        return Segment(
+            _repeat_first(file.frames(part.start, stop), before), *(_pad_before(array[part], before) for array in steps)
+        )
 
     def sample(self, rng: np.random.Generator, batch_size: int, length: int) -> Batch:
         """Sample segments: an episode uniformly, then its first frame uniformly.
@@ -204,11 +246,21 @@ def sample_segments(recordings: Recordings, length: int, count: int, steps: int,
 
 
 def to_batch(segments: list[Segment]) -> Batch:
-    """Stack segments of one length."""
-    frames, actions, rewards = zip(*segments, strict=True)
-    return Batch(
-        torch.from_numpy(np.stack(frames)), torch.from_numpy(np.stack(actions)), torch.from_numpy(np.stack(rewards))
-    )
+    """Stack segments of one length. What is unknown of one of them is unknown of the batch."""
+    return Batch(*(_stack(arrays) for arrays in zip(*segments, strict=True)))
+
+
+def _stack(arrays: tuple[NDArray[Any] | None, ...]) -> Any:
+    known = [array for array in arrays if array is not None]
+    return torch.from_numpy(np.stack(known)) if len(known) == len(arrays) else None
+
+
+def _repeat_first(frames: NDArray[np.uint8], count: int) -> NDArray[np.uint8]:
+    return np.concatenate([np.repeat(frames[:1], count, axis=0), frames]) if count else frames
+
+
+def _pad_before(array: NDArray[Any], count: int) -> NDArray[Any]:
+    return np.pad(array, [(count, 0), *[(0, 0)] * (array.ndim - 1)]) if count else array
 
 
 def check_batch(batch: Batch) -> None:
@@ -223,6 +275,8 @@ def check_batch(batch: Batch) -> None:
     shape = tuple(batch.frames.shape)
     leading = shape[:1] + ((shape[1] - 1,) if len(shape) > 1 else ())
     expected = "frames uint8 [B, L, H, W, 3], actions float32 [B, L - 1, A] and rewards float32 [B, L - 1]"
+    expected += ", and successes and terminations bool [B, L - 1] if they are known"
+    events = [tensor for tensor in (batch.successes, batch.terminations) if tensor is not None]
     fits = (
         batch.frames.dtype == torch.uint8
         and len(shape) == 5
@@ -230,11 +284,13 @@ def check_batch(batch: Batch) -> None:
         and batch.actions.dtype == batch.rewards.dtype == torch.float32
         and batch.actions.ndim == 3
         and batch.actions.shape[:2] == batch.rewards.shape == leading
+        and all(tensor.dtype == torch.bool and tensor.shape == leading for tensor in events)
     )
     if not fits:
         got = ", ".join(
             f"{name} {str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}"
             for name, tensor in zip(Batch._fields, batch, strict=True)
+            if tensor is not None
         )
         raise DataError(f"expected {expected}, got {got}; reshape or convert them")
 

@@ -110,6 +110,18 @@ def check_held_out(trained: Mapping[str, Any], held_out: Recordings) -> None:
             )
 
 
+def summaries(training_data: Mapping[str, Any]) -> Iterator[Summary]:
+    """The summaries of all recordings that a checkpoint was trained on, from its configuration's ``training_data``.
+
+    They are those of the transformer, of the tokenizer where it had others, and those of the checkpoints from whose
+    weights training started.
+    """
+    for name in ("trained_on", "tokenizer_trained_on"):
+        if name in training_data:
+            yield training_data[name]
+    yield from training_data.get("earlier", ())
+
+
 def behaviours(summary: Mapping[str, Any]) -> list[str]:
     """Names of all behaviours in a summary, sorted."""
     return sorted({name for counts in summary["episodes"].values() for name in counts})

@@ -100,7 +100,7 @@ def perplexities(model: WorldModel, segments: Segments) -> dict[str, float]:
 def _check_segments(model: WorldModel, segments: Segments) -> None:
     """Raise DataError unless the segments are well-formed and fit the model."""
     check_batch(segments.batch)
-    frames, actions, _ = segments.batch
+    frames, actions = segments.batch[:2]
     config, side = model.config, model.config.resolution
     compared_values = [
         ("a task for each of the segments", len(frames), len(segments.tasks)),

@@ -1,5 +1,6 @@
 """Encoded segments, on which a transformer is trained."""
 
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -17,12 +18,26 @@ class EncodedBatch(NamedTuple):
         future: int64 ``[B, T, m]``.
         actions: float32 ``[B, T, A]``.
         rewards: float32 ``[B, T]``.
+        successes: bool ``[B, T]``; None where they are unknown.
+        terminations: bool ``[B, T]``; None where they are unknown.
+        weights: float32 ``[B, T]``, of each frame in the loss; None weighs all equally.
     """
 
     context: Tensor
     future: Tensor
     actions: Tensor
     rewards: Tensor
+    successes: Tensor | None = None
+    terminations: Tensor | None = None
+    weights: Tensor | None = None
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> "EncodedBatch":
+        """The batch with a function applied to every tensor."""
+        return EncodedBatch(*(None if tensor is None else change(tensor) for tensor in self))  # type: ignore[arg-type]
+
+    def mean(self, errors: Tensor) -> Tensor:
+        """The weighted mean of the frames' errors ``[B, T]``."""
+        return errors.mean() if self.weights is None else (errors * self.weights).sum() / self.weights.sum()
 
 
 @torch.no_grad()
@@ -40,5 +55,11 @@ def encode_batch(tokenizer: Tokenizer, batch: Batch) -> EncodedBatch:
     frames = to_unit(batch.frames.to(device))
     context, features = tokenizer.encode_context(frames[:, :split])
     future = tokenizer.encode_future(frames[:, split:], features)
-    actions, rewards = (values[:, split - 1 :].to(device) for values in (batch.actions, batch.rewards))
-    return EncodedBatch(context, future, actions, rewards)
+    steps = (None if values is None else values[:, split - 1 :].to(device) for values in batch[1:])
+    return EncodedBatch(context, future, *steps)  # type: ignore[arg-type]
+
+
+def stacked(segments: Sequence[EncodedBatch]) -> EncodedBatch:
+    """A batch of single segments, whose tensors have no batch dimension; all know the same of their steps."""
+    parts = zip(*segments, strict=True)
+    return EncodedBatch(*(None if tensors[0] is None else torch.stack(tensors) for tensors in parts))  # type: ignore

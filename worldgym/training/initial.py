@@ -2,13 +2,17 @@
 
 import copy
 import dataclasses
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from worldgym.config import WorldModelConfig
+from worldgym.config import TokenizerConfig, WorldModelConfig, to_dict
+from worldgym.data.recordings import Recordings
+from worldgym.data.summary import check_held_out, summaries
 from worldgym.errors import ConfigError
 from worldgym.isolation import torch_defaults
+from worldgym.pretrained import load
 from worldgym.tokenizer import build_tokenizer
 from worldgym.tokenizer.base import Tokenizer
 from worldgym.training.seeding import seeded_rng
@@ -33,7 +37,7 @@ def fresh_world_model(config: WorldModelConfig, seed: int = 0) -> WorldModel:
     """
     with seeded_rng(seed, torch.device("cpu")):
         tokenizer = build_tokenizer(config.tokenizer)
-        transformer = Transformer(config.transformer, config.layout, config.action_dim, config.reward)
+        transformer = Transformer.build(config)
         for layer in transformer.llm.model.layers.modules():
             if isinstance(layer, nn.Linear):
                 nn.init.normal_(layer.weight, std=layer.in_features**-0.5)
@@ -67,11 +71,52 @@ def with_actions(world_model: WorldModel, action_dim: int) -> WorldModel:
     config = dataclasses.replace(world_model.config, action_dim=action_dim, action_names=(), reward=True)
     old = world_model.transformer
     with seeded_rng(0, torch.device("cpu")):  # all weights are replaced: no random number of the caller's is used
-        transformer = Transformer(config.transformer, config.layout, action_dim, reward=True)
+        transformer = Transformer.build(config)
     transformer.load_state_dict(old.state_dict(), strict=False)  # the new layers keep their initial zeros
     model = WorldModel(config, copy.deepcopy(world_model.tokenizer), transformer)
     model.trained = world_model.trained
     return model.to(world_model.device, world_model.dtype)
+
+
+def start_from(
+    checkpoint: str, model: Tokenizer | Transformer, config: TokenizerConfig | WorldModelConfig, held_out: Recordings
+) -> None:
+    """Give a part of a world model the weights that the same part has in a checkpoint.
+
+    Args:
+        checkpoint: a name that ships, a folder, or a Hugging Face Hub id.
+        model: a tokenizer or a transformer. Heads that the checkpoint does not have keep their weights.
+        config: that of the tokenizer, or of the world model.
+        held_out: recordings that the checkpoint must not have been trained on.
+
+    Raises:
+        CheckpointError: if the checkpoint is missing or damaged.
+        ConfigError: if its part is built otherwise; names what differs.
+        DataError: if it was trained on a held-out episode.
+    """
+    parts = load(checkpoint)
+    for summary in summaries(parts.config.training_data):
+        check_held_out(summary, held_out)
+    if isinstance(config, WorldModelConfig):
+        theirs, ours = _about_transformer(parts.config), _about_transformer(config)
+        weights = parts.transformer.state_dict()
+    else:
+        theirs, ours = to_dict(parts.config.tokenizer), to_dict(config)
+        weights = parts.tokenizer.state_dict()
+    different = [
+        f"{name}: {theirs.get(name)} there, {ours[name]} here" for name in ours if theirs.get(name) != ours[name]
+    ]
+    if different:
+        raise ConfigError(
+            f"{checkpoint}: expected the same {type(model).__name__.lower()} as here, got another; "
+            f"{'; '.join(different)}: use its recipe, or start from new weights"
+        )
+    model.load_state_dict(model.state_dict() | weights)
+
+
+def _about_transformer(config: WorldModelConfig) -> dict[str, Any]:
+    """What decides the shapes of a transformer's weights, apart from its heads."""
+    return {**to_dict(config.transformer), **dataclasses.asdict(config.layout), "action_dim": config.action_dim}
 
 
 @torch.no_grad()

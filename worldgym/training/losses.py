@@ -8,7 +8,7 @@ from worldgym.data.recordings import to_unit
 from worldgym.runs.log import Metrics
 from worldgym.tokenizer.base import Tokenizer
 from worldgym.training.encoded import EncodedBatch
-from worldgym.training.reward_head import reward_targets
+from worldgym.training.heads import reward_targets
 from worldgym.transformer.transformer import Transformer
 
 SQUARED_WEIGHT = 10.0
@@ -47,38 +47,53 @@ def transformer_loss(
     batch: EncodedBatch,
     tokens: Tensor,
     targets: Tensor | None,
-    reward_weight: float,
     transform: str,
+    reward_weight: float,
+    event_weight: float = 0.0,
 ) -> tuple[Tensor, Metrics]:
-    """Cross-entropy on the future frames' codes, and squared error of transformed rewards where they are predicted.
+    """Cross-entropy on the future frames' codes, and the errors of the heads that the model has.
+
+    The heads' errors are the squared error of transformed rewards, and the cross-entropy of events: success and
+    termination. Events that the batch does not know are left out.
 
     Args:
         model: the transformer.
         batch: encoded segments.
         tokens: the input, int64 ``[B, N]``: the codes of the segments, with noise or without.
         targets: target distributions, float32 ``[B, T, n, K]``; None if each target is the true code alone.
-        reward_weight: weight of the squared error.
         transform: of the rewards, as in ``WorldModelConfig.reward_transform``.
+        reward_weight: weight of the squared error.
+        event_weight: weight of the cross-entropy of each event.
 
     Returns:
-        The loss; and as metrics ``cross_entropy``, ``divergence`` (the cross-entropy minus the entropy of the targets)
-        and ``reward_error``.
+        The loss; and as metrics ``cross_entropy``, ``divergence`` (the cross-entropy minus the entropy of the targets),
+        ``reward_error``, ``success_error`` and ``termination_error``.
     """
     layout = model.layout
     out = model(tokens, batch.actions, logits_from=layout.prefix_length)
     logits = layout.code_logits(out.logits).float()
     if targets is None:
-        cross_entropy = F.cross_entropy(logits.flatten(0, 2), batch.future.flatten())
+        errors = F.cross_entropy(logits.flatten(0, 2), batch.future.flatten(), reduction="none")
+        cross_entropy = batch.mean(errors.view(batch.future.shape).mean(-1))
         divergence = cross_entropy
     else:
-        cross_entropy = -(targets * logits.log_softmax(-1)).sum(-1).mean()
-        divergence = cross_entropy + torch.special.xlogy(targets, targets).sum(-1).mean()
+        cross_entropy = batch.mean(-(targets * logits.log_softmax(-1)).sum(-1).mean(-1))
+        divergence = cross_entropy + batch.mean(torch.special.xlogy(targets, targets).sum(-1).mean(-1))
     metrics = {"cross_entropy": cross_entropy.item(), "divergence": divergence.item()}
     loss = cross_entropy
     if out.rewards is not None:
-        reward = F.mse_loss(out.rewards.float(), reward_targets(batch.rewards, transform))
+        reward = batch.mean((out.rewards.float() - reward_targets(batch.rewards, transform)).square())
         loss = loss + reward_weight * reward
         metrics["reward_error"] = reward.item()
+    for name, predicted, event in (
+        ("success", out.values.success, batch.successes),
+        ("termination", out.values.termination, batch.terminations),
+    ):
+        if predicted is not None and event is not None:
+            errors = F.binary_cross_entropy_with_logits(predicted.float(), event.float(), reduction="none")
+            error = batch.mean(errors)
+            loss = loss + event_weight * error
+            metrics[f"{name}_error"] = error.item()
     return loss, metrics
 
 

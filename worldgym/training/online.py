@@ -22,9 +22,9 @@ from worldgym.storage.tensors import Tensors, add_prefix, select_prefix
 from worldgym.tokenizer.quantizer import load_state_for_resume, state_for_resume
 from worldgym.training.code_kernels import CodeKernels
 from worldgym.training.encoded import EncodedBatch, encode_batch
+from worldgym.training.heads import fit_heads, initialise_heads
 from worldgym.training.initial import initialise_from_codebooks
 from worldgym.training.losses import tokenizer_loss, transformer_loss
-from worldgym.training.reward_head import fit_reward_head, initialise_reward_head
 from worldgym.training.seeding import seeded_rng
 from worldgym.training.tokenizer import sample_frames
 from worldgym.training.updater import Updater
@@ -54,11 +54,13 @@ class OnlineConfig:
     """Likewise."""
     reward_weight: float = 1.0
     """Likewise."""
+    event_weight: float = 0.1
+    """Likewise."""
     precision: Precision = "auto"
     """float32, bfloat16, or auto: bfloat16 where the hardware multiplies it. Narrow models are faster in float32."""
 
     def __post_init__(self) -> None:
-        from_zero = "warmup_updates", "label_width", "noise_width", "reward_weight"
+        from_zero = "warmup_updates", "label_width", "noise_width", "reward_weight", "event_weight"
         check_numbers(self, above_zero=("learning_rate", "clip_norm", "future_frames"), from_zero=from_zero)
         if not 0 <= self.dropout < 1:
             raise ConfigError(f"dropout: expected a number in [0, 1), got {self.dropout}")
@@ -182,7 +184,8 @@ class OnlineTrainer:
         def loss(rng: np.random.Generator) -> tuple[Tensor, Metrics]:
             encoded, tokens = self._encode(batch, rng)
             targets = self._kernels.targets(self._codebook, encoded.future)
-            return transformer_loss(model, encoded, tokens, targets, self.config.reward_weight, transform)
+            weights = self.config.reward_weight, self.config.event_weight
+            return transformer_loss(model, encoded, tokens, targets, transform, *weights)
 
         metrics = self._update(TRANSFORMER, loss)
         self.world_model.trained = True
@@ -201,7 +204,7 @@ class OnlineTrainer:
         rng = np.random.default_rng([self.seed, self.version])
         with self._precision:
             encoded = (self._encode(self._check(batch, 1), rng) for batch in batches)
-            fit_reward_head(self.world_model.transformer, encoded, self.world_model.config.reward_transform)
+            fit_heads(self.world_model.transformer, encoded, self.world_model.config.reward_transform)
 
     @torch_defaults()
     def state_dict(self) -> Tensors:
@@ -240,7 +243,7 @@ class OnlineTrainer:
         """Initialise a fresh transformer from the tokenizer's codes and the rewards, before its first update."""
         with seeded_rng(self.seed, self.world_model.device):
             initialise_from_codebooks(self.world_model.transformer, self.world_model.tokenizer)
-        initialise_reward_head(self.world_model.transformer, batch.rewards, self.world_model.config.reward_transform)
+        initialise_heads(self.world_model.transformer, batch.rewards, self.world_model.config.reward_transform)
 
     def _update(self, name: str, loss: Loss) -> Metrics:
         module, updater = self._modules[name], self._updaters[name]

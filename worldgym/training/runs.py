@@ -2,20 +2,22 @@
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from worldgym.config import WorldModelConfig, to_dict
 from worldgym.data.recordings import Recordings
-from worldgym.data.summary import check_held_out, summarise
+from worldgym.data.summary import check_held_out, summaries, summarise
 from worldgym.isolation import torch_defaults
+from worldgym.pretrained import locate, read_config
 from worldgym.tokenizer import build_tokenizer
-from worldgym.training.initial import initialise_from_codebooks
+from worldgym.training.heads import initialise_heads
+from worldgym.training.initial import initialise_from_codebooks, start_from
 from worldgym.training.loop import train
 from worldgym.training.recipe import TokenizerRecipe, TransformerRecipe
-from worldgym.training.reward_head import initialise_reward_head
 from worldgym.training.seeding import seeded_rng
 from worldgym.training.tokenizer import TokenizerTrainer
 from worldgym.training.trained import check_finished, load_tokenizer_run
@@ -32,6 +34,7 @@ def train_tokenizer(
     device: torch.device,
     perceptual: nn.Module | None = None,
     resume: bool = False,
+    initial: str | None = None,
 ) -> int:
     """Train a tokenizer, or resume.
 
@@ -44,6 +47,7 @@ def train_tokenizer(
         perceptual: distance between images, such as :class:`worldgym.metrics.lpips.LPIPS`; see
             :func:`worldgym.training.losses.tokenizer_loss`.
         resume: continue the run in ``folder``.
+        initial: checkpoint whose weights training starts from; None starts from new ones.
 
     Returns:
         The number of updates done; fewer than the recipe's if the run was stopped.
@@ -56,6 +60,8 @@ def train_tokenizer(
     check_held_out(data, held_out)
     with seeded_rng(recipe.training.seed, torch.device("cpu")):
         model = build_tokenizer(recipe.model).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if initial is not None:
+        start_from(initial, model, recipe.model, held_out)
     perceptual = None if perceptual is None else perceptual.to(device)
     batch_size = recipe.training.batch_size
     trainer = TokenizerTrainer(model.to(device), recipe.job, batch_size, recordings, held_out, perceptual)
@@ -63,6 +69,7 @@ def train_tokenizer(
         "tokenizer": to_dict(recipe.model),
         "job": dataclasses.asdict(recipe.job),
         "perceptual": None if perceptual is None else type(perceptual).__name__,
+        "initial": _about(initial),
         "data": data,
     }
     return train(trainer, recipe.training, folder, description, resume)
@@ -78,6 +85,7 @@ def train_transformer(
     device: torch.device,
     action_names: tuple[str, ...] = (),
     resume: bool = False,
+    initial: str | None = None,
 ) -> int:
     """Train a transformer on the codes of a trained tokenizer, or resume.
 
@@ -90,6 +98,8 @@ def train_transformer(
         device: to train on.
         action_names: names of the actions, for the checkpoint; none if they are unknown.
         resume: continue the run in ``folder``.
+        initial: checkpoint whose weights training starts from; None starts from new ones. Heads that it does not have
+            start anew.
 
     Returns:
         The number of updates done; fewer than the recipe's if the run was stopped.
@@ -110,18 +120,39 @@ def train_transformer(
         frame_skip=data["frame_skip"],
         max_episode_steps=max(len(episode) for episode in recordings.episodes),
         tasks=recordings.tasks,
+        success=any(episode.successes.any() for episode in recordings.episodes),
+        slides=recipe.job.later_share > 0,
+        termination=any(episode.info.terminated for episode in recordings.episodes),
     )
     with seeded_rng(recipe.training.seed, torch.device("cpu")):
-        model = Transformer(recipe.model, config.layout, config.action_dim, config.reward)
+        model = Transformer.build(config)
         initialise_from_codebooks(model, trained.tokenizer)
-    rewards = np.concatenate([episode.rewards for episode in recordings.episodes])
-    initialise_reward_head(model, torch.from_numpy(rewards), config.reward_transform)
+    rewards, *events = _recorded_values(recordings)
+    initialise_heads(model, rewards, config.reward_transform, *events)
+    if initial is not None:
+        start_from(initial, model, config, held_out)
     parts, batch_size = (model.to(device), trained.tokenizer.to(device)), recipe.training.batch_size
     trainer = TransformerTrainer(*parts, config, recipe.job, batch_size, recordings, held_out)
     description = {
         "world_model": to_dict(config),
         "job": dataclasses.asdict(recipe.job),
         "tokenizer_digest": trained.digest,
+        "initial": _about(initial),
         "data": data,
     }
     return train(trainer, recipe.training, folder, description, resume)
+
+
+def _recorded_values(recordings: Recordings) -> tuple[Tensor, Tensor, Tensor]:
+    """Rewards, successes and terminations of all steps."""
+    episodes = recordings.episodes
+    arrays = ([getattr(episode, name) for episode in episodes] for name in ("rewards", "successes", "terminations"))
+    rewards, successes, terminations = (torch.from_numpy(np.concatenate(parts)) for parts in arrays)
+    return rewards, successes, terminations
+
+
+def _about(initial: str | None) -> dict[str, Any] | None:
+    """The checkpoint that training started from, for the run's description."""
+    if initial is None:
+        return None
+    return {"checkpoint": initial, "trained_on": list(summaries(read_config(locate(initial)).training_data))}

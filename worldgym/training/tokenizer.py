@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from worldgym.data.recordings import Recordings, fixed_segments, to_uint8, to_unit
@@ -20,6 +21,7 @@ from worldgym.training.losses import tokenizer_loss
 
 VALIDATION_STARTS = (10, 40)  # first frames of the held-out segments
 VALIDATION_HORIZONS = (1, 5, 10, 16)
+FIRST_HORIZONS = (1, 10, 50, 98)  # of segments whose context is the first frame, repeated
 VIDEO_ROWS = 6
 CHUNK = 16  # clips in a forward pass of the validation
 
@@ -29,9 +31,11 @@ class TokenizerTrainingConfig:
     """How clips are sampled."""
 
     segment_length: int = 12
-    """Frames from which the context, its first frames, and random later frames are taken."""
+    """Frames from which the context, its first frames, and random later frames are taken; fewer at an episode's end."""
     future_frames: int = 6
     """Number of later frames."""
+    first_share: float = 0.0
+    """Share of segments whose context is the episode's first frame, repeated, as after a reset."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.future_frames < self.segment_length:
@@ -39,6 +43,8 @@ class TokenizerTrainingConfig:
                 f"future_frames: expected a number from 1 to segment_length - 1 = {self.segment_length - 1}, got "
                 f"{self.future_frames}"
             )
+        if not 0 <= self.first_share <= 1:
+            raise ConfigError(f"first_share: expected a number in [0, 1], got {self.first_share}")
 
 
 class TokenizerTrainer:
@@ -73,18 +79,19 @@ class TokenizerTrainer:
                 f"segment_length: expected at least {model.layout.context_length} context frames and "
                 f"{config.future_frames} future frames, got {config.segment_length}"
             )
-        recordings.check_length(config.segment_length)
+        recordings.check_length(model.layout.context_length + config.future_frames)
         self.model: Tokenizer = model
         self.slow: torch.nn.Module | None = None
         self.config, self.batch_size, self.perceptual = config, batch_size, perceptual
         self.recordings = recordings
-        self._validation = fixed_segments(held_out, config.segment_length, VALIDATION_STARTS).batch.frames
+        length = min(config.segment_length, model.layout.context_length + VALIDATION_HORIZONS[-1])
+        self._validation = fixed_segments(held_out, length, VALIDATION_STARTS).batch.frames
+        self._held_out = held_out
 
     def loss(self, rng: np.random.Generator) -> tuple[Tensor, Metrics]:
         """The loss of a batch of clips, and its parts."""
-        batch = self.recordings.sample(rng, self.batch_size, self.config.segment_length)
-        frames = sample_frames(rng, batch.frames, self.model.layout.context_length, self.config.future_frames)
-        return tokenizer_loss(self.model, frames, self.perceptual)
+        clips = np.stack([self._sample_clip(rng) for _ in range(self.batch_size)])
+        return tokenizer_loss(self.model, torch.from_numpy(clips), self.perceptual)
 
     def after_update(self) -> None:
         self.model.update_codebooks()
@@ -100,7 +107,8 @@ class TokenizerTrainer:
 
         Returns:
             PSNR in dB of the pooled squared error of the context and by horizon, also of repeating the last context
-            frame; perplexity and number of used codes of both codebooks.
+            frame; ``psnr_first``, by horizon from a repeated first frame, if such segments are trained on; perplexity
+            and number of used codes of both codebooks.
         """
         context, layout = self.model.layout.context_length, self.model.layout
         real = to_unit(self._validation.to(next(self.model.parameters()).device))
@@ -120,7 +128,32 @@ class TokenizerTrainer:
             metrics[f"perplexity/{name}"] = codes_perplexity(codes, size)
             metrics[f"codes_used/{name}"] = float(codes.unique().numel())
         _write_video(video, real[:, context:], future)
-        return metrics
+        return metrics | (self._validate_first_frames() if self.config.first_share else {})
+
+    def _validate_first_frames(self) -> Metrics:
+        """PSNR by horizon from a repeated first frame."""
+        context, device = self.model.layout.context_length, next(self.model.parameters()).device
+        longest = min(self.config.segment_length, *(episode.shape[0] for episode in self._held_out.episodes)) - 1
+        horizons = [horizon for horizon in FIRST_HORIZONS if horizon <= longest]
+        clips = [episode.frames_at([0] * context + horizons) for episode in self._held_out.episodes]
+        errors = []
+        for chunk in torch.from_numpy(np.stack(clips)).split(CHUNK):
+            real = to_unit(chunk.to(device))
+            errors.append(squared_error(self.model(real).future.float().clamp(0, 1), real[:, context:]))
+        means = torch.cat(errors).mean(dim=0)
+        return {f"psnr_first/{horizon}": psnr(float(mean)) for horizon, mean in zip(horizons, means, strict=True)}
+
+    def _sample_clip(self, rng: np.random.Generator) -> NDArray[np.uint8]:
+        """Context and later frames of one episode, uint8 ``[C + T, H, W, 3]``."""
+        config, context = self.config, self.model.layout.context_length
+        episode = self.recordings.episodes[rng.integers(len(self.recordings.episodes))]
+        frames = episode.shape[0]
+        start = int(rng.integers(frames - context - config.future_frames + 1))
+        if rng.random() < config.first_share:
+            start = 1 - context
+        later = np.arange(start + context, min(frames, start + config.segment_length))
+        chosen = np.sort(rng.choice(later, config.future_frames, replace=False))
+        return episode.frames_at(np.maximum([*range(start, start + context), *chosen], 0))
 
     def state_dict(self) -> dict[str, Tensor]:
         return state_for_resume(self.model)

@@ -95,7 +95,7 @@ def load_world_model_run(tokenizer_run: Path, transformer_run: Path) -> TrainedW
             "got one of another tokenizer: give the run it was trained on, or train the transformer again"
         )
     config = from_dict(WorldModelConfig, _object(transformer_run, "world_model"), f"{transformer_run}: world_model")
-    transformer = Transformer(config.transformer, config.layout, config.action_dim, config.reward)
+    transformer = Transformer.build(config)
     _load_weights(transformer, _weights(transformer_run), transformer_run)
     parts = {
         name: {"model": model, "job": _object(run, "job"), "training": _object(run, "training")}

@@ -3,22 +3,23 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from worldgym.config import Sampling, WorldModelConfig
-from worldgym.data.recordings import Recordings, fixed_segments, to_batch
+from worldgym.config import Sampling, WorldModelConfig, check_numbers
+from worldgym.data.recordings import Batch, Recordings, fixed_segments, to_batch
 from worldgym.errors import ConfigError
 from worldgym.reports.evaluation import evaluate
 from worldgym.runs.log import Metrics
 from worldgym.tokenizer.base import Tokenizer
 from worldgym.training.checks import check_recordings
 from worldgym.training.code_kernels import CodeKernels
-from worldgym.training.encoded import EncodedBatch, encode_batch
+from worldgym.training.encoded import EncodedBatch, encode_batch, stacked
+from worldgym.training.heads import fit_heads
 from worldgym.training.losses import transformer_loss
-from worldgym.training.reward_head import fit_reward_head
 from worldgym.transformer.transformer import Transformer
 from worldgym.world_model import WorldModel
 
@@ -35,6 +36,11 @@ class TransformerTrainingConfig:
     """Context and future frames together."""
     start_stride: int = 8
     """Segments start at multiples of this frame, so that their codes are computed once and kept."""
+    first_share: float = 0.0
+    """Share of segments whose context is the episode's first frame, repeated, as after a reset."""
+    later_share: float = 0.0
+    """Share of segments whose future frames begin later in the episode than right after the context, as in a position
+    window that slid. If it is above 0, the world model's window slides; else the model starts anew when it is full."""
     label_width: float = 0.0
     """The target of a code is a Gaussian of this width over the codes around it, in code space; 0 is that code alone
     (paper)."""
@@ -45,6 +51,8 @@ class TransformerTrainingConfig:
     """On attention weights (paper: 0.1)."""
     reward_weight: float = 1.0
     """Weight of the squared error of symlog rewards beside the cross-entropy (paper: 1)."""
+    event_weight: float = 0.1
+    """Weight of the cross-entropy of success, and of that of termination, where they are predicted."""
 
     def __post_init__(self) -> None:
         if self.segment_length < 2 or self.start_stride < 1:
@@ -52,10 +60,17 @@ class TransformerTrainingConfig:
                 f"expected a segment_length of at least 2 and a start_stride of at least 1, got {self.segment_length} "
                 f"and {self.start_stride}"
             )
-        if not min(self.label_width, self.noise_width, self.reward_weight) >= 0 or not 0 <= self.dropout < 1:
-            raise ConfigError(
-                f"expected label_width, noise_width and reward_weight of at least 0 and dropout in [0, 1), got {self}"
-            )
+        check_numbers(self, from_zero=("label_width", "noise_width", "reward_weight", "event_weight"))
+        if not 0 <= self.dropout < 1 or not 0 <= self.first_share <= 1 or not 0 <= self.later_share <= 1:
+            raise ConfigError(f"expected dropout in [0, 1) and first_share and later_share in [0, 1], got {self}")
+
+
+class Place(NamedTuple):
+    """Where a segment lies: an episode, the first frame of the context, frames left out after the context."""
+
+    episode: int
+    start: int
+    gap: int
 
 
 class TransformerTrainer:
@@ -105,15 +120,15 @@ class TransformerTrainer:
         self.model.dropout = config.dropout
         # The head has one output and hundreds of correlated inputs: at the full learning rate it oscillates.
         self.slow = model.reward_linear
-        self._encoded: dict[tuple[int, int], EncodedBatch] = {}
+        self._encoded: dict[Place, EncodedBatch] = {}
         self.kernels = CodeKernels(config.label_width, config.noise_width)
 
     def loss(self, rng: np.random.Generator) -> tuple[Tensor, Metrics]:
         """The loss of a batch of segments, and its parts."""
         batch, tokens = self._sample(rng)
         targets = self.kernels.targets(self._codebook, batch.future)
-        weight = self.config.reward_weight
-        return transformer_loss(self.model, batch, tokens, targets, weight, self.world_config.reward_transform)
+        weights = self.config.reward_weight, self.config.event_weight
+        return transformer_loss(self.model, batch, tokens, targets, self.world_config.reward_transform, *weights)
 
     def after_update(self) -> None:
         pass
@@ -121,7 +136,7 @@ class TransformerTrainer:
     def after_training(self) -> None:
         """Fit the reward head to the trained transformer by ridge regression."""
         batches = (self._sample(np.random.default_rng([REWARD_BATCHES, index])) for index in range(REWARD_BATCHES))
-        fit_reward_head(self.model, batches, self.world_config.reward_transform)
+        fit_heads(self.model, batches, self.world_config.reward_transform)
 
     def validate(self, video: Path) -> Metrics:
         """Compare held-out segments with what the world model imagines under their actions, with greedy sampling.
@@ -155,17 +170,28 @@ class TransformerTrainer:
 
     def _sample(self, rng: np.random.Generator) -> tuple[EncodedBatch, Tensor]:
         """A batch, and the transformer's input for it: its codes with noise, int64 ``[B, N]``."""
-        batch = self._encode([self._sample_key(rng) for _ in range(self.batch_size)])
+        batch = self._encode([self._sample_place(rng) for _ in range(self.batch_size)])
         codes = self.kernels.add_noise(self._codebook, batch.future, rng)
         return batch, self.model.layout.sequence(batch.context, codes)
 
-    def _sample_key(self, rng: np.random.Generator) -> tuple[int, int]:
-        """An episode and the frame where a segment starts."""
+    def _sample_place(self, rng: np.random.Generator) -> Place:
+        """Where a segment lies."""
+        config, stride = self.config, self.config.start_stride
         episode = int(rng.integers(len(self.recordings.episodes)))
-        last = self.recordings.episodes[episode].shape[0] - self.config.segment_length
-        return episode, self.config.start_stride * int(rng.integers(last // self.config.start_stride + 1))
+        last = self.recordings.episodes[episode].shape[0] - config.segment_length
+        start = stride * int(rng.integers(last // stride + 1))
+        if config.first_share and rng.random() < config.first_share:
+            start = 1 - self.world_config.context_length
+        gaps = (last - start) // stride
+        later = gaps and config.later_share and rng.random() < config.later_share
+        return Place(episode, start, stride * int(rng.integers(1, gaps + 1)) if later else 0)
 
-    def _encode(self, keys: list[tuple[int, int]]) -> EncodedBatch:
+    def _read(self, place: Place) -> Batch:
+        """The segment at a place, as a batch."""
+        context = self.world_config.context_length
+        return to_batch([self.recordings.window(*place[:2], context, place.gap, self.config.segment_length - context)])
+
+    def _encode(self, keys: list[Place]) -> EncodedBatch:
         """The codes of segments. Segments that were not used before are encoded one by one.
 
         In one batch this would be faster, but rounding would depend on the other segments of the batch: a resumed run,
@@ -173,11 +199,11 @@ class TransformerTrainer:
         """
         for key in keys:
             if key not in self._encoded:
-                segment = self.recordings.segment(*key, self.config.segment_length)
-                encoded = encode_batch(self.tokenizer, to_batch([segment]))
-                stored = encoded._replace(context=encoded.context.int(), future=encoded.future.int())
-                self._encoded[key] = EncodedBatch(*(tensor[0].cpu().clone() for tensor in stored))
+                encoded = encode_batch(self.tokenizer, self._read(key))
+                weights = torch.ones_like(encoded.rewards)
+                weights[:, 0] = float(not key.gap)  # after a gap the first frame cannot be predicted
+                codes = {"context": encoded.context.int(), "future": encoded.future.int()}
+                self._encoded[key] = encoded._replace(**codes, weights=weights).map(lambda tensor: tensor[0].cpu())
         device = next(self.model.parameters()).device
-        chosen = [self._encoded[key] for key in keys]
-        context, future, actions, rewards = (torch.stack(tensors).to(device) for tensors in zip(*chosen, strict=True))
-        return EncodedBatch(context.long(), future.long(), actions, rewards)
+        batch = stacked([self._encoded[key] for key in keys]).map(lambda tensor: tensor.to(device))
+        return batch._replace(context=batch.context.long(), future=batch.future.long())

@@ -60,7 +60,7 @@ class KeyValueCache:
         keys: ``[layers][B, K, P, E]``, without the shared positions.
         values: likewise.
         lengths: positions filled in each row, shared ones included.
-        cumulative_action: float ``[B, A]``, sum of the actions since the context.
+        cumulative_action: float ``[B, A]``, sum of the actions of the future frames.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""The autoregressive transformer (paper, section 3.2): LLaMA over the token sequence, with actions and a reward head.
+"""The autoregressive transformer (paper, section 3.2): LLaMA over the token sequence, with actions and heads.
 
 Parameter names are those of the published checkpoints. Shape suffixes: B batch, N positions, T future frames,
 A action dimension, D hidden size, V vocabulary.
@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from worldgym.config import TransformerConfig
+from worldgym.config import HEADS, TransformerConfig, WorldModelConfig
 from worldgym.errors import InvalidAction
 from worldgym.tokens import TokenLayout
 from worldgym.transformer.llama import LanguageModel, causal_attention, rotary_tables
@@ -19,6 +19,17 @@ INIT_STD = 0.02
 CUMULATIVE_SCALE = 0.25  # sums of some tens of actions then have about the size of the actions themselves
 
 
+class StepValues(NamedTuple):
+    """What the heads predict of each future frame; None for a head that the model does not have. Shapes are equal."""
+
+    reward: Tensor | None
+    """Before the inverse reward transform."""
+    success: Tensor | None
+    """Logit of the probability that the task counts as solved."""
+    termination: Tensor | None
+    """Logit of the probability that the step ends the episode."""
+
+
 class TransformerOutput(NamedTuple):
     """Result of a forward pass over whole sequences."""
 
@@ -26,8 +37,13 @@ class TransformerOutput(NamedTuple):
     """float ``[B, N - logits_from, V]``: position i predicts the id at i + 1."""
     hidden: Tensor
     """float ``[B, N, D]``, after the final norm."""
-    rewards: Tensor | None
-    """float ``[B, T]`` for each complete future frame, before the inverse reward transform."""
+    values: StepValues
+    """float ``[B, T]``, for each complete future frame."""
+
+    @property
+    def rewards(self) -> Tensor | None:
+        """float ``[B, T]``, before the inverse reward transform; None without a reward head."""
+        return self.values.reward
 
 
 class Transformer(nn.Module):
@@ -38,13 +54,21 @@ class Transformer(nn.Module):
         layout: of the token sequence.
         action_dim: A; 0 builds an action-free model.
         reward: whether there is a reward head.
+        success: whether there is a success head.
+        termination: whether there is a termination head.
 
     Attributes:
         dropout: probability of dropping an attention weight, in training mode only; 0.0 unless set.
     """
 
     def __init__(
-        self, config: TransformerConfig, layout: TokenLayout, action_dim: int = 0, reward: bool = False
+        self,
+        config: TransformerConfig,
+        layout: TokenLayout,
+        action_dim: int = 0,
+        reward: bool = False,
+        success: bool = False,
+        termination: bool = False,
     ) -> None:
         super().__init__()
         self.config, self.layout, self.action_dim = config, layout, action_dim
@@ -53,9 +77,28 @@ class Transformer(nn.Module):
         inputs = 2 * action_dim if config.cumulative_actions else action_dim
         self.action_linear = nn.Linear(inputs, config.hidden_size) if action_dim else None
         self.reward_linear = nn.Linear(config.hidden_size, 1) if reward else None
+        self.success_linear = nn.Linear(config.hidden_size, 1) if success else None
+        self.termination_linear = nn.Linear(config.hidden_size, 1) if termination else None
         rows = layout.prefix_length + layout.step_length
         self.place_embedding = nn.Embedding(rows, config.hidden_size) if config.place_embeddings else None
         self._initialise()
+
+    @classmethod
+    def build(cls, config: WorldModelConfig) -> "Transformer":
+        """The transformer of a world model, with initial weights."""
+        heads = {name: name in config.heads for name in HEADS}
+        return cls(config.transformer, config.layout, config.action_dim, **heads)
+
+    @property
+    def heads(self) -> dict[str, nn.Linear]:
+        """The heads that the model has, by their names; see :data:`worldgym.config.HEADS`."""
+        layers = {name: getattr(self, f"{name}_linear") for name in HEADS}
+        return {name: layer for name, layer in layers.items() if layer is not None}
+
+    def step_values(self, hidden: Tensor) -> StepValues:
+        """What the heads predict, float ``[...]``, from the hidden states ``[..., D]`` of frames' last positions."""
+        heads = self.heads
+        return StepValues(*(heads[name](hidden).squeeze(-1) if name in heads else None for name in HEADS))
 
     def forward(self, tokens: Tensor, actions: Tensor | None = None, logits_from: int = 0) -> TransformerOutput:
         """Process whole sequences in parallel, as in training.
@@ -70,16 +113,14 @@ class Transformer(nn.Module):
             InvalidAction: if the actions do not fit the model or the sequence.
         """
         dropout = self.dropout if self.training else 0.0
-        x_BND = self._add_actions(self.add_position_embedding(self.embed(tokens)), actions)
+        x_BND = self.add_actions(self.add_position_embedding(self.embed(tokens)), actions)
         rotary = rotary_tables(torch.arange(tokens.shape[1], device=tokens.device), self.config, x_BND.dtype)
         for layer in self.llm.model.blocks:
             x_BND = layer.finish(x_BND, causal_attention(*layer.project(x_BND, rotary), dropout))
         hidden_BND = self.llm.model.norm(x_BND)
-        rewards_BT = None
-        if self.reward_linear is not None:
-            last = self.layout.last_positions(self.layout.horizon(tokens.shape[1]), tokens.device)
-            rewards_BT = self.reward_linear(hidden_BND[:, last]).squeeze(-1)
-        return TransformerOutput(self.llm.lm_head(hidden_BND[:, logits_from:]), hidden_BND, rewards_BT)
+        last = self.layout.last_positions(self.layout.horizon(tokens.shape[1]), tokens.device)
+        values = self.step_values(hidden_BND[:, last])
+        return TransformerOutput(self.llm.lm_head(hidden_BND[:, logits_from:]), hidden_BND, values)
 
     def embed(self, tokens: Tensor) -> Tensor:
         """Token embeddings ``[B, N, D]``."""
@@ -104,7 +145,7 @@ class Transformer(nn.Module):
 
         Args:
             action: the frame's action ``[B, A]``; None for action-free models.
-            cumulative_action: sum of all actions since the context, this one included, ``[B, A]``.
+            cumulative_action: sum of the actions of all future frames in the window, this one's included, ``[B, A]``.
 
         Returns:
             ``[B, 1, D]``.
@@ -116,8 +157,12 @@ class Transformer(nn.Module):
         x_BD: Tensor = x_D + self.action_linear(self._action_inputs(action, cumulative_action))
         return x_BD[:, None]
 
-    def _add_actions(self, x_BND: Tensor, actions: Tensor | None) -> Tensor:
-        """Add each action to the slot of its frame."""
+    def add_actions(self, x_BND: Tensor, actions: Tensor | None) -> Tensor:
+        """Add each action to the slot of its frame.
+
+        Raises:
+            InvalidAction: if the actions do not fit the model or the sequence.
+        """
         batch, length, _ = x_BND.shape
         expected = (batch, self.layout.slots(length), self.action_dim)
         if self.action_linear is None:
@@ -145,6 +190,6 @@ class Transformer(nn.Module):
         if self.action_linear is not None:
             nn.init.zeros_(self.action_linear.weight)
             nn.init.zeros_(self.action_linear.bias)
-        if self.reward_linear is not None:  # large first errors would dominate the gradients
-            nn.init.zeros_(self.reward_linear.weight)
-            nn.init.zeros_(self.reward_linear.bias)
+        for head in self.heads.values():  # large first errors would dominate the gradients
+            nn.init.zeros_(head.weight)
+            nn.init.zeros_(head.bias)

@@ -122,7 +122,7 @@ def checked_noise(noise: Array, shape: tuple[int, int]) -> Tensor:
 
 
 def check_tokens(tokens: Tensor, contexts: int, config: WorldModelConfig) -> None:
-    """Check the tokens of a rollout, int64 ``[B, T, n]``, whose T frames must fit the position window.
+    """Check the tokens of a rollout, int64 ``[B, T, n]``, whose T frames must fit the position window unless it slides.
 
     Args:
         tokens: to check.
@@ -134,6 +134,7 @@ def check_tokens(tokens: Tensor, contexts: int, config: WorldModelConfig) -> Non
         InvalidFrames: for another number of contexts.
     """
     count, window = config.layout.tokens_per_frame, config.layout.horizon(config.transformer.max_positions)
+    window = tokens.shape[1] if config.slides and tokens.ndim == 3 else window
     if tokens.ndim != 3 or tokens.shape[2] != count or not 1 <= tokens.shape[1] <= window:
         raise ConfigError(f"expected tokens [batch, horizon from 1 to {window}, {count}], got {list(tokens.shape)}")
     if contexts not in (1, len(tokens)):

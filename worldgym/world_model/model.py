@@ -49,6 +49,10 @@ class Imagined(NamedTuple):
     """int64 ``[B, T, n]``, dynamics codes, for :meth:`WorldModel.decode`."""
     uncertainty: Tensor
     """float32 ``[B, T]``, mean entropy of each frame's tokens in nats."""
+    success_probability: Tensor
+    """float32 ``[B, T]``; NaN if the model does not predict it."""
+    termination_probability: Tensor
+    """float32 ``[B, T]``; NaN if the model does not predict it."""
 
 
 class _Step(NamedTuple):
@@ -56,12 +60,8 @@ class _Step(NamedTuple):
 
     codes: Tensor
     """int64 ``[B, n]``."""
-    pixels: Tensor | None
-    """float ``[B, 3, H, W]`` in [0, 1]."""
     reward: Tensor
     """float32 ``[B]``."""
-    raw_reward: Tensor | None
-    """float ``[B]``, before the inverse reward transform."""
 
 
 class WorldModel:
@@ -86,11 +86,11 @@ class WorldModel:
         self.config, self.tokenizer, self.transformer = config, tokenizer, transformer
         self.trained = True
         tokenizer.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # the fast one for convolutions
-        expected = config.layout, config.transformer, config.action_dim, config.reward
-        got = transformer.layout, transformer.config, transformer.action_dim, transformer.reward_linear is not None
+        expected = config.layout, config.transformer, config.action_dim, config.heads
+        got = transformer.layout, transformer.config, transformer.action_dim, tuple(transformer.heads)
         if expected != got or tokenizer.layout != config.layout:
             raise ConfigError(
-                f"the parts do not fit the configuration: expected (layout, transformer, action_dim, reward) = "
+                f"the parts do not fit the configuration: expected (layout, transformer, action_dim, heads) = "
                 f"{expected}, got {got} and a tokenizer of {tokenizer.layout}"
             )
         self._evaluate()
@@ -272,7 +272,7 @@ class WorldModel:
             top_k: of sampling tokens; 1 is greedy.
             generator: for the noise; PyTorch's default one if None.
             decode: if False, no frames are returned; :meth:`decode` makes them later. (If T frames do not fit the
-                position window, frames are still made to continue from.)
+                position window, frames are still made to continue from, unless the window slides.)
             horizon: T, for action-free models only.
             budget: bytes that may be in use at once. If the rows need more, they run in chunks, with the same result.
                 None does not limit them.
@@ -306,8 +306,8 @@ class WorldModel:
 
         Args:
             frames: the context of the rollout, uint8 ``[B, C, H, W, 3]`` or ``[1, C, H, W, 3]``.
-            tokens: its tokens, int64 ``[B, T, n]``. T frames must fit the position window, as longer rollouts continue
-                from frames of their own.
+            tokens: its tokens, int64 ``[B, T, n]``. Unless the window slides, T frames must fit it, as longer rollouts
+                continue from frames of their own.
 
         Returns:
             uint8 ``[B, T, H, W, 3]``.
@@ -332,22 +332,20 @@ class WorldModel:
         """For checked inputs: contexts of ``[B]`` or ``[1]``, actions ``[B, T, A]``, noise ``[B, T, n]``."""
         batch, horizon = noise.shape[:2]
         positions = self.memory_estimate.positions(horizon)
-        fits = self.layout.length(horizon) <= positions
+        decoded = decode or not (self.config.slides or self.layout.length(horizon) <= positions)
         state = self._start(context, positions)
         if batch > len(context):
             state = state.fork(batch)
-        images, rewards, codes, uncertainty = [], [], [], []
+        images, steps = [], []
         for step in range(horizon):
             action = None if actions is None else actions[:, step]
-            imagined = self._advance(state, action, noise[:, step], sampling, decode or not fits)
+            imagined = self._advance(state, action, noise[:, step], sampling, decoded)
             if decode:
                 images.append(state.frames[:, -1])
-            rewards.append(imagined.reward)
-            codes.append(imagined.codes)
-            uncertainty.append(state.uncertainty)
-        stacked = [torch.stack(parts, dim=1) for parts in (rewards, codes, uncertainty)]
+            steps.append((*imagined, state.uncertainty, state.success_probability, state.termination_probability))
+        codes, rewards, *rest = (torch.stack(parts, dim=1) for parts in zip(*steps, strict=True))
         empty = context.new_empty(batch, 0, *context.shape[2:])
-        return Imagined(torch.stack(images, dim=1) if decode else empty, *stacked)
+        return Imagined(torch.stack(images, dim=1) if decode else empty, rewards, codes, *rest)
 
     @functools.cached_property
     @torch_defaults(grad=False)
@@ -363,10 +361,16 @@ class WorldModel:
         self._evaluate()
         self.memory_estimate.check(len(frames), positions)
         codes, features = encode_contexts(self.tokenizer, frames, self.dtype)
+        zeros, unknown = torch.zeros(len(frames), device=self.device, dtype=torch.float32), self._unknown(len(frames))
         return WorldModelState(
             frames=frames.clone(),
-            uncertainty=torch.zeros(len(frames), device=self.device, dtype=torch.float32),
-            reanchored=torch.zeros(len(frames), device=self.device, dtype=torch.bool),
+            uncertainty=zeros,
+            reanchored=zeros.bool(),
+            success_probability=zeros if self.config.success else unknown,
+            termination_probability=zeros if self.config.termination else unknown,
+            context_codes=codes,
+            recent_codes=codes.new_zeros(len(codes), self.config.kept_frames, self.layout.tokens_per_frame),
+            recent_actions=zeros.new_zeros(len(codes), self.config.kept_frames, self.config.action_dim).to(self.dtype),
             features=features,
             cache=read_context(self.transformer, codes, positions),
             model=self,
@@ -376,33 +380,54 @@ class WorldModel:
         self, state: WorldModelState, action: Tensor | None, noise: Tensor, sampling: Sampling, decode: bool = True
     ) -> _Step:
         """Imagine one frame for checked inputs; changes the state in place."""
-        self._reanchor(state)
+        self._make_room(state)
         imagined = imagine_frame(self.transformer, state.cache, action, noise, sampling.temperature, sampling.top_k)
         state.uncertainty = imagined.uncertainty
-        pixels = None
+        state.success_probability = self._probability(imagined.values.success, len(state))
+        state.termination_probability = self._probability(imagined.values.termination, len(state))
+        if self.config.slides:
+            state.recent_codes = torch.cat([state.recent_codes[:, 1:], imagined.codes[:, None]], dim=1)
+            if action is not None:
+                state.recent_actions = torch.cat([state.recent_actions[:, 1:], action[:, None]], dim=1)
         if decode:
             pixels = decode_frame(self.tokenizer, imagined.codes, state.features)
             kept = int(self.config.goal_conditioned)
             newest = to_uint8(pixels)[:, None]
             state.frames = torch.cat([state.frames[:, :kept], state.frames[:, kept + 1 :], newest], dim=1)
-        return _Step(imagined.codes, pixels, self._reward(imagined.reward, len(state)), imagined.reward)
+        return _Step(imagined.codes, self._reward(imagined.reward, len(state)))
 
-    def _reanchor(self, state: WorldModelState) -> None:
-        """Start rows whose position window is full anew, from their own last frames."""
+    def _make_room(self, state: WorldModelState) -> None:
+        """Slide the position windows that are full, or start these rows anew from their own last frames."""
         full = [row for row, left in enumerate(state.cache.remaining()) if left < self.layout.step_length]
         state.reanchored = torch.zeros_like(state.reanchored)
         if full:
             rows = torch.tensor(full, dtype=torch.int64, device=self.device)
-            fresh = self._start(state.frames[rows], state.cache.capacity)
+            slides = self.config.slides
+            fresh = self._slid(state, full) if slides else self._start(state.frames[rows], state.cache.capacity)
             fresh.reanchored.fill_(True)
             state.put(full, fresh)
+
+    def _slid(self, state: WorldModelState, rows: list[int]) -> WorldModelState:
+        """A copy of some rows, whose windows hold the context and the newest imagined frames alone."""
+        slid = state.select(rows)
+        actions = slid.recent_actions if self.config.action_dim else None
+        capacity = state.cache.capacity
+        slid.cache = read_context(self.transformer, slid.context_codes, capacity, slid.recent_codes, actions)
+        return slid
 
     def _reward(self, raw: Tensor | None, batch: int) -> Tensor:
         """Inverse of the reward transform, float32 ``[B]``."""
         if raw is None:
-            return torch.full((batch,), float("nan"), device=self.device, dtype=torch.float32)
+            return self._unknown(batch)
         raw = raw.float()
         return raw if self.config.reward_transform == "identity" else symexp(raw)
+
+    def _probability(self, logit: Tensor | None, batch: int) -> Tensor:
+        """Float32 ``[B]``."""
+        return self._unknown(batch) if logit is None else logit.float().sigmoid()
+
+    def _unknown(self, batch: int) -> Tensor:
+        return torch.full((batch,), float("nan"), device=self.device, dtype=torch.float32)
 
     def _noise(self, batch: int, generator: torch.Generator | None, noise: Array | None) -> Tensor:
         """Float32 ``[B, n]`` in [0, 1) on the model's device: ``noise`` if given, else from the generator."""

@@ -21,6 +21,17 @@ if TYPE_CHECKING:
 
 Rows = Sequence[int] | Tensor | NDArray[np.integer[Any]]
 """Numbers of rows of a batch."""
+PER_ROW = (
+    "frames",
+    "uncertainty",
+    "reanchored",
+    "success_probability",
+    "termination_probability",
+    "context_codes",
+    "recent_codes",
+    "recent_actions",
+)
+"""The attributes of a state that are tensors ``[B, ...]``."""
 
 
 @dataclass(eq=False)
@@ -31,8 +42,14 @@ class WorldModelState:
         frames: uint8 ``[B, C, H, W, 3]``, the last C frames, oldest first; for a goal-conditioned model the goal and
             the last C - 1. A new start would use them.
         uncertainty: float32 ``[B]``, mean entropy in nats of the newest frame's tokens; 0 before the first step.
-        reanchored: bool ``[B]``, whether the last step first started the row anew from ``frames``, because its
-            position window was full.
+        reanchored: bool ``[B]``, whether the row's position window was full before the last step, so that it slid, or
+            the row was started anew from ``frames``; see ``WorldModelConfig.slides``.
+        success_probability: float32 ``[B]``, that the task counts as solved at the newest frame; 0 before the first
+            step, NaN if the model does not predict it.
+        termination_probability: float32 ``[B]``, that the last step ended the episode; likewise.
+        context_codes: int64 ``[B, C, m]``, of the context.
+        recent_codes: int64 ``[B, k, n]``, of the newest frames, which stay when the window slides.
+        recent_actions: float ``[B, k, A]``, that led to them.
         features: the tokenizer's features of the context.
         cache: the transformer's keys and values of context and imagined frames.
         model: the model that the state belongs to.
@@ -41,6 +58,11 @@ class WorldModelState:
     frames: Tensor
     uncertainty: Tensor
     reanchored: Tensor
+    success_probability: Tensor
+    termination_probability: Tensor
+    context_codes: Tensor
+    recent_codes: Tensor
+    recent_actions: Tensor
     features: ContextFeatures
     cache: KeyValueCache
     model: "WorldModel"
@@ -64,9 +86,8 @@ class WorldModelState:
         """Overwrite rows with the rows of ``other``, in place."""
         chosen, index = self._indices(rows)
         # Tensors that a caller has read from here must not change: only the cache is written in place.
-        self.frames = self.frames.index_copy(0, index, other.frames)
-        self.uncertainty = self.uncertainty.index_copy(0, index, other.uncertainty)
-        self.reanchored = self.reanchored.index_copy(0, index, other.reanchored)
+        for name in PER_ROW:
+            setattr(self, name, getattr(self, name).index_copy(0, index, getattr(other, name)))
         self.features = self.features.put(index, other.features)
         self.cache.put(chosen, other.cache)
 
@@ -98,9 +119,8 @@ class WorldModelState:
 
     def _with(self, index: Tensor, features: ContextFeatures, cache: KeyValueCache) -> "WorldModelState":
         """A state of some rows, whose features and cache are given."""
-        return WorldModelState(
-            self.frames[index], self.uncertainty[index], self.reanchored[index], features, cache, self.model
-        )
+        rows = {name: getattr(self, name)[index] for name in PER_ROW}
+        return WorldModelState(**rows, features=features, cache=cache, model=self.model)
 
     def _indices(self, rows: Rows) -> tuple[list[int], Tensor]:
         chosen = [int(row) for row in rows]

@@ -10,12 +10,12 @@ from worldgym.isolation import torch_defaults
 from worldgym.storage.tensors import DIGEST, FORMAT, read_tensors, write_tensors
 from worldgym.tokenizer.base import ContextFeatures
 from worldgym.transformer.cache import KeyValueCache
-from worldgym.world_model.state import WorldModelState
+from worldgym.world_model.state import PER_ROW, WorldModelState
 
 if TYPE_CHECKING:
     from worldgym.world_model.model import WorldModel
 
-STATE_FORMAT = "worldgym-state-1"
+STATE_FORMAT = "worldgym-state-2"
 MODEL = "model"
 CUMULATIVE_ACTION = "travel"  # name of the entry in files of this format
 
@@ -30,7 +30,7 @@ def save_state(path: Path, state: WorldModelState) -> None:
     whole = state.select(range(len(state)))
     whole.cache.unshare()
     cache, used = whole.cache, max(whole.cache.lengths, default=0)
-    tensors = {"frames": whole.frames, "uncertainty": whole.uncertainty, "reanchored": whole.reanchored}
+    tensors = {name: getattr(whole, name) for name in PER_ROW}
     tensors[CUMULATIVE_ACTION] = cache.cumulative_action
     tensors["lengths"] = torch.tensor(cache.lengths, dtype=torch.int64, device="cpu")
     tensors["capacity"] = torch.tensor(cache.capacity, dtype=torch.int64, device="cpu")
@@ -65,10 +65,8 @@ def load_state(path: Path, model: "WorldModel") -> WorldModelState:
     cache.lengths, cache.cumulative_action = tensors["lengths"].tolist(), tensors[CUMULATIVE_ACTION]
     features = sum(name.startswith("features.") for name in tensors)
     return WorldModelState(
-        tensors["frames"],
-        tensors["uncertainty"],
-        tensors["reanchored"],
-        ContextFeatures(tuple(tensors[f"features.{index}"] for index in range(features))),
-        cache,
-        model,
+        **{name: tensors[name] for name in PER_ROW},
+        features=ContextFeatures(tuple(tensors[f"features.{index}"] for index in range(features))),
+        cache=cache,
+        model=model,
     )

@@ -156,7 +156,7 @@ def test_world_model_is_evaluated_on_every_episode(
     learner.world.world_model = learner.world.trainer.world_model = random_world_model()  # type: ignore[union-attr]
     found = [learner.collect() and learner.learn() for _ in range(EPISODE)]  # figures of a step end an episode
     assert not any(found[:-1])
-    frames, actions, rewards = learner.replay.newest(5)
+    frames, actions, rewards = learner.replay.newest(5)[:3]
     made = learner.world.world_model.rollout(frames[:, :2], actions[:, 1:], top_k=1)
     mse = (made.frames.float() - frames[:, 2:].float()).square().mean() / 255**2
     assert len(frames) == 6

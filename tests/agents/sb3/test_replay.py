@@ -57,7 +57,8 @@ def filled(steps: int, channels_first: bool = True, stack: int = 3, **arguments:
 def test_segments_are_successive_steps_of_one_episode(channels_first: bool, stack: int, steps: int) -> None:
     buffer = filled(steps, channels_first, stack)
     assert buffer.frame_shape == (SIDE, SIDE, 3)
-    frames, actions, rewards = (part.numpy() for part in buffer.segments(np.random.default_rng(0), 500, 6))
+    batch = buffer.segments(np.random.default_rng(0), 500, 6)
+    frames, actions, rewards = (part.numpy() for part in (batch.frames, batch.actions, batch.rewards))
     assert frames.shape == (500, 6, SIDE, SIDE, 3)
     assert frames.dtype == np.uint8
     names = frames[:, :, 0, 0]

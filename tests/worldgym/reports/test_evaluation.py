@@ -56,7 +56,7 @@ def test_psnr_of_the_last_frame_equals_its_definition(figures: Figures, segments
 def test_psnr_and_r_squared_of_a_rollout_equal_their_definitions(
     figures: Figures, segments: Segments, tiny: WorldModel
 ) -> None:
-    frames, actions, rewards = segments.batch
+    frames, actions, rewards = segments.batch[:3]
     imagined = tiny.rollout(frames[:, :2], actions[:, 1:], top_k=1, generator=torch.Generator().manual_seed(0))
     assert imagined.frames is not None
     error = (to_unit(imagined.frames) - to_unit(frames[:, 2:])).double().square().mean(dim=(0, 2, 3, 4))
@@ -101,12 +101,12 @@ def test_perplexities_lie_within_the_codebooks(tiny: WorldModel, synthetic_recor
 def test_rewards_in_a_column_are_refused(tiny: WorldModel, segments: Segments) -> None:
     column = segments.batch._replace(rewards=segments.batch.rewards[..., None])
     for measure in (lambda broken: evaluate(tiny, broken, SAMPLINGS), lambda broken: perplexities(tiny, broken)):
-        with pytest.raises(DataError, match=r"expected .* rewards float32 \[B, L - 1\], got .*\[12, 4, 1\]"):
+        with pytest.raises(DataError, match=r"expected .* rewards float32 \[B, L - 1\], .*got .*\[12, 4, 1\]"):
             measure(Segments(column, segments.tasks))
 
 
 def test_segments_that_do_not_fit_the_model_are_refused(tiny: WorldModel, segments: Segments) -> None:
-    frames, actions, rewards = segments.batch
+    frames, actions, rewards = segments.batch[:3]
     for batch, tasks, message in (
         (segments.batch, segments.tasks[:5], "expected a task for each of the segments 12, got 5"),
         (segments.batch._replace(frames=frames[:, :, ::2, ::2]), segments.tasks, r"size \(64, 64\), got \(32, 32\)"),

@@ -36,7 +36,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory, tiny_config: WorldModel
         tiny_config, tokenizer=tokenizer, transformer=transformer, action_dim=2, tasks=("toy",)
     )
     folder = tmp_path_factory.mktemp("toy-checkpoint")
-    network = Transformer(transformer, config.layout, config.action_dim, config.reward)
+    network = Transformer.build(config)
     for weight in network.parameters():  # new models reward nothing; here they must
         torch.nn.init.normal_(weight, std=0.3)
     WorldModel(config, build_tokenizer(tokenizer), network).save_pretrained(folder)

@@ -97,5 +97,5 @@ def test_invalid_segments_raise(
     model = build_tokenizer(recipe.tokenizer.model)
     with pytest.raises(ConfigError, match="expected at least 2 context frames and 5 future frames, got 6"):
         TokenizerTrainer(model, TokenizerTrainingConfig(6, 5), 4, recordings, held_out)
-    with pytest.raises(DataError, match="20 frames from frame 10 on"):  # before the first update
+    with pytest.raises(DataError, match="18 frames from frame 10 on"):  # before the first update
         TokenizerTrainer(model, TokenizerTrainingConfig(20, 5), 4, recordings, held_out)

@@ -10,21 +10,24 @@ from worldgym.config import WorldModelConfig
 from worldgym.data.recordings import Recordings
 from worldgym.errors import ConfigError, DataError
 from worldgym.training.code_kernels import code_kernel
+from worldgym.training.encoded import EncodedBatch
 from worldgym.training.loop import TrainingConfig, train
+from worldgym.training.losses import transformer_loss
 from worldgym.training.recipe import Recipe
-from worldgym.training.trained import load_tokenizer_run
-from worldgym.training.transformer import TransformerTrainer, TransformerTrainingConfig
+from worldgym.training.runs import train_transformer
+from worldgym.training.trained import load_tokenizer_run, load_world_model_run
+from worldgym.training.transformer import Place, TransformerTrainer, TransformerTrainingConfig
 from worldgym.transformer.transformer import Transformer
 
 
 def make_trainer(
-    recipe: Recipe, tokenizer_run: Path, recordings: Recordings, held_out: Recordings, noise_width: float = 0.0
+    recipe: Recipe, tokenizer_run: Path, recordings: Recordings, held_out: Recordings, **changes: float
 ) -> TransformerTrainer:
     config, tokenizer, _ = load_tokenizer_run(tokenizer_run)
     world_config = WorldModelConfig(config, recipe.transformer.model, action_dim=2, reward=True)
     torch.manual_seed(0)
     model = Transformer(world_config.transformer, world_config.layout, 2, reward=True)
-    settings = dataclasses.replace(recipe.transformer.job, noise_width=noise_width)
+    settings = dataclasses.replace(recipe.transformer.job, **changes)
     return TransformerTrainer(model, tokenizer, world_config, settings, 8, recordings, held_out)
 
 
@@ -54,14 +57,59 @@ def test_tokenizer_is_not_trained(trainer: TransformerTrainer) -> None:
 
 def test_segments_start_at_multiples_of_the_stride_and_fit(trainer: TransformerTrainer) -> None:
     rng = np.random.default_rng(0)
-    keys = [trainer._sample_key(rng) for _ in range(300)]
-    assert {episode for episode, _ in keys} == set(range(8))
-    assert {start for _, start in keys} == {0, 4, 8, 12, 16}  # of 25 frames a segment takes 8
+    places = [trainer._sample_place(rng) for _ in range(300)]
+    assert {place.episode for place in places} == set(range(8))
+    assert {place.start for place in places} == {0, 4, 8, 12, 16}  # of 25 frames a segment takes 8
+    assert {place.gap for place in places} == {0}
+
+
+def test_segments_begin_at_first_frames_and_behind_gaps(
+    recipe: Recipe, tokenizer_run: Path, recordings: Recordings, held_out: Recordings
+) -> None:
+    trainer = make_trainer(recipe, tokenizer_run, recordings, held_out, first_share=1.0, later_share=0.5)
+    rng = np.random.default_rng(0)
+    places = [trainer._sample_place(rng) for _ in range(300)]
+    assert {place.start for place in places} == {-1}
+    assert {place.gap for place in places} == {0, 4, 8, 12, 16}
+    assert np.mean([place.gap > 0 for place in places]) == pytest.approx(0.5, abs=0.1)
+    episode, batch = recordings.episodes[3], trainer._read(Place(3, -1, 12))
+    frames = episode.frames()
+    np.testing.assert_array_equal(batch.frames[0].numpy(), frames[[0, 0, *range(13, 19)]])
+    np.testing.assert_array_equal(batch.actions[0, 1:].numpy(), episode.actions[12:18])
+    np.testing.assert_array_equal(batch.rewards[0, 1:].numpy(), episode.rewards[12:18])
+    encoded = trainer._encode([Place(3, -1, 12), Place(3, -1, 0)])
+    assert encoded.weights is not None
+    assert encoded.weights.tolist() == [[0.0, *[1.0] * 5], [1.0] * 6]
+
+
+def test_frames_behind_a_gap_are_not_predicted(
+    recipe: Recipe, tokenizer_run: Path, recordings: Recordings, held_out: Recordings
+) -> None:
+    trainer = make_trainer(recipe, tokenizer_run, recordings, held_out)
+    trainer.model.eval()
+    batch = trainer._encode([Place(2, 0, 8)])
+    tokens = trainer.model.layout.sequence(batch.context, batch.future)
+
+    def errors(batch: EncodedBatch) -> dict[str, float]:
+        return transformer_loss(trainer.model, batch, tokens, None, "symlog", 1.0)[1]
+
+    changed = batch._replace(rewards=batch.rewards + torch.tensor([7.0, 0, 0, 0, 0, 0]))
+    assert errors(changed) == errors(batch)
+    assert errors(changed._replace(weights=None)) != errors(batch)
+
+
+def test_a_window_slides_if_segments_have_gaps(
+    recipe: Recipe, tokenizer_run: Path, recordings: Recordings, held_out: Recordings, tmp_path: Path
+) -> None:
+    job = dataclasses.replace(recipe.transformer.job, first_share=0.5, later_share=0.5)
+    changed = dataclasses.replace(recipe.transformer, job=job)
+    train_transformer(changed, tokenizer_run, recordings, held_out, tmp_path / "run", torch.device("cpu"))
+    assert load_world_model_run(tokenizer_run, tmp_path / "run").world_model.config.slides
 
 
 def test_codes_are_computed_once_and_independently_of_the_batch(trainer: TransformerTrainer) -> None:
-    together = trainer._encode([(0, 0), (1, 4), (0, 0)])
-    alone = trainer._encode([(1, 4)])
+    together = trainer._encode([Place(0, 0, 0), Place(1, 4, 0), Place(0, 0, 0)])
+    alone = trainer._encode([Place(1, 4, 0)])
     assert together.context.shape == (3, 2, 16)
     assert together.future.shape == (3, 6, 4)
     assert torch.equal(together.future[0], together.future[2])
@@ -69,7 +117,7 @@ def test_codes_are_computed_once_and_independently_of_the_batch(trainer: Transfo
     episode = trainer.recordings.episodes[1].load()
     np.testing.assert_array_equal(alone.actions[0].numpy(), episode.actions[5:11])
     np.testing.assert_array_equal(alone.rewards[0].numpy(), episode.rewards[5:11])
-    assert set(trainer._encoded) == {(0, 0), (1, 4)}
+    assert set(trainer._encoded) == {(0, 0, 0), (1, 4, 0)}
 
 
 def test_noise_samples_codes_near_the_true_ones(
@@ -93,7 +141,7 @@ def test_without_width_the_loss_is_the_cross_entropy_of_the_codes(trainer: Trans
     trainer.model.eval()  # no dropout
     _, metrics = trainer.loss(np.random.default_rng(0))
     batch = trainer._encode(
-        [trainer._sample_key(rng) for rng in [np.random.default_rng(0)] for _ in range(trainer.batch_size)]
+        [trainer._sample_place(rng) for rng in [np.random.default_rng(0)] for _ in range(trainer.batch_size)]
     )
     layout = trainer.model.layout
     tokens = layout.sequence(batch.context, batch.future)
@@ -108,9 +156,10 @@ def test_noise_is_in_the_input_but_not_in_the_target(
     recipe: Recipe, tokenizer_run: Path, recordings: Recordings, held_out: Recordings
 ) -> None:
     trainer = make_trainer(recipe, tokenizer_run, recordings, held_out, noise_width=10.0)
+    trainer.model.eval()  # no dropout
     _, metrics = trainer.loss(np.random.default_rng(0))
     rng = np.random.default_rng(0)
-    batch = trainer._encode([trainer._sample_key(rng) for _ in range(trainer.batch_size)])
+    batch = trainer._encode([trainer._sample_place(rng) for _ in range(trainer.batch_size)])
     codes = trainer.kernels.add_noise(trainer._codebook, batch.future, rng)
     assert not torch.equal(codes, batch.future)
     layout = trainer.model.layout

@@ -11,7 +11,7 @@ from worldgym.config import TransformerConfig
 from worldgym.tokens import TokenLayout
 from worldgym.transformer.cache import KeyValueCache
 from worldgym.transformer.decoding.frame import ImaginedFrame, imagine_frame, read_context
-from worldgym.transformer.transformer import Transformer
+from worldgym.transformer.transformer import StepValues, Transformer
 
 LAYOUT = TokenLayout(
     context_length=2, tokens_per_context_frame=9, tokens_per_frame=4, context_codes=11, dynamics_codes=13
@@ -70,7 +70,8 @@ def assert_equal(got: ImaginedFrame, wanted: ImaginedFrame) -> None:
 
 def rows(frame: ImaginedFrame, chosen: list[int]) -> ImaginedFrame:
     assert frame.reward is not None
-    return ImaginedFrame(frame.codes[chosen], frame.reward[chosen], frame.uncertainty[chosen])
+    values = StepValues(frame.reward[chosen], None, None)
+    return ImaginedFrame(frame.codes[chosen], values, frame.uncertainty[chosen])
 
 
 def test_the_cache_gives_the_results_of_the_forward_pass(transformer: Transformer) -> None:

@@ -6,13 +6,15 @@ CPU (``native.py``), a captured graph on a GPU (``cuda_graph.py``), and PyTorch 
 
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from worldgym.isolation import torch_defaults
 from worldgym.transformer.cache import KeyValueCache
 from worldgym.transformer.decoding import cuda_graph, eager, native
 from worldgym.transformer.llama import causal_attention, rotary_tables
-from worldgym.transformer.transformer import Transformer
+from worldgym.transformer.sampling import cumulative_sum
+from worldgym.transformer.transformer import StepValues, Transformer
 
 
 class ImaginedFrame(NamedTuple):
@@ -20,27 +22,44 @@ class ImaginedFrame(NamedTuple):
 
     codes: Tensor
     """int64 ``[B, tokens_per_frame]``, dynamics codes."""
-    reward: Tensor | None
-    """float ``[B]``, before the inverse reward transform; None without a reward head."""
+    values: StepValues
+    """float ``[B]``: what the heads predict."""
     uncertainty: Tensor
     """float32 ``[B]``, entropy in nats of the distribution over dynamics codes, mean over the frame's codes."""
 
+    @property
+    def reward(self) -> Tensor | None:
+        """float ``[B]``, before the inverse reward transform; None without a reward head."""
+        return self.values.reward
+
 
 @torch_defaults(grad=False)
-def read_context(transformer: Transformer, context_codes: Tensor, positions: int | None = None) -> KeyValueCache:
-    """Process the context.
+def read_context(
+    transformer: Transformer,
+    context_codes: Tensor,
+    positions: int | None = None,
+    future_codes: Tensor | None = None,
+    actions: Tensor | None = None,
+) -> KeyValueCache:
+    """Process the context, and future frames that are known already.
 
     Args:
         transformer: the model.
         context_codes: int64 ``[B, C, tokens_per_context_frame]``.
         positions: capacity of the cache; None is all that the transformer has.
+        future_codes: int64 ``[B, T, tokens_per_frame]``; None is none.
+        actions: that led to them, float ``[B, T, A]``; None for action-free models.
 
     Returns:
-        A new cache with keys and values of the context.
+        A new cache with keys and values of these frames.
     """
     tokens_BN = transformer.layout.context_ids(context_codes)
+    if future_codes is not None:
+        tokens_BN = torch.cat([tokens_BN, transformer.layout.future_ids(future_codes)], dim=1)
     batch, length = tokens_BN.shape
     x_BND = transformer.add_position_embedding(transformer.embed(tokens_BN))
+    if future_codes is not None:
+        x_BND = transformer.add_actions(x_BND, actions)
     cache = KeyValueCache(
         transformer.config,
         batch,
@@ -49,6 +68,8 @@ def read_context(transformer: Transformer, context_codes: Tensor, positions: int
         dtype=x_BND.dtype,
         action_dim=transformer.action_dim,
     )
+    if actions is not None:
+        cache.cumulative_action = cumulative_sum(actions, dim=1)[:, -1]
     rotary = rotary_tables(cache.positions(length)[0], transformer.config, x_BND.dtype)
     blocks = transformer.llm.model.blocks
     for index, block in enumerate(blocks):
@@ -89,7 +110,4 @@ def imagine_frame(
         native.sample_codes(*arguments) or cuda_graph.sample_codes(*arguments) or eager.sample_codes(*arguments)
     )
     cache.cumulative_action = cumulative
-    reward = None
-    if transformer.reward_linear is not None:
-        reward = transformer.reward_linear(hidden_BD.to(x_B1D.dtype)).squeeze(-1)
-    return ImaginedFrame(codes, reward, uncertainty)
+    return ImaginedFrame(codes, transformer.step_values(hidden_BD.to(x_B1D.dtype)), uncertainty)

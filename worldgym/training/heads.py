@@ -1,0 +1,128 @@
+"""The heads of a transformer: their targets, their initial values, and fitting them to a trained transformer."""
+
+from collections.abc import Iterable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from worldgym.symlog import symlog
+from worldgym.training.encoded import EncodedBatch
+from worldgym.transformer.transformer import Transformer
+
+RIDGE = 1e-3
+FIT_ITERATIONS = 100  # of L-BFGS, for one logistic regression
+LEAST_RATE = 1e-4  # of an event in the initial values, where it was never recorded
+
+
+def reward_targets(rewards: Tensor, transform: str) -> Tensor:
+    """What the reward head is trained to predict; ``WorldModel`` applies the inverse transform."""
+    return rewards if transform == "identity" else symlog(rewards)
+
+
+@torch.no_grad()
+def initialise_heads(
+    model: Transformer,
+    rewards: Tensor,
+    transform: str,
+    successes: Tensor | None = None,
+    terminations: Tensor | None = None,
+) -> None:
+    """Initialise the heads to predict means. Otherwise their first errors would dominate those of the codes.
+
+    Args:
+        model: heads that it does not have are left out.
+        rewards: float32, any shape.
+        transform: of the rewards.
+        successes: bool, any shape; None leaves the success head as it is.
+        terminations: bool, any shape; None leaves the termination head as it is.
+    """
+    heads = model.heads
+    if "reward" in heads:
+        heads["reward"].bias.fill_(float(reward_targets(rewards, transform).mean()))
+    for name, events in (("success", successes), ("termination", terminations)):
+        if name in heads and events is not None:
+            rate = events.float().mean().clamp(LEAST_RATE, 1 - LEAST_RATE)
+            heads[name].bias.fill_(float(rate.logit()))
+
+
+@torch.no_grad()
+def fit_heads(model: Transformer, batches: Iterable[tuple[EncodedBatch, Tensor]], transform: str) -> None:
+    """Fit the heads to the transformer's hidden states: ridge regression of rewards, logistic regression of events.
+
+    Logistic regression to convergence gives calibrated probabilities, however rare an event is.
+
+    Args:
+        model: without a head nothing happens.
+        batches: encoded segments, each with its input, int64 ``[B, N]``. An event is fitted if all batches know it.
+        transform: of the rewards.
+    """
+    if not model.heads:
+        return
+    model.eval()
+    features, known = [], []
+    for batch, tokens in batches:
+        hidden = model(tokens, batch.actions, logits_from=tokens.shape[1]).hidden
+        last = model.layout.last_positions(batch.future.shape[1], hidden.device)
+        counted = torch.ones_like(batch.rewards, dtype=torch.bool) if batch.weights is None else batch.weights > 0
+        features.append(hidden[:, last][counted].double())
+        values = reward_targets(batch.rewards, transform), batch.successes, batch.terminations
+        known.append(tuple(None if value is None else value[counted].double() for value in values))
+    inputs = torch.cat(features)
+    for name, parts in zip(("reward", "success", "termination"), zip(*known, strict=True), strict=True):
+        present = [part for part in parts if part is not None]
+        if name not in model.heads or len(present) < len(parts):
+            continue
+        weight, bias = (ridge if name == "reward" else logistic)(inputs, torch.cat(present))
+        model.heads[name].weight.copy_(weight[None])
+        model.heads[name].bias.copy_(bias[None])
+
+
+def ridge(features: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Ridge regression.
+
+    Args:
+        features: ``[N, D]``.
+        targets: ``[N]``.
+
+    Returns:
+        Weights ``[D]`` and bias.
+    """
+    centre, mean = features.mean(0), targets.mean()
+    centred = features - centre
+    identity = torch.eye(features.shape[1], dtype=features.dtype, device=features.device)
+    shrunk = centred.T @ centred + RIDGE * len(features) * identity
+    weight = torch.linalg.solve(shrunk, centred.T @ (targets - mean))
+    return weight, mean - centre @ weight
+
+
+def logistic(features: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Logistic regression with a small penalty on the weights of standardised features.
+
+    Args:
+        features: float64 ``[N, D]``.
+        targets: float64 ``[N]``, 0 or 1. Where all are equal, the weights are 0.
+
+    Returns:
+        Weights ``[D]`` and bias of the logit.
+    """
+    centre, spread = features.mean(0), features.std(0).clamp(min=1e-6)
+    standard = (features - centre) / spread
+    least = 0.5 / len(targets)  # the rate of an event that did not occur in so many steps
+    bias = targets.mean().clamp(least, 1 - least).logit()[None]
+    weight = torch.zeros(features.shape[1], dtype=features.dtype, device=features.device)
+    if targets.min() < targets.max():
+        parameters = [weight.requires_grad_(), bias.requires_grad_()]
+        optimizer = torch.optim.LBFGS(parameters, max_iter=FIT_ITERATIONS, line_search_fn="strong_wolfe")
+
+        def loss() -> Tensor:
+            optimizer.zero_grad()
+            error = F.binary_cross_entropy_with_logits(standard @ weight + bias, targets)
+            total = error + 0.5 * RIDGE * weight.square().sum()
+            total.backward()
+            return total
+
+        with torch.enable_grad():
+            optimizer.step(loss)
+    scaled = weight.detach() / spread
+    return scaled, (bias.detach() - centre @ scaled)[0]
