@@ -12,6 +12,7 @@ from numbers import Integral, Real
 from typing import Any, TypeVar
 
 from worldgym.errors import ConfigError, nearest
+from worldgym.reward_scale import RewardScale
 from worldgym.tokens import TokenLayout
 
 T = TypeVar("T")
@@ -205,8 +206,12 @@ class WorldModelConfig:
         sampling: default sampling of environments.
         training_data: what the model was trained on.
         figures: results of its evaluation.
+        reward_bins: centres of the bins over which rewards are predicted, under the transform; empty if one number is
+            predicted (paper). See ``worldgym.reward_scale``.
         success: whether the model predicts the probability that the task counts as solved.
         termination: whether the model predicts the probability that a step ends the episode.
+        action_space: description of the environment's action space, from which actions are encoded as vectors; empty
+            for vectors in [-1, 1]. See ``worldgym.envs.actions``.
         slides: what happens when the position window is full. If True, the window slides: the context stays, and the
             older half of the imagined frames leaves. If False, the model starts anew from its last frames.
     """
@@ -227,6 +232,8 @@ class WorldModelConfig:
     success: bool = False
     termination: bool = False
     slides: bool = False
+    action_space: Mapping[str, Any] = field(default_factory=dict)
+    reward_bins: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         if self.action_dim < 0:
@@ -237,6 +244,8 @@ class WorldModelConfig:
             )
         if self.reward_transform not in ("symlog", "identity"):
             raise ConfigError(f"reward_transform: expected 'symlog' or 'identity', got {self.reward_transform!r}")
+        if list(self.reward_bins) != sorted(set(self.reward_bins)) or len(self.reward_bins) == 1:
+            raise ConfigError(f"reward_bins: expected none, or at least 2 ascending numbers, got {self.reward_bins}")
         if self.goal_conditioned and self.context_length < 2:
             raise ConfigError(
                 f"context_length: expected at least 2 for a goal-conditioned model, got {self.context_length}"
@@ -256,6 +265,11 @@ class WorldModelConfig:
     @property
     def layout(self) -> TokenLayout:
         return self.tokenizer.layout
+
+    @property
+    def reward_scale(self) -> RewardScale:
+        """How rewards are learned."""
+        return RewardScale(self.reward_transform, self.reward_bins)
 
     @property
     def kept_frames(self) -> int:

@@ -41,6 +41,7 @@ TABLE_5 = {
         "noise_width": 0.0,
         "dropout": 0.1,
         "reward_weight": 1.0,
+        "event_weight": 0.1,
         "precision": "auto",
     },
     "log_every": 100,

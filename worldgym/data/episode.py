@@ -12,9 +12,9 @@ The header's metadata holds ``format`` and ``info``, a JSON object with the entr
 
 import dataclasses
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +45,9 @@ class EpisodeInfo:
         frame_skip: simulator steps in one recorded step.
         look: the way in which the simulator drew the frames.
         terminated: whether the last step ended the episode, other than by a time limit.
+        action_space: description of the environment's action space, from which the recorded vectors were encoded; empty
+            for vectors in [-1, 1]. See ``worldgym.envs.actions``.
+        max_steps: steps after which the environment truncates an episode; None if that is unknown.
     """
 
     environment: str
@@ -54,6 +57,8 @@ class EpisodeInfo:
     frame_skip: int
     look: str = "fast"
     terminated: bool = False
+    action_space: Mapping[str, Any] = field(default_factory=dict)
+    max_steps: int | None = None
 
 
 @dataclass(frozen=True)
@@ -94,6 +99,14 @@ class Episode:
 
     def __len__(self) -> int:
         return len(self.actions)
+
+    def cut(self, steps: int) -> "Episode":
+        """The first steps of the episode; all of them if it has no more."""
+        if steps >= len(self):
+            return self
+        info = dataclasses.replace(self.info, terminated=False)
+        parts = self.actions[:steps], self.rewards[:steps], self.successes[:steps]
+        return Episode(self.frames[: steps + 1], *parts, info)
 
     def save(self, path: Path) -> None:
         """Write the episode's file atomically.

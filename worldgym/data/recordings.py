@@ -1,7 +1,7 @@
 """A folder of recorded episodes with random access. A segment is a part of an episode, a batch is several segments."""
 
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -68,6 +68,7 @@ class Recordings:
         episodes: its episodes, in the order of their paths.
         frame_shape: shape of every frame, ``(H, W, 3)``.
         action_dim: length A of every action.
+        action_space: description of the action space; see :class:`worldgym.data.episode.EpisodeInfo`.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -87,7 +88,14 @@ class Recordings:
             )
         self.episodes = [EpisodeFile(path) for path in paths]
         self.frame_shape, self.action_dim = self.episodes[0].shape[1:], self.episodes[0].actions.shape[1]
+        self.action_space = self.episodes[0].info.action_space
         for episode in self.episodes:
+            if episode.info.action_space != self.action_space:
+                raise DataError(
+                    f"{episode.path}: expected the action space {self.action_space or 'of vectors in [-1, 1]'} as in "
+                    f"{paths[0]}, got {episode.info.action_space or 'vectors in [-1, 1]'}; put the episodes of each "
+                    "environment into a folder of their own"
+                )
             if (episode.shape[1:], episode.actions.shape[1]) != (self.frame_shape, self.action_dim):
                 raise DataError(
                     f"{episode.path}: expected frames {self.frame_shape} and actions of length {self.action_dim} as in "
@@ -119,7 +127,7 @@ class Recordings:
             episode: index of the episode.
             start: index of the first frame. If it is negative, the episode's first frame is repeated before it, with
                 actions and rewards of 0 in between, as learned environments fill their context after a reset.
-            length: number of frames.
+            length: number of frames. Behind the end, the episode's last frame is repeated likewise.
 
         Returns:
             The segment.
@@ -156,11 +164,13 @@ class Recordings:
         )
 
     def _span(self, episode: int, start: int, length: int) -> Segment:
-        file, stop, before = self.episodes[episode], start + length, max(0, -start)
-        part = slice(max(0, start), stop - 1)
+        file, stop = self.episodes[episode], start + length
+        before, after = max(0, -start), max(0, stop - self.episodes[episode].shape[0])
+        first, end = max(0, start), stop - after
         steps = (file.actions, file.rewards, file.successes, file.terminations)
         return Segment(
-            _repeat_first(file.frames(part.start, stop), before), *(_pad_before(array[part], before) for array in steps)
+            _pad(file.frames(first, end), before, after, mode="edge"),
+            *(_pad(array[first : end - 1], before, after, mode="constant") for array in steps),
         )
 
     def sample(self, rng: np.random.Generator, batch_size: int, length: int) -> Batch:
@@ -214,8 +224,16 @@ def fixed_segments(recordings: Recordings, length: int, starts: tuple[int, ...])
     return Segments(to_batch(segments), tasks)
 
 
+def validation_segments(recordings: Recordings, length: int, starts: tuple[int, ...]) -> Segments:
+    """As :func:`fixed_segments`, but from first frames on, and shorter, where the episodes are too short otherwise."""
+    longest = max(episode.shape[0] for episode in recordings.episodes)
+    if longest < min(starts) + length:
+        return fixed_segments(recordings, min(length, longest), (0,))
+    return fixed_segments(recordings, length, starts)
+
+
 def sample_segments(recordings: Recordings, length: int, count: int, steps: int, seed: int = 0) -> Segments:
-    """Sample different segments of every episode.
+    """Sample different segments of every episode; fewer of an episode that has fewer.
 
     Args:
         recordings: the episodes.
@@ -228,20 +246,20 @@ def sample_segments(recordings: Recordings, length: int, count: int, steps: int,
         The segments, in the order of episodes.
 
     Raises:
-        DataError: if an episode is too short.
+        DataError: if all episodes are too short.
     """
     rng = np.random.default_rng(seed)
     segments, tasks = [], []
     for index, episode in enumerate(recordings.episodes):
         possible = max(0, min(episode.shape[0], steps + 1) - length + 1)
-        if possible < count:
-            raise DataError(
-                f"{episode.path}: expected {count} segments of {length} frames in its first {steps} steps, got "
-                f"{possible}; ask for fewer or shorter segments"
-            )
-        for start in np.sort(rng.choice(possible, count, replace=False)):
+        for start in np.sort(rng.choice(possible, min(count, possible), replace=False)) if possible else ():
             segments.append(recordings.segment(index, int(start), length))
             tasks.append(episode.info.task)
+    if not segments:
+        raise DataError(
+            f"{recordings.folder}: expected an episode with a segment of {length} frames in its first {steps} steps, "
+            f"got {max(episode.shape[0] for episode in recordings.episodes)} frames at most; ask for shorter segments"
+        )
     return Segments(to_batch(segments), tasks)
 
 
@@ -255,12 +273,8 @@ def _stack(arrays: tuple[NDArray[Any] | None, ...]) -> Any:
     return torch.from_numpy(np.stack(known)) if len(known) == len(arrays) else None
 
 
-def _repeat_first(frames: NDArray[np.uint8], count: int) -> NDArray[np.uint8]:
-    return np.concatenate([np.repeat(frames[:1], count, axis=0), frames]) if count else frames
-
-
-def _pad_before(array: NDArray[Any], count: int) -> NDArray[Any]:
-    return np.pad(array, [(count, 0), *[(0, 0)] * (array.ndim - 1)]) if count else array
+def _pad(array: NDArray[Any], before: int, after: int, mode: Literal["edge", "constant"]) -> NDArray[Any]:
+    return np.pad(array, [(before, after), *[(0, 0)] * (array.ndim - 1)], mode) if before or after else array
 
 
 def check_batch(batch: Batch) -> None:

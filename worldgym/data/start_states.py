@@ -229,7 +229,8 @@ def build_start_states(
         recordings_folder: episodes that no training has used.
         out_folder: the ``start_states`` folder of a checkpoint.
         start_frames: frame indices in each episode at which the contexts begin.
-        episodes: the most episodes to take of a task; behaviours take turns.
+        episodes: the most episodes to take of a task; behaviours take turns. Where episodes differ in length, the
+            longest are taken and cut to the length of the shortest of them, without start frames beyond it.
 
     Returns:
         The files, one a task.
@@ -240,11 +241,17 @@ def build_start_states(
     recordings = Recordings(Path(recordings_folder))
     chosen = {}
     for task in recordings.tasks:
-        chosen[task] = _take_turns([file for file in recordings.episodes if file.info.task == task])[:episodes]
-        _check_lengths(task, chosen[task], start_frames)
-    return [
-        write_start_states(out_folder, [file.load() for file in files], start_frames)[0] for files in chosen.values()
-    ]
+        files = [file for file in recordings.episodes if file.info.task == task]
+        if len({len(file) for file in files}) > 1:
+            files = sorted(files, key=len, reverse=True)[:episodes]
+            start_frames = [frame for frame in start_frames if frame < len(files[-1])]
+        chosen[task] = _take_turns(files)[:episodes]
+        _check_start_frames(task, min(map(len, chosen[task])), start_frames)
+    paths = []
+    for files in chosen.values():
+        steps = min(map(len, files))
+        paths += write_start_states(out_folder, [file.load().cut(steps) for file in files], start_frames)
+    return paths
 
 
 def write_start_states(
@@ -301,8 +308,12 @@ def _check_lengths(task: str, episodes: Sequence[Episode | EpisodeFile], start_f
     lengths = sorted({len(episode) for episode in episodes})
     if len(lengths) > 1:
         raise DataError(f"the start states of {task!r} need episodes of one length, got lengths {lengths}")
-    if not start_frames or min(start_frames) < 0 or max(start_frames) >= lengths[0]:
-        raise DataError(f"episodes of {task!r} have {lengths[0]} steps: start frames {tuple(start_frames)} do not fit")
+    _check_start_frames(task, lengths[0], start_frames)
+
+
+def _check_start_frames(task: str, steps: int, start_frames: Sequence[int]) -> None:
+    if not start_frames or min(start_frames) < 0 or max(start_frames) >= steps:
+        raise DataError(f"episodes of {task!r} have {steps} steps: start frames {tuple(start_frames)} do not fit")
 
 
 def _to_deltas(frames: NDArray[np.uint8]) -> NDArray[np.uint8]:

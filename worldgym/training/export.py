@@ -2,6 +2,7 @@
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -38,10 +39,14 @@ def export(
     check_finished(transformer_run)
     trained = load_world_model_run(tokenizer_run, transformer_run)
     check_held_out(trained.data, held_out)
-    training_data = {"trained_on": trained.data, "held_out": summarise(held_out)}
+    training_data: dict[str, Any] = {"trained_on": trained.data, "held_out": summarise(held_out)}
     if trained.tokenizer_data != trained.data:
         check_held_out(trained.tokenizer_data, held_out)
         training_data["tokenizer_trained_on"] = trained.tokenizer_data
+    if trained.earlier:
+        for summary in trained.earlier:
+            check_held_out(summary, held_out)
+        training_data["earlier"] = trained.earlier
     model = trained.world_model
     config = dataclasses.replace(model.config, training_data=training_data, sampling=sampling)
     with atomic_folder(folder) as temporary:

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from worldgym.symlog import symlog
+from worldgym.reward_scale import RewardScale
 from worldgym.training.encoded import EncodedBatch
 from worldgym.transformer.transformer import Transformer
 
@@ -15,16 +15,11 @@ FIT_ITERATIONS = 100  # of L-BFGS, for one logistic regression
 LEAST_RATE = 1e-4  # of an event in the initial values, where it was never recorded
 
 
-def reward_targets(rewards: Tensor, transform: str) -> Tensor:
-    """What the reward head is trained to predict; ``WorldModel`` applies the inverse transform."""
-    return rewards if transform == "identity" else symlog(rewards)
-
-
 @torch.no_grad()
 def initialise_heads(
     model: Transformer,
     rewards: Tensor,
-    transform: str,
+    scale: RewardScale,
     successes: Tensor | None = None,
     terminations: Tensor | None = None,
 ) -> None:
@@ -33,13 +28,14 @@ def initialise_heads(
     Args:
         model: heads that it does not have are left out.
         rewards: float32, any shape.
-        transform: of the rewards.
+        scale: of the rewards.
         successes: bool, any shape; None leaves the success head as it is.
         terminations: bool, any shape; None leaves the termination head as it is.
     """
     heads = model.heads
     if "reward" in heads:
-        heads["reward"].bias.fill_(float(reward_targets(rewards, transform).mean()))
+        mean = scale.targets(rewards.flatten()).mean(0)
+        heads["reward"].bias.copy_(mean.clamp(min=LEAST_RATE).log() if scale.bins else mean)
     for name, events in (("success", successes), ("termination", terminations)):
         if name in heads and events is not None:
             rate = events.float().mean().clamp(LEAST_RATE, 1 - LEAST_RATE)
@@ -47,15 +43,16 @@ def initialise_heads(
 
 
 @torch.no_grad()
-def fit_heads(model: Transformer, batches: Iterable[tuple[EncodedBatch, Tensor]], transform: str) -> None:
-    """Fit the heads to the transformer's hidden states: ridge regression of rewards, logistic regression of events.
+def fit_heads(model: Transformer, batches: Iterable[tuple[EncodedBatch, Tensor]], scale: RewardScale) -> None:
+    """Fit the heads to the transformer's hidden states.
 
-    Logistic regression to convergence gives calibrated probabilities, however rare an event is.
+    Rewards are fitted by ridge regression, rewards with bins and events by logistic regression. To convergence that
+    gives calibrated probabilities, however rare an event is.
 
     Args:
         model: without a head nothing happens.
         batches: encoded segments, each with its input, int64 ``[B, N]``. An event is fitted if all batches know it.
-        transform: of the rewards.
+        scale: of the rewards.
     """
     if not model.heads:
         return
@@ -66,16 +63,17 @@ def fit_heads(model: Transformer, batches: Iterable[tuple[EncodedBatch, Tensor]]
         last = model.layout.last_positions(batch.future.shape[1], hidden.device)
         counted = torch.ones_like(batch.rewards, dtype=torch.bool) if batch.weights is None else batch.weights > 0
         features.append(hidden[:, last][counted].double())
-        values = reward_targets(batch.rewards, transform), batch.successes, batch.terminations
+        values = scale.targets(batch.rewards), batch.successes, batch.terminations
         known.append(tuple(None if value is None else value[counted].double() for value in values))
     inputs = torch.cat(features)
     for name, parts in zip(("reward", "success", "termination"), zip(*known, strict=True), strict=True):
         present = [part for part in parts if part is not None]
         if name not in model.heads or len(present) < len(parts):
             continue
-        weight, bias = (ridge if name == "reward" else logistic)(inputs, torch.cat(present))
-        model.heads[name].weight.copy_(weight[None])
-        model.heads[name].bias.copy_(bias[None])
+        head, fit = model.heads[name], ridge if name == "reward" and not scale.bins else logistic
+        weight, bias = fit(inputs, torch.cat(present))
+        head.weight.copy_(weight.reshape(head.weight.shape))
+        head.bias.copy_(bias.reshape(head.bias.shape))
 
 
 def ridge(features: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
@@ -101,23 +99,28 @@ def logistic(features: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
 
     Args:
         features: float64 ``[N, D]``.
-        targets: float64 ``[N]``, 0 or 1. Where all are equal, the weights are 0.
+        targets: float64 ``[N]``, 0 or 1; or distributions over K classes, ``[N, K]``.
 
     Returns:
-        Weights ``[D]`` and bias of the logit.
+        Weights ``[D]`` and bias ``[]`` of the logit; ``[K, D]`` and ``[K]`` for K classes.
     """
     centre, spread = features.mean(0), features.std(0).clamp(min=1e-6)
     standard = (features - centre) / spread
     least = 0.5 / len(targets)  # the rate of an event that did not occur in so many steps
-    bias = targets.mean().clamp(least, 1 - least).logit()[None]
-    weight = torch.zeros(features.shape[1], dtype=features.dtype, device=features.device)
-    if targets.min() < targets.max():
+    rate = targets.mean(0).clamp(least, 1 - least)
+    bias = rate.log() if targets.ndim > 1 else rate.logit()
+    weight = features.new_zeros(*targets.shape[1:], features.shape[1])
+    if (targets != targets[0]).any():
         parameters = [weight.requires_grad_(), bias.requires_grad_()]
         optimizer = torch.optim.LBFGS(parameters, max_iter=FIT_ITERATIONS, line_search_fn="strong_wolfe")
 
         def loss() -> Tensor:
             optimizer.zero_grad()
-            error = F.binary_cross_entropy_with_logits(standard @ weight + bias, targets)
+            logits = standard @ weight.movedim(-1, 0) + bias
+            if targets.ndim > 1:
+                error = -(targets * F.log_softmax(logits, dim=1)).sum(1).mean()
+            else:
+                error = F.binary_cross_entropy_with_logits(logits, targets)
             total = error + 0.5 * RIDGE * weight.square().sum()
             total.backward()
             return total
@@ -125,4 +128,4 @@ def logistic(features: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         with torch.enable_grad():
             optimizer.step(loss)
     scaled = weight.detach() / spread
-    return scaled, (bias.detach() - centre @ scaled)[0]
+    return scaled, bias.detach() - scaled @ centre

@@ -85,7 +85,8 @@ def start_from(
 
     Args:
         checkpoint: a name that ships, a folder, or a Hugging Face Hub id.
-        model: a tokenizer or a transformer. Heads that the checkpoint does not have keep their weights.
+        model: a tokenizer or a transformer. Heads that the checkpoint does not have, or has with another number of
+            outputs, keep their weights.
         config: that of the tokenizer, or of the world model.
         held_out: recordings that the checkpoint must not have been trained on.
 
@@ -111,7 +112,9 @@ def start_from(
             f"{checkpoint}: expected the same {type(model).__name__.lower()} as here, got another; "
             f"{'; '.join(different)}: use its recipe, or start from new weights"
         )
-    model.load_state_dict(model.state_dict() | weights)
+    own = model.state_dict()
+    fitting = {name: value for name, value in weights.items() if name in own and value.shape == own[name].shape}
+    model.load_state_dict(own | fitting)
 
 
 def _about_transformer(config: WorldModelConfig) -> dict[str, Any]:

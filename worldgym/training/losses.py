@@ -5,10 +5,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from worldgym.data.recordings import to_unit
+from worldgym.reward_scale import RewardScale
 from worldgym.runs.log import Metrics
 from worldgym.tokenizer.base import Tokenizer
 from worldgym.training.encoded import EncodedBatch
-from worldgym.training.heads import reward_targets
 from worldgym.transformer.transformer import Transformer
 
 SQUARED_WEIGHT = 10.0
@@ -47,13 +47,13 @@ def transformer_loss(
     batch: EncodedBatch,
     tokens: Tensor,
     targets: Tensor | None,
-    transform: str,
+    scale: RewardScale,
     reward_weight: float,
     event_weight: float = 0.0,
 ) -> tuple[Tensor, Metrics]:
     """Cross-entropy on the future frames' codes, and the errors of the heads that the model has.
 
-    The heads' errors are the squared error of transformed rewards, and the cross-entropy of events: success and
+    The heads' errors are those of rewards on their scale, and the cross-entropy of events: success and
     termination. Events that the batch does not know are left out.
 
     Args:
@@ -61,8 +61,8 @@ def transformer_loss(
         batch: encoded segments.
         tokens: the input, int64 ``[B, N]``: the codes of the segments, with noise or without.
         targets: target distributions, float32 ``[B, T, n, K]``; None if each target is the true code alone.
-        transform: of the rewards, as in ``WorldModelConfig.reward_transform``.
-        reward_weight: weight of the squared error.
+        scale: of the rewards.
+        reward_weight: weight of the rewards' error.
         event_weight: weight of the cross-entropy of each event.
 
     Returns:
@@ -82,7 +82,7 @@ def transformer_loss(
     metrics = {"cross_entropy": cross_entropy.item(), "divergence": divergence.item()}
     loss = cross_entropy
     if out.rewards is not None:
-        reward = batch.mean((out.rewards.float() - reward_targets(batch.rewards, transform)).square())
+        reward = batch.mean(scale.errors(out.rewards.float(), batch.rewards))
         loss = loss + reward_weight * reward
         metrics["reward_error"] = reward.item()
     for name, predicted, event in (

@@ -179,13 +179,13 @@ class OnlineTrainer:
         self._check(batch, 1)
         if not self.trained:
             self._initialise_transformer(batch)
-        model, transform = self.world_model.transformer, self.world_model.config.reward_transform
+        model, scale = self.world_model.transformer, self.world_model.config.reward_scale
 
         def loss(rng: np.random.Generator) -> tuple[Tensor, Metrics]:
             encoded, tokens = self._encode(batch, rng)
             targets = self._kernels.targets(self._codebook, encoded.future)
             weights = self.config.reward_weight, self.config.event_weight
-            return transformer_loss(model, encoded, tokens, targets, transform, *weights)
+            return transformer_loss(model, encoded, tokens, targets, scale, *weights)
 
         metrics = self._update(TRANSFORMER, loss)
         self.world_model.trained = True
@@ -204,7 +204,7 @@ class OnlineTrainer:
         rng = np.random.default_rng([self.seed, self.version])
         with self._precision:
             encoded = (self._encode(self._check(batch, 1), rng) for batch in batches)
-            fit_heads(self.world_model.transformer, encoded, self.world_model.config.reward_transform)
+            fit_heads(self.world_model.transformer, encoded, self.world_model.config.reward_scale)
 
     @torch_defaults()
     def state_dict(self) -> Tensors:
@@ -243,7 +243,7 @@ class OnlineTrainer:
         """Initialise a fresh transformer from the tokenizer's codes and the rewards, before its first update."""
         with seeded_rng(self.seed, self.world_model.device):
             initialise_from_codebooks(self.world_model.transformer, self.world_model.tokenizer)
-        initialise_heads(self.world_model.transformer, batch.rewards, self.world_model.config.reward_transform)
+        initialise_heads(self.world_model.transformer, batch.rewards, self.world_model.config.reward_scale)
 
     def _update(self, name: str, loss: Loss) -> Metrics:
         module, updater = self._modules[name], self._updaters[name]

@@ -13,6 +13,7 @@ from worldgym.data.recordings import Recordings
 from worldgym.data.summary import check_held_out, summaries, summarise
 from worldgym.isolation import torch_defaults
 from worldgym.pretrained import locate, read_config
+from worldgym.reward_scale import RewardScale
 from worldgym.tokenizer import build_tokenizer
 from worldgym.training.heads import initialise_heads
 from worldgym.training.initial import initialise_from_codebooks, start_from
@@ -111,6 +112,7 @@ def train_transformer(
     data = summarise(recordings)
     check_held_out(data, held_out)
     trained = load_tokenizer_run(tokenizer_run)
+    rewards, *events = _recorded_values(recordings)
     config = WorldModelConfig(
         tokenizer=trained.config,
         transformer=recipe.model,
@@ -118,17 +120,18 @@ def train_transformer(
         reward=True,
         action_names=action_names,
         frame_skip=data["frame_skip"],
-        max_episode_steps=max(len(episode) for episode in recordings.episodes),
+        max_episode_steps=max(episode.info.max_steps or len(episode) for episode in recordings.episodes),
         tasks=recordings.tasks,
         success=any(episode.successes.any() for episode in recordings.episodes),
         slides=recipe.job.later_share > 0,
+        action_space=recordings.action_space,
+        reward_bins=RewardScale.of(rewards, "symlog", recipe.job.reward_bins).bins,
         termination=any(episode.info.terminated for episode in recordings.episodes),
     )
     with seeded_rng(recipe.training.seed, torch.device("cpu")):
         model = Transformer.build(config)
         initialise_from_codebooks(model, trained.tokenizer)
-    rewards, *events = _recorded_values(recordings)
-    initialise_heads(model, rewards, config.reward_transform, *events)
+    initialise_heads(model, rewards, config.reward_scale, *events)
     if initial is not None:
         start_from(initial, model, config, held_out)
     parts, batch_size = (model.to(device), trained.tokenizer.to(device)), recipe.training.batch_size

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from worldgym.data.recordings import Recordings, fixed_segments, to_uint8, to_unit
+from worldgym.data.recordings import Recordings, to_uint8, to_unit, validation_segments
 from worldgym.errors import ConfigError
 from worldgym.metrics.pixels import psnr, squared_error
 from worldgym.reports.video import below, compared, enlarge, write_gif
@@ -60,7 +60,7 @@ class TokenizerTrainer:
 
     Raises:
         ConfigError: if frames have another size than the model's, or segments are too short for the future frames.
-        DataError: if an episode is shorter than a segment, or no held-out episode is long enough to validate on.
+        DataError: if an episode has no step.
     """
 
     def __init__(
@@ -79,13 +79,13 @@ class TokenizerTrainer:
                 f"segment_length: expected at least {model.layout.context_length} context frames and "
                 f"{config.future_frames} future frames, got {config.segment_length}"
             )
-        recordings.check_length(model.layout.context_length + config.future_frames)
+        recordings.check_length(2)
         self.model: Tokenizer = model
         self.slow: torch.nn.Module | None = None
         self.config, self.batch_size, self.perceptual = config, batch_size, perceptual
         self.recordings = recordings
         length = min(config.segment_length, model.layout.context_length + VALIDATION_HORIZONS[-1])
-        self._validation = fixed_segments(held_out, length, VALIDATION_STARTS).batch.frames
+        self._validation = validation_segments(held_out, length, VALIDATION_STARTS).batch.frames
         self._held_out = held_out
 
     def loss(self, rng: np.random.Generator) -> tuple[Tensor, Metrics]:
@@ -148,11 +148,11 @@ class TokenizerTrainer:
         config, context = self.config, self.model.layout.context_length
         episode = self.recordings.episodes[rng.integers(len(self.recordings.episodes))]
         frames = episode.shape[0]
-        start = int(rng.integers(frames - context - config.future_frames + 1))
-        if rng.random() < config.first_share:
+        start = int(rng.integers(max(1, frames - context - config.future_frames + 1)))
+        if rng.random() < config.first_share or frames <= context:
             start = 1 - context
         later = np.arange(start + context, min(frames, start + config.segment_length))
-        chosen = np.sort(rng.choice(later, config.future_frames, replace=False))
+        chosen = np.sort(rng.choice(later, config.future_frames, replace=len(later) < config.future_frames))
         return episode.frames_at(np.maximum([*range(start, start + context), *chosen], 0))
 
     def state_dict(self) -> dict[str, Tensor]:

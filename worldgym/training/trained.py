@@ -43,6 +43,8 @@ class TrainedWorldModel(NamedTuple):
     """Summary of the recordings that the transformer was trained on."""
     tokenizer_data: dict[str, Any]
     """Summary of the recordings that the tokenizer was trained on."""
+    earlier: list[dict[str, Any]]
+    """Summaries of the recordings that the checkpoints were trained on from whose weights training started."""
 
 
 def check_finished(run: Path) -> None:
@@ -109,7 +111,16 @@ def load_world_model_run(tokenizer_run: Path, transformer_run: Path) -> TrainedW
         recipe_from_dict(parts, str(transformer_run)),
         _object(transformer_run, "data"),
         _object(tokenizer_run, "data"),
+        _earlier(tokenizer_run, transformer_run),
     )
+
+
+def _earlier(*runs: Path) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = []
+    for run in runs:
+        initial = read_json(run / CONFIG).get("initial")
+        found += [summary for summary in (initial or {}).get("trained_on", ()) if summary not in found]
+    return found
 
 
 def _object(folder: Path, name: str) -> dict[str, Any]:

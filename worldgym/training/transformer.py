@@ -1,6 +1,6 @@
 """Training a transformer on the codes of a fixed tokenizer (paper, section 3.2 and appendix A.2)."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -8,9 +8,10 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from worldgym.config import Sampling, WorldModelConfig, check_numbers
-from worldgym.data.recordings import Batch, Recordings, fixed_segments, to_batch
+from worldgym.data.recordings import Batch, Recordings, to_batch, to_unit, validation_segments
 from worldgym.errors import ConfigError
 from worldgym.reports.evaluation import evaluate
 from worldgym.runs.log import Metrics
@@ -23,7 +24,9 @@ from worldgym.training.losses import transformer_loss
 from worldgym.transformer.transformer import Transformer
 from worldgym.world_model import WorldModel
 
-REWARD_BATCHES = 300  # to which the reward head is fitted
+HEAD_SEED = 300  # of the batches to which the heads are fitted
+HEAD_ROWS = 64  # segments that are imagined at once for it
+SAMPLING = Sampling(0.3)  # of these rollouts; the shipped environments sample so
 VALIDATION_STARTS = (10,)  # first frames of the held-out segments
 VALIDATION_HORIZONS = (1, 5, 10)
 
@@ -50,9 +53,13 @@ class TransformerTrainingConfig:
     dropout: float = 0.1
     """On attention weights (paper: 0.1)."""
     reward_weight: float = 1.0
-    """Weight of the squared error of symlog rewards beside the cross-entropy (paper: 1)."""
+    """Weight of the error of symlog rewards beside the cross-entropy of codes (paper: 1)."""
+    reward_bins: int = 0
+    """Number of bins over which rewards are predicted; 0 predicts one number (paper)."""
     event_weight: float = 0.1
     """Weight of the cross-entropy of success, and of that of termination, where they are predicted."""
+    head_batches: int = 300
+    """Batches of imagined segments to which the heads are fitted after the last update."""
 
     def __post_init__(self) -> None:
         if self.segment_length < 2 or self.start_stride < 1:
@@ -60,7 +67,11 @@ class TransformerTrainingConfig:
                 f"expected a segment_length of at least 2 and a start_stride of at least 1, got {self.segment_length} "
                 f"and {self.start_stride}"
             )
-        check_numbers(self, from_zero=("label_width", "noise_width", "reward_weight", "event_weight"))
+        check_numbers(
+            self,
+            above_zero=("head_batches",),
+            from_zero=("label_width", "noise_width", "reward_weight", "event_weight"),
+        )
         if not 0 <= self.dropout < 1 or not 0 <= self.first_share <= 1 or not 0 <= self.later_share <= 1:
             raise ConfigError(f"expected dropout in [0, 1) and first_share and later_share in [0, 1], got {self}")
 
@@ -90,7 +101,7 @@ class TransformerTrainer:
     Raises:
         ConfigError: if the recordings have other actions or frame sizes than the model, or segments do not fit its
             context and position window.
-        DataError: if an episode is shorter than a segment, or no held-out episode is long enough to validate on.
+        DataError: if an episode has no step.
     """
 
     def __init__(
@@ -112,11 +123,11 @@ class TransformerTrainer:
                 f"segment_length: expected {context + 1} to {longest} frames, which max_positions={window} allows, got "
                 f"{config.segment_length}"
             )
-        recordings.check_length(config.segment_length)
+        recordings.check_length(2)
         self.model, self.tokenizer, self.world_config = model, tokenizer.eval().requires_grad_(False), world_config
         self.config, self.batch_size = config, batch_size
         self.recordings = recordings
-        self._validation = fixed_segments(held_out, config.segment_length, VALIDATION_STARTS)
+        self._validation = validation_segments(held_out, config.segment_length, VALIDATION_STARTS)
         self.model.dropout = config.dropout
         # The head has one output and hundreds of correlated inputs: at the full learning rate it oscillates.
         self.slow = model.reward_linear
@@ -128,15 +139,69 @@ class TransformerTrainer:
         batch, tokens = self._sample(rng)
         targets = self.kernels.targets(self._codebook, batch.future)
         weights = self.config.reward_weight, self.config.event_weight
-        return transformer_loss(self.model, batch, tokens, targets, self.world_config.reward_transform, *weights)
+        return transformer_loss(self.model, batch, tokens, targets, self.world_config.reward_scale, *weights)
 
     def after_update(self) -> None:
         pass
 
     def after_training(self) -> None:
-        """Fit the reward head to the trained transformer by ridge regression."""
-        batches = (self._sample(np.random.default_rng([REWARD_BATCHES, index])) for index in range(REWARD_BATCHES))
-        fit_heads(self.model, batches, self.world_config.reward_transform)
+        """Fit the heads to what the trained transformer imagines under recorded actions.
+
+        Where an imagined frame has gone astray, they learn the mean of what was really earned there.
+        """
+        self.model.eval()
+        world_model = WorldModel(self.world_config, self.tokenizer, self.model)
+        chunks = -(-self.config.head_batches * self.batch_size // HEAD_ROWS)
+        batches = (
+            batch
+            for index in tqdm(range(chunks), desc="fitting the heads", unit="chunk", leave=False)
+            for batch in self._imagine(world_model, np.random.default_rng([HEAD_SEED, index]))
+        )
+        fit_heads(self.model, batches, self.world_config.reward_scale)
+
+    def _imagine(self, model: WorldModel, rng: np.random.Generator) -> Iterator[tuple[EncodedBatch, Tensor]]:
+        """Windows of imagined frames, as they are when a frame is predicted, with recorded rewards and events."""
+        context, kept = model.config.context_length, model.config.kept_frames
+        window = self.model.layout.horizon(model.config.transformer.max_positions)
+        whole = kept > 0 and rng.random() < self.config.first_share
+        longest = max(episode.shape[0] for episode in self.recordings.episodes) - 1
+        horizon = longest if whole else self.config.segment_length - context
+        places = [self._sample_place(rng)._replace(gap=0) for _ in range(HEAD_ROWS)]
+        if whole:
+            places = [place._replace(start=1 - context) for place in places]
+        batch = to_batch([self.recordings.window(*place[:2], context, 0, horizon) for place in places])
+        weights = torch.cat([self._weights(place, horizon) for place in places]).float()
+        encoded, tokens = self._rollout(model, batch, rng)
+        for first in range(0, max(1, horizon - window + 1), max(1, kept)):
+            part = slice(first, first + window)
+            new = torch.arange(weights[:, part].shape[1], device="cpu") >= (window - kept if first else 0)
+            cut = encoded._replace(
+                future=tokens[:, part],
+                actions=encoded.actions[:, part],
+                rewards=encoded.rewards[:, part],
+                successes=_part(encoded.successes, part),
+                terminations=_part(encoded.terminations, part),
+                weights=(weights[:, part] * new).to(tokens.device),
+            )
+            yield cut, self.model.layout.sequence(cut.context, cut.future)
+
+    def _rollout(self, model: WorldModel, batch: Batch, rng: np.random.Generator) -> tuple[EncodedBatch, Tensor]:
+        """The steps of a batch after its context, and the codes that the model imagines for them."""
+        context, generator = model.config.context_length, torch.Generator(model.device)
+        generator.manual_seed(int(rng.integers(2**31)))
+        actions = batch.actions[:, context - 1 :]
+        imagined = model.rollout(
+            batch.frames[:, :context],
+            actions if model.config.action_dim else None,
+            SAMPLING.temperature,
+            SAMPLING.top_k,
+            generator,
+            decode=False,
+            horizon=None if model.config.action_dim else actions.shape[1],
+        )
+        codes, _ = self.tokenizer.encode_context(to_unit(batch.frames[:, :context].to(model.device)))
+        steps = (None if values is None else values[:, context - 1 :].to(model.device) for values in batch[1:])
+        return EncodedBatch(codes, imagined.tokens, *steps), imagined.tokens  # type: ignore[arg-type]
 
     def validate(self, video: Path) -> Metrics:
         """Compare held-out segments with what the world model imagines under their actions, with greedy sampling.
@@ -148,7 +213,7 @@ class TransformerTrainer:
             PSNR in dB and R² of the rewards by horizon, and the PSNR of repeating the last context frame.
         """
         world_model = WorldModel(self.world_config, self.tokenizer, self.model)
-        horizon = self.config.segment_length - self.model.layout.context_length
+        horizon = self._validation.batch.frames.shape[1] - self.model.layout.context_length
         samplings = {"greedy": Sampling(top_k=1)}
         result = evaluate(world_model, self._validation, samplings, video.with_suffix(".gif"))["all"]
         metrics: Metrics = {}
@@ -178,13 +243,21 @@ class TransformerTrainer:
         """Where a segment lies."""
         config, stride = self.config, self.config.start_stride
         episode = int(rng.integers(len(self.recordings.episodes)))
-        last = self.recordings.episodes[episode].shape[0] - config.segment_length
-        start = stride * int(rng.integers(last // stride + 1))
-        if config.first_share and rng.random() < config.first_share:
-            start = 1 - self.world_config.context_length
-        gaps = (last - start) // stride
+        frames, context = self.recordings.episodes[episode].shape[0], self.world_config.context_length
+        last = max(0, frames - config.segment_length)  # rounded up below, so that the last frame is seen too
+        start = stride * int(rng.integers(-(-last // stride) + 1))
+        if (config.first_share and rng.random() < config.first_share) or frames <= context:
+            start = 1 - context
+        gaps = max(0, -(-(last - start) // stride))
         later = gaps and config.later_share and rng.random() < config.later_share
         return Place(episode, start, stride * int(rng.integers(1, gaps + 1)) if later else 0)
+
+    def _weights(self, place: Place, steps: int) -> Tensor:
+        """Bool ``[1, T]``: which frames can be predicted. Not the first one after a gap, and none behind the end."""
+        numbers = torch.arange(steps, device="cpu")
+        first = place.start + self.world_config.context_length + place.gap
+        inside = first + numbers < self.recordings.episodes[place.episode].shape[0]
+        return (inside & ((numbers > 0) | (place.gap == 0)))[None]
 
     def _read(self, place: Place) -> Batch:
         """The segment at a place, as a batch."""
@@ -200,10 +273,13 @@ class TransformerTrainer:
         for key in keys:
             if key not in self._encoded:
                 encoded = encode_batch(self.tokenizer, self._read(key))
-                weights = torch.ones_like(encoded.rewards)
-                weights[:, 0] = float(not key.gap)  # after a gap the first frame cannot be predicted
+                weights = self._weights(key, encoded.rewards.shape[1]).to(encoded.rewards)
                 codes = {"context": encoded.context.int(), "future": encoded.future.int()}
                 self._encoded[key] = encoded._replace(**codes, weights=weights).map(lambda tensor: tensor[0].cpu())
         device = next(self.model.parameters()).device
         batch = stacked([self._encoded[key] for key in keys]).map(lambda tensor: tensor.to(device))
         return batch._replace(context=batch.context.long(), future=batch.future.long())
+
+
+def _part(events: Tensor | None, part: slice) -> Tensor | None:
+    return None if events is None else events[:, part]

@@ -20,10 +20,10 @@ CUMULATIVE_SCALE = 0.25  # sums of some tens of actions then have about the size
 
 
 class StepValues(NamedTuple):
-    """What the heads predict of each future frame; None for a head that the model does not have. Shapes are equal."""
+    """What the heads predict of each future frame; None for a head that the model does not have."""
 
     reward: Tensor | None
-    """Before the inverse reward transform."""
+    """What :meth:`worldgym.reward_scale.RewardScale.decode` takes."""
     success: Tensor | None
     """Logit of the probability that the task counts as solved."""
     termination: Tensor | None
@@ -38,11 +38,11 @@ class TransformerOutput(NamedTuple):
     hidden: Tensor
     """float ``[B, N, D]``, after the final norm."""
     values: StepValues
-    """float ``[B, T]``, for each complete future frame."""
+    """float ``[B, T]``, for each complete future frame; ``[B, T, K]`` for a reward with bins."""
 
     @property
     def rewards(self) -> Tensor | None:
-        """float ``[B, T]``, before the inverse reward transform; None without a reward head."""
+        """float ``[B, T]`` or ``[B, T, K]``, before they are decoded; None without a reward head."""
         return self.values.reward
 
 
@@ -56,6 +56,7 @@ class Transformer(nn.Module):
         reward: whether there is a reward head.
         success: whether there is a success head.
         termination: whether there is a termination head.
+        reward_outputs: outputs of the reward head; see :class:`worldgym.reward_scale.RewardScale`.
 
     Attributes:
         dropout: probability of dropping an attention weight, in training mode only; 0.0 unless set.
@@ -69,6 +70,7 @@ class Transformer(nn.Module):
         reward: bool = False,
         success: bool = False,
         termination: bool = False,
+        reward_outputs: int = 1,
     ) -> None:
         super().__init__()
         self.config, self.layout, self.action_dim = config, layout, action_dim
@@ -76,7 +78,7 @@ class Transformer(nn.Module):
         self.llm = LanguageModel(config, layout.vocab_size)
         inputs = 2 * action_dim if config.cumulative_actions else action_dim
         self.action_linear = nn.Linear(inputs, config.hidden_size) if action_dim else None
-        self.reward_linear = nn.Linear(config.hidden_size, 1) if reward else None
+        self.reward_linear = nn.Linear(config.hidden_size, reward_outputs) if reward else None
         self.success_linear = nn.Linear(config.hidden_size, 1) if success else None
         self.termination_linear = nn.Linear(config.hidden_size, 1) if termination else None
         rows = layout.prefix_length + layout.step_length
@@ -87,7 +89,8 @@ class Transformer(nn.Module):
     def build(cls, config: WorldModelConfig) -> "Transformer":
         """The transformer of a world model, with initial weights."""
         heads = {name: name in config.heads for name in HEADS}
-        return cls(config.transformer, config.layout, config.action_dim, **heads)
+        outputs = config.reward_scale.outputs
+        return cls(config.transformer, config.layout, config.action_dim, **heads, reward_outputs=outputs)
 
     @property
     def heads(self) -> dict[str, nn.Linear]:
@@ -98,7 +101,9 @@ class Transformer(nn.Module):
     def step_values(self, hidden: Tensor) -> StepValues:
         """What the heads predict, float ``[...]``, from the hidden states ``[..., D]`` of frames' last positions."""
         heads = self.heads
-        return StepValues(*(heads[name](hidden).squeeze(-1) if name in heads else None for name in HEADS))
+        outputs = {name: head(hidden) for name, head in heads.items()}
+        single = {name: out.squeeze(-1) if out.shape[-1] == 1 else out for name, out in outputs.items()}
+        return StepValues(*(single.get(name) for name in HEADS))
 
     def forward(self, tokens: Tensor, actions: Tensor | None = None, logits_from: int = 0) -> TransformerOutput:
         """Process whole sequences in parallel, as in training.

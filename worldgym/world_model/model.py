@@ -17,7 +17,6 @@ from worldgym.config import Sampling, WorldModelConfig, to_dict
 from worldgym.devices import checked_device
 from worldgym.errors import ConfigError
 from worldgym.isolation import torch_defaults, use_one_thread_in_forked_children
-from worldgym.symlog import symexp
 from worldgym.tokenizer.base import Tokenizer
 from worldgym.tokens import TokenLayout
 from worldgym.transformer.decoding.frame import imagine_frame, read_context
@@ -36,6 +35,9 @@ from worldgym.world_model.checks import (
 from worldgym.world_model.images import decode_frame, encode_contexts, to_uint8
 from worldgym.world_model.memory import MemoryEstimate
 from worldgym.world_model.state import WorldModelState
+
+FINGERPRINTED = ("tokenizer", "transformer", "reward_transform", "reward_bins", "goal_conditioned", "slides")
+"""Entries of the configuration that change what a model imagines."""
 
 
 class Imagined(NamedTuple):
@@ -85,6 +87,7 @@ class WorldModel:
         use_one_thread_in_forked_children()
         self.config, self.tokenizer, self.transformer = config, tokenizer, transformer
         self.trained = True
+        self._reward_scale = config.reward_scale
         tokenizer.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # the fast one for convolutions
         expected = config.layout, config.transformer, config.action_dim, config.heads
         got = transformer.layout, transformer.config, transformer.action_dim, tuple(transformer.heads)
@@ -197,7 +200,7 @@ class WorldModel:
         from worldgym.storage.tensors import digest
 
         values = to_dict(self.config)
-        about = {name: values[name] for name in ("tokenizer", "transformer", "reward_transform", "goal_conditioned")}
+        about = {name: values[name] for name in FINGERPRINTED}
         weights = [digest(module.state_dict()) for module in (self.tokenizer, self.transformer)]
         return hashlib.sha256(json.dumps([about, weights]).encode()).hexdigest()
 
@@ -416,11 +419,8 @@ class WorldModel:
         return slid
 
     def _reward(self, raw: Tensor | None, batch: int) -> Tensor:
-        """Inverse of the reward transform, float32 ``[B]``."""
-        if raw is None:
-            return self._unknown(batch)
-        raw = raw.float()
-        return raw if self.config.reward_transform == "identity" else symexp(raw)
+        """The reward, float32 ``[B]``."""
+        return self._unknown(batch) if raw is None else self._reward_scale.decode(raw)
 
     def _probability(self, logit: Tensor | None, batch: int) -> Tensor:
         """Float32 ``[B]``."""

@@ -129,9 +129,39 @@ def test_sample_segments_stay_in_the_first_steps_and_differ(synthetic_recordings
         assert set(sampled) <= set(possible)
 
 
-def test_asking_for_more_segments_than_fit_is_an_error(synthetic_recordings: Path) -> None:
-    with pytest.raises(DataError, match="expected 5 segments of 4 frames in its first 6 steps, got 4; ask for fewer"):
-        sample_segments(Recordings(synthetic_recordings), 4, count=5, steps=6)
+def test_episodes_give_as_many_segments_as_they_have(synthetic_recordings: Path) -> None:
+    recordings = Recordings(synthetic_recordings)
+    assert len(sample_segments(recordings, 4, count=5, steps=6).tasks) == 4 * len(recordings.episodes)
+    with pytest.raises(DataError, match="expected an episode with a segment of 8 frames in its first 6 steps"):
+        sample_segments(recordings, 8, count=1, steps=6)
+
+
+def test_segments_are_padded_at_both_ends(synthetic_recordings: Path) -> None:
+    recordings = Recordings(synthetic_recordings)
+    episode = recordings.episodes[0].load()
+    steps = len(episode)
+    before, after = recordings.segment(0, -2, 4), recordings.segment(0, steps - 1, 4)
+    np.testing.assert_array_equal(before.frames, episode.frames[[0, 0, 0, 1]])
+    np.testing.assert_array_equal(before.actions, [*np.zeros((2, 4)), episode.actions[0]])
+    np.testing.assert_array_equal(after.frames, episode.frames[[steps - 1, steps, steps, steps]])
+    np.testing.assert_array_equal(after.rewards, [episode.rewards[-1], 0, 0])
+
+
+def test_a_window_leaves_frames_out(synthetic_recordings: Path) -> None:
+    recordings = Recordings(synthetic_recordings)
+    episode, window = recordings.episodes[0].load(), recordings.window(0, 1, 2, 2, 3)
+    np.testing.assert_array_equal(window.frames, episode.frames[[1, 2, 5, 6, 7]])
+    np.testing.assert_array_equal(window.actions, episode.actions[[1, 4, 5, 6]])
+    assert window.successes is not None
+    np.testing.assert_array_equal(window.successes, episode.successes[[1, 4, 5, 6]])
+
+
+def test_a_termination_is_the_last_step(make_episode: MakeEpisode, tmp_path: Path) -> None:
+    episode = make_episode("hammer", "expert", 0)
+    replace(episode, info=replace(episode.info, terminated=True)).save(tmp_path / "e.safetensors")
+    found = Recordings(tmp_path).segment(0, 0, len(episode) + 1).terminations
+    assert found is not None
+    assert np.flatnonzero(found).tolist() == [len(episode) - 1]
 
 
 @settings(max_examples=20, deadline=None)

@@ -122,10 +122,20 @@ def test_recordings_that_make_no_bank(tmp_path: Path, make_episode: Callable[...
     episode.save(tmp_path / "in" / "a.safetensors")
     with pytest.raises(DataError, match="12 steps: start frames \\(0, 12\\) do not fit"):
         build_start_states(tmp_path / "in", tmp_path / "out", start_frames=(0, 12))
-    make_episode("hammer", "expert", 1, steps=14).save(tmp_path / "in" / "b.safetensors")
-    with pytest.raises(DataError, match=r"one length, got lengths \[12, 14\]"):
-        build_start_states(tmp_path / "in", tmp_path / "out", start_frames=(0,))
     assert not list(tmp_path.rglob("*.npz"))
+    uneven = [episode, make_episode("hammer", "expert", 1, steps=14)]
+    with pytest.raises(DataError, match=r"one length, got lengths \[12, 14\]"):
+        write_start_states(tmp_path / "out", uneven, start_frames=(0,))
+
+
+def test_episodes_of_different_lengths_are_cut(tmp_path: Path, make_episode: Callable[..., Episode]) -> None:
+    for seed, steps in enumerate((4, 14, 13, 12)):
+        make_episode("hammer", "expert", seed, steps=steps).save(tmp_path / "in" / f"{seed}.safetensors")
+    build_start_states(tmp_path / "in", tmp_path / "out", start_frames=(0, 5, 40), episodes=3)
+    starts = StartStates(tmp_path / "out")
+    assert starts.count("hammer") == 6
+    assert starts.episode_steps("hammer") == 12
+    assert {starts.get("hammer", index, 2).seed for index in range(6)} == {1, 2, 3}
 
 
 def test_task_names_are_not_paths(tmp_path: Path, make_episode: Callable[..., Episode]) -> None:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from worldgym.data.recordings import Recordings
-from worldgym.errors import ConfigError, DataError
+from worldgym.errors import ConfigError
 from worldgym.tokenizer import build_tokenizer
 from worldgym.training.loop import TrainingConfig, train
 from worldgym.training.recipe import Recipe
@@ -97,5 +97,14 @@ def test_invalid_segments_raise(
     model = build_tokenizer(recipe.tokenizer.model)
     with pytest.raises(ConfigError, match="expected at least 2 context frames and 5 future frames, got 6"):
         TokenizerTrainer(model, TokenizerTrainingConfig(6, 5), 4, recordings, held_out)
-    with pytest.raises(DataError, match="18 frames from frame 10 on"):  # before the first update
-        TokenizerTrainer(model, TokenizerTrainingConfig(20, 5), 4, recordings, held_out)
+
+
+def test_clips_begin_anywhere_or_at_the_first_frame(
+    recipe: Recipe, recordings: Recordings, held_out: Recordings
+) -> None:
+    config = TokenizerTrainingConfig(25, 3, first_share=0.5)
+    trainer = TokenizerTrainer(build_tokenizer(recipe.tokenizer.model), config, 4, recordings, held_out)
+    clips = [trainer._sample_clip(np.random.default_rng(seed)) for seed in range(100)]
+    assert {clip.shape for clip in clips} == {(5, 32, 32, 3)}
+    repeated = np.mean([np.array_equal(clip[0], clip[1]) for clip in clips])
+    assert 0.4 < repeated < 0.75  # the square also stands still at the border

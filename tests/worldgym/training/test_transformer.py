@@ -7,8 +7,10 @@ import pytest
 import torch
 
 from worldgym.config import WorldModelConfig
+from worldgym.data.episode import Episode
 from worldgym.data.recordings import Recordings
-from worldgym.errors import ConfigError, DataError
+from worldgym.errors import ConfigError
+from worldgym.reward_scale import RewardScale
 from worldgym.training.code_kernels import code_kernel
 from worldgym.training.encoded import EncodedBatch
 from worldgym.training.loop import TrainingConfig, train
@@ -18,6 +20,7 @@ from worldgym.training.runs import train_transformer
 from worldgym.training.trained import load_tokenizer_run, load_world_model_run
 from worldgym.training.transformer import Place, TransformerTrainer, TransformerTrainingConfig
 from worldgym.transformer.transformer import Transformer
+from worldgym.world_model import WorldModel
 
 
 def make_trainer(
@@ -59,7 +62,14 @@ def test_segments_start_at_multiples_of_the_stride_and_fit(trainer: TransformerT
     rng = np.random.default_rng(0)
     places = [trainer._sample_place(rng) for _ in range(300)]
     assert {place.episode for place in places} == set(range(8))
-    assert {place.start for place in places} == {0, 4, 8, 12, 16}  # of 25 frames a segment takes 8
+    assert {place.start for place in places} == {
+        0,
+        4,
+        8,
+        12,
+        16,
+        20,
+    }  # of 25 frames a segment takes 8, padded at the end
     assert {place.gap for place in places} == {0}
 
 
@@ -70,7 +80,7 @@ def test_segments_begin_at_first_frames_and_behind_gaps(
     rng = np.random.default_rng(0)
     places = [trainer._sample_place(rng) for _ in range(300)]
     assert {place.start for place in places} == {-1}
-    assert {place.gap for place in places} == {0, 4, 8, 12, 16}
+    assert {place.gap for place in places} == {0, 4, 8, 12, 16, 20}
     assert np.mean([place.gap > 0 for place in places]) == pytest.approx(0.5, abs=0.1)
     episode, batch = recordings.episodes[3], trainer._read(Place(3, -1, 12))
     frames = episode.frames()
@@ -91,7 +101,7 @@ def test_frames_behind_a_gap_are_not_predicted(
     tokens = trainer.model.layout.sequence(batch.context, batch.future)
 
     def errors(batch: EncodedBatch) -> dict[str, float]:
-        return transformer_loss(trainer.model, batch, tokens, None, "symlog", 1.0)[1]
+        return transformer_loss(trainer.model, batch, tokens, None, RewardScale("symlog"), 1.0)[1]
 
     changed = batch._replace(rewards=batch.rewards + torch.tensor([7.0, 0, 0, 0, 0, 0]))
     assert errors(changed) == errors(batch)
@@ -147,7 +157,8 @@ def test_without_width_the_loss_is_the_cross_entropy_of_the_codes(trainer: Trans
     tokens = layout.sequence(batch.context, batch.future)
     out = trainer.model(tokens, batch.actions, logits_from=layout.prefix_length)
     logits = layout.code_logits(out.logits)
-    expected = torch.nn.functional.cross_entropy(logits.flatten(0, 2), batch.future.flatten())
+    errors = torch.nn.functional.cross_entropy(logits.flatten(0, 2), batch.future.flatten(), reduction="none")
+    expected = batch.mean(errors.view(batch.future.shape).mean(-1))
     assert metrics["cross_entropy"] == pytest.approx(expected.item(), rel=1e-4)
     assert metrics["divergence"] == pytest.approx(metrics["cross_entropy"])
 
@@ -165,7 +176,8 @@ def test_noise_is_in_the_input_but_not_in_the_target(
     layout = trainer.model.layout
     out = trainer.model(layout.sequence(batch.context, codes), batch.actions, logits_from=layout.prefix_length)
     logits = layout.code_logits(out.logits).flatten(0, 2)
-    expected = torch.nn.functional.cross_entropy(logits, batch.future.flatten())
+    errors = torch.nn.functional.cross_entropy(logits, batch.future.flatten(), reduction="none")
+    expected = batch.mean(errors.view(batch.future.shape).mean(-1))
     assert metrics["cross_entropy"] == pytest.approx(expected.item(), rel=1e-4)
 
 
@@ -185,11 +197,29 @@ def test_segments_that_do_not_fit_the_window_raise(trainer: TransformerTrainer, 
         rebuild(trainer, config, trainer.world_config)
 
 
-def test_episode_shorter_than_a_segment_raises(trainer: TransformerTrainer) -> None:
-    config = dataclasses.replace(trainer.config, segment_length=26)
-    wide = dataclasses.replace(trainer.world_config.transformer, max_positions=1000)
-    with pytest.raises(DataError, match=r"0\.safetensors: expected at least 26 frames.*got 25"):
-        rebuild(trainer, config, dataclasses.replace(trainer.world_config, transformer=wide))
+def test_frames_behind_the_end_have_no_weight(trainer: TransformerTrainer) -> None:
+    batch = trainer._encode([Place(1, 20, 0)])
+    assert batch.weights is not None
+    assert batch.weights.tolist() == [[1.0, 1.0, 1.0, 0.0, 0.0, 0.0]]  # frames 22 to 24 of 25
+    assert not batch.actions[0, 3:].any()
+
+
+def test_episodes_may_be_shorter_than_a_segment(
+    recipe: Recipe, tokenizer_run: Path, held_out: Recordings, tmp_path: Path
+) -> None:
+    episode = held_out.episodes[0].load()
+    for steps in (1, 2, 5):
+        parts = episode.frames[: steps + 1], episode.actions[:steps], episode.rewards[:steps], episode.successes[:steps]
+        info = dataclasses.replace(episode.info, seed=steps, terminated=True)
+        Episode(*parts, info).save(tmp_path / f"{steps}.safetensors")
+    short = Recordings(tmp_path)
+    trainer = make_trainer(recipe, tokenizer_run, short, short)
+    places = [trainer._sample_place(np.random.default_rng(seed)) for seed in range(50)]
+    assert {(place.episode, place.start) for place in places} == {(0, -1), (1, 0), (2, 0)}
+    loss, _ = trainer.loss(np.random.default_rng(0))
+    assert torch.isfinite(loss)
+    assert trainer._read(Place(1, 0, 0)).terminations is not None
+    assert trainer._read(Place(1, 0, 0)).terminations.sum() == 1  # type: ignore[union-attr]
 
 
 def rebuild(
@@ -199,11 +229,39 @@ def rebuild(
     return TransformerTrainer(*parts, world_config, config, 8, trainer.recordings, trainer.recordings)
 
 
-def test_reward_head_is_fitted_after_training(trainer: TransformerTrainer) -> None:
-    def error() -> float:
-        rng = np.random.default_rng(5)
-        return float(np.mean([trainer.loss(rng)[1]["reward_error"] for _ in range(10)]))
+@pytest.mark.parametrize("changes", [{}, {"first_share": 0.5, "later_share": 0.5}])
+def test_heads_are_fitted_to_what_is_imagined(
+    recipe: Recipe, tokenizer_run: Path, recordings: Recordings, held_out: Recordings, changes: dict[str, float]
+) -> None:
+    trainer = make_trainer(recipe, tokenizer_run, recordings, held_out, head_batches=30, **changes)
+    scale = trainer.world_config.reward_scale
 
+    def error() -> float:
+        found = []
+        for seed in range(3):
+            for batch, tokens in trainer._imagine(model, np.random.default_rng(seed)):
+                with torch.no_grad():
+                    out = trainer.model(tokens, batch.actions)
+                assert out.rewards is not None
+                found.append(batch.mean(scale.errors(out.rewards, batch.rewards)).item())
+        return float(np.mean(found))
+
+    model = WorldModel(trainer.world_config, trainer.tokenizer, trainer.model)
     before = error()
     trainer.after_training()
     assert error() < 0.9 * before
+
+
+def test_rewards_in_bins_are_trained(
+    recipe: Recipe, tokenizer_run: Path, recordings: Recordings, held_out: Recordings, tmp_path: Path
+) -> None:
+    job = dataclasses.replace(recipe.transformer.job, head_batches=8, reward_bins=11)
+    changed = dataclasses.replace(recipe.transformer, job=job)
+    train_transformer(changed, tokenizer_run, recordings, held_out, tmp_path, torch.device("cpu"))
+    model = load_world_model_run(tokenizer_run, tmp_path).world_model
+    assert len(model.config.reward_bins) == 11
+    segments = [recordings.segment(index, 0, 8) for index in range(8)]
+    frames = torch.from_numpy(np.stack([segment.frames[:2] for segment in segments]))
+    imagined = model.rollout(frames, np.stack([segment.actions[1:] for segment in segments]), 0.3).rewards
+    real = np.stack([segment.rewards[1:] for segment in segments])
+    assert imagined.mean().item() == pytest.approx(real.mean(), rel=0.35)

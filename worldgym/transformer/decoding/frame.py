@@ -23,13 +23,13 @@ class ImaginedFrame(NamedTuple):
     codes: Tensor
     """int64 ``[B, tokens_per_frame]``, dynamics codes."""
     values: StepValues
-    """float ``[B]``: what the heads predict."""
+    """float ``[B]``: what the heads predict; ``[B, K]`` for a reward with bins."""
     uncertainty: Tensor
     """float32 ``[B]``, entropy in nats of the distribution over dynamics codes, mean over the frame's codes."""
 
     @property
     def reward(self) -> Tensor | None:
-        """float ``[B]``, before the inverse reward transform; None without a reward head."""
+        """float ``[B]`` or ``[B, K]``, before it is decoded; None without a reward head."""
         return self.values.reward
 
 
