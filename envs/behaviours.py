@@ -5,7 +5,10 @@ noisy      the expert with Gaussian noise, whose scale is sampled for each episo
 straying   the expert, the expert with a constant push, a constant action and a random walk in turns: like agents
            that have half learned a task, it is often near success without reaching it
 smooth     a random walk with mean reversion, which crosses the whole workspace
+sticky     uniform actions, each held for a few steps
 random     independent uniform actions
+
+The last two act in any environment.
 """
 
 from collections.abc import Callable
@@ -15,11 +18,15 @@ import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 
+from worldgym.envs.actions import ActionCodec
 from worldgym.errors import InvalidOption, nearest
 
-Policy = Callable[[], NDArray[np.float32]]
-"""Returns the next action, float32 ``[A]`` in [-1, 1]."""
+Policy = Callable[[], Any]
+"""Returns the next action."""
+Behaviour = Callable[[Any, np.random.Generator], Policy]
+"""Makes the policy of one episode, from an environment that was just reset and a source of randomness."""
 SMOOTH_REVERSION = 0.1
+STICKY_PROBABILITY = 0.75  # of holding an action for another step
 STRAYING_STEPS = (5, 30)  # of one turn
 
 
@@ -78,21 +85,40 @@ def smooth(env: ExpertEnv, rng: np.random.Generator) -> Policy:
     return act
 
 
-def random(env: ExpertEnv, rng: np.random.Generator) -> Policy:
+def sticky(env: gym.Env[Any, Any], rng: np.random.Generator) -> Policy:
+    """Uniform actions, each held for a few steps."""
+    draw = random(env, rng)
+    action = draw()
+
+    def act() -> Any:
+        nonlocal action
+        if rng.random() >= STICKY_PROBABILITY:
+            action = draw()
+        return action
+
+    return act
+
+
+def random(env: gym.Env[Any, Any], rng: np.random.Generator) -> Policy:
     """Independent uniform actions."""
-    return lambda: rng.uniform(-1.0, 1.0, _shape(env)).astype(np.float32)
+    space = env.action_space
+    if isinstance(space, gym.spaces.Box) and ActionCodec(space).scaled:
+        return lambda: rng.uniform(-1.0, 1.0, space.shape).astype(np.float32)
+    space.seed(int(rng.integers(2**31)))
+    return space.sample
 
 
-BEHAVIOURS: dict[str, Callable[[ExpertEnv, np.random.Generator], Policy]] = {
+BEHAVIOURS: dict[str, Behaviour] = {
     "expert": expert,
     "noisy": noisy,
     "straying": straying,
     "smooth": smooth,
+    "sticky": sticky,
     "random": random,
 }
 
 
-def find_behaviour(name: str) -> Callable[[ExpertEnv, np.random.Generator], Policy]:
+def find_behaviour(name: str) -> Behaviour:
     """A behaviour by its name. Raises InvalidOption for an unknown one."""
     if name not in BEHAVIOURS:
         raise InvalidOption(f"unknown behaviour {name!r}; {nearest(name, BEHAVIOURS)}")

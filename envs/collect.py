@@ -2,7 +2,7 @@
 
 import signal
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import current_process, get_context
@@ -10,23 +10,27 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 from tqdm import tqdm
 
 from worldgym.data.episode import SUFFIX, Episode, EpisodeInfo
 from worldgym.data.names import file_name
-from worldgym.envs.behaviours import behaviour_rng, find_behaviour
+from worldgym.envs.actions import ActionCodec
+from worldgym.envs.behaviours import Behaviour, behaviour_rng, find_behaviour
 from worldgym.envs.registry import SimulatorSpec, find_task, specs
-from worldgym.errors import DataError, InvalidOption, nearest
+from worldgym.errors import DataError, InvalidOption, WorldGymError, nearest
 
 
 class Job(NamedTuple):
-    """One episode to record. ``simulator`` is the name of the family; ``look`` None is its first."""
+    """One episode to record. ``simulator`` is the name of the family; ``options`` are arguments of its environment."""
 
     simulator: str
     task: str
     behaviour: str
     seed: int
-    look: str | None
+    policy: Behaviour
+    options: Mapping[str, Any]
+    steps: int | None
 
     @property
     def spec(self) -> SimulatorSpec:
@@ -45,6 +49,9 @@ def collect(
     seed: int = 0,
     workers: int = 2,
     look: str | None = None,
+    policies: Mapping[str, Behaviour] | None = None,
+    options: Mapping[str, Any] | None = None,
+    steps: int | None = None,
 ) -> list[Path]:
     """Record episodes into a folder. Episodes that are already there are kept and not repeated.
 
@@ -53,20 +60,34 @@ def collect(
 
     Args:
         folder: of the recordings.
-        tasks: of any simulator.
+        tasks: of any simulator, or ids of Gymnasium environments.
         episodes: behaviour -> number of episodes of each task; see :mod:`worldgym.envs.behaviours`.
         seed: of each behaviour's first episode; the others count up from it.
         workers: number of processes.
         look: how the simulator draws; its first look unless given.
+        policies: further behaviours by their names; they are sent to other processes, so they must be picklable.
+        options: further arguments of the simulator's environment, such as ``resolution`` for a Gymnasium environment.
+        steps: the most steps of an episode; the simulator's unless given.
 
     Returns:
         The files of all episodes requested.
 
     Raises:
         UnknownTask, InvalidOption: for an unknown task, behaviour or look.
-        DataError: if a process died.
+        DataError: if a process died, or an environment failed in the middle of an episode; finished episodes are kept.
     """
-    jobs = list(_jobs([find_task(task) for task in tasks], episodes, seed, look))
+    known = {name: (policies or {}).get(name) or find_behaviour(name) for name in episodes}
+    found = [find_task(task) for task in tasks]
+    arguments = {**(options or {}), **({} if look is None else {"look": look})}
+    jobs = [
+        Job(spec.name, task, name, seed + index, known[name], arguments, steps)
+        for spec, task in found
+        for name, count in episodes.items()
+        for index in range(count)
+    ]
+    for spec, _ in found:
+        if look is not None and look not in spec.looks:
+            raise InvalidOption(f"{spec.simulator_id} has no look {look!r}; {nearest(look, spec.looks)}")
     missing = [job for job in jobs if not job.path(folder).exists()]
     if missing and getattr(current_process(), "_inheriting", False):
         raise DataError(
@@ -93,49 +114,71 @@ def collect(
     return [job.path(folder) for job in jobs]
 
 
-def record(env: Any, behaviour: str, seed: int, look: str | None = None, steps: int | None = None) -> Episode:
-    """Record one episode.
+def record(
+    env: Any,
+    behaviour: str,
+    seed: int,
+    look: str | None = None,
+    steps: int | None = None,
+    policy: Behaviour | None = None,
+) -> Episode:
+    """Record one episode, until the environment ends it or for a number of steps.
 
     Args:
         env: a simulator without wrappers, as :meth:`SimulatorSpec.make` gives it.
-        behaviour: one of :data:`worldgym.envs.behaviours.BEHAVIOURS`.
+        behaviour: one of :data:`worldgym.envs.behaviours.BEHAVIOURS`, or the name of ``policy``.
         seed: of the episode; equal seeds give equal episodes.
         look: what the recording says of how the simulator draws; its first look unless given.
-        steps: length of the episode; the simulator's unless given.
+        steps: the most steps of the episode; the simulator's unless given.
+        policy: who acts; the behaviour of this name unless given.
+
+    Raises:
+        DataError: if the environment fails, or gives values that cannot be recorded; names the seed and the step.
     """
     spec = next(spec for spec in specs().values() if spec.entry_point.endswith(f":{type(env).__name__}"))
-    rng = behaviour_rng(behaviour, seed)
-    frame, _ = env.reset(seed=int(rng.integers(2**31)))
-    policy = find_behaviour(behaviour)(env, rng)
-    frames, actions, rewards, successes = [frame], [], [], []
-    for _ in range(spec.episode_steps if steps is None else steps):
-        actions.append(policy())
-        frame, reward, _, _, info = env.step(actions[-1])
-        frames.append(frame)
-        rewards.append(reward)
-        successes.append(info["success"])
-    info = EpisodeInfo(spec.simulator_id, env.task, behaviour, seed, spec.frame_skip, look or spec.looks[0])
-    return Episode(
-        np.stack(frames), np.stack(actions), np.array(rewards, np.float32), np.array(successes, np.bool_), info
-    )
-
-
-def _jobs(
-    tasks: list[tuple[SimulatorSpec, str]], episodes: Mapping[str, int], seed: int, look: str | None
-) -> Iterator[Job]:
-    for behaviour in episodes:
-        find_behaviour(behaviour)
-    for spec, task in tasks:
-        if look is not None and look not in spec.looks:
-            raise InvalidOption(f"{spec.name} has no look {look!r}; {nearest(look, spec.looks)}")
-        for behaviour, count in episodes.items():
-            yield from (Job(spec.name, task, behaviour, seed + index, look) for index in range(count))
+    rng, limit = behaviour_rng(behaviour, seed), spec.episode_steps if steps is None else steps
+    codec, terminated, truncated = ActionCodec(env.action_space), False, False
+    frames: list[NDArray[np.uint8]] = []
+    actions: list[NDArray[np.float32]] = []
+    rewards: list[float] = []
+    successes: list[bool] = []
+    try:
+        frames.append(env.reset(seed=int(rng.integers(2**31)))[0])
+        act = (policy or find_behaviour(behaviour))(env, rng)
+        while not (terminated or truncated or len(actions) == limit):
+            action = act()
+            frame, reward, terminated, truncated, info = env.step(action)
+            frames.append(frame)
+            actions.append(codec.encode(action))
+            rewards.append(float(reward))
+            successes.append(info["success"])
+        about = EpisodeInfo(
+            spec.simulator_id,
+            env.task,
+            behaviour,
+            seed,
+            env.frame_skip,
+            look or spec.looks[0],
+            bool(terminated),
+            codec.describe(),
+            getattr(env, "episode_steps", spec.episode_steps),
+        )
+        values = np.array(rewards, np.float32), np.array(successes, np.bool_)
+        return Episode(np.stack(frames), np.stack(actions), *values, about)
+    except WorldGymError:
+        raise
+    except Exception as error:  # whatever an environment or a policy may raise
+        raise DataError(
+            f"{env.task}: behaviour {behaviour!r} with seed {seed} failed after {len(actions)} steps: "
+            f"{type(error).__name__}: {error}"
+        ) from error
 
 
 def _record_to(job: Job, folder: Path) -> None:
-    env = job.spec.make(job.task, **({} if job.look is None else {"look": job.look}))
+    env = job.spec.make(job.task, **job.options)
     try:
-        record(env, job.behaviour, job.seed, job.look).save(job.path(folder))
+        episode = record(env, job.behaviour, job.seed, job.options.get("look"), job.steps, job.policy)
+        episode.save(job.path(folder))
     finally:
         env.close()
 

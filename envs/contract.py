@@ -104,22 +104,22 @@ def checked_options(options: Any, known: Iterable[str] = ()) -> dict[str, Any]:
     return given
 
 
-class FrameEnv(gym.Env[Frame, NDArray[np.float32]]):
+class FrameEnv(gym.Env[Frame, Any]):
     """Base of all single environments: one frame is the observation; calls are checked for their order.
 
     Args:
         resolution: height and width of a frame.
-        action_dim: of an action.
+        actions: the action space.
         title: of the window of mode ``human``.
         render_mode: ``rgb_array``, ``human`` or None.
     """
 
-    action_space: ActionSpace
+    action_space: Any
 
-    def __init__(self, resolution: int, action_dim: int, title: str, render_mode: str | None) -> None:
+    def __init__(self, resolution: int, actions: gym.spaces.Space[Any], title: str, render_mode: str | None) -> None:
         self.render_mode = checked_render_mode(render_mode)
         self.observation_space = frame_space(resolution)
-        self.action_space = action_space(action_dim)
+        self.action_space = actions
         self._title = title
         self._frame: Frame | None = None
         self._closed = False
@@ -139,6 +139,11 @@ class FrameEnv(gym.Env[Frame, NDArray[np.float32]]):
         self._closed, self._frame = True, None
         if self.render_mode == "human":
             close_window(self._title)
+
+    @property
+    def frame(self) -> Frame:
+        """A copy of the current frame. Raises as :meth:`render`."""
+        return self._current_frame("frame").copy()
 
     def _check_open(self, call: str) -> None:
         check_open(self._closed, call)

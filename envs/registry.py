@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from worldgym.errors import UnknownTask, nearest
 
+WORLD_MODEL_ID = "WorldModel-v0"
 LEARNED_ENV = "worldgym.envs.learned.env:WorldModelEnv"
 LEARNED_VECTOR_ENV = "worldgym.envs.learned.vector_env:WorldModelVectorEnv"
 
@@ -27,14 +28,15 @@ class SimulatorSpec:
     """All that the rest of worldgym needs to know of a simulator family.
 
     Attributes:
-        name: X of the ids ``Simulator-X-v0`` and ``WorldModel-X-v0``.
+        name: X of the ids ``Simulator-X-v0`` and ``WorldModel-X-v0``; empty for the family ``Simulator-v0`` of any
+            Gymnasium environment.
         entry_point: ``"module:Class"`` of the simulator's environment. The class takes ``task`` and ``render_mode``,
             and ``look`` where there are several. It is a :class:`gymnasium.Env` with the method ``expert_action()`` and
             the attribute ``task``.
         tasks: tasks that commands use unless told otherwise, and that can be named without the simulator installed.
         action_names: what each dimension of an action means.
         frame_skip: simulator steps in one environment step.
-        episode_steps: environment steps after which an episode is truncated.
+        episode_steps: environment steps after which an episode is truncated; None if the environments end theirs.
         render_fps: environment steps in a second of real time.
         install: the command that installs the simulator; empty if worldgym alone is enough.
         checkpoint: the shipped world model behind ``WorldModel-X-v0``; None if there is none.
@@ -48,7 +50,7 @@ class SimulatorSpec:
     tasks: tuple[str, ...]
     action_names: tuple[str, ...]
     frame_skip: int
-    episode_steps: int
+    episode_steps: int | None
     render_fps: int
     install: str = ""
     checkpoint: str | None = None
@@ -59,12 +61,12 @@ class SimulatorSpec:
     @property
     def simulator_id(self) -> str:
         """The Gymnasium id of the simulator."""
-        return f"Simulator-{self.name}-v0"
+        return f"Simulator-{self.name}-v0" if self.name else "Simulator-v0"
 
     @property
     def world_model_id(self) -> str:
         """The Gymnasium id of the learned environment; registered only if there is a ``checkpoint``."""
-        return f"WorldModel-{self.name}-v0"
+        return f"WorldModel-{self.name}-v0" if self.name else WORLD_MODEL_ID
 
     def known_tasks(self) -> tuple[str, ...]:
         """Names of all tasks. May need the simulator."""
@@ -110,11 +112,14 @@ def find_spec(env_id: str) -> SimulatorSpec | None:
 def find_task(task: str) -> tuple[SimulatorSpec, str]:
     """The family that has a task, and the task's plain name.
 
-    Families are asked for the tasks that they can name without a simulator first, then for all others.
+    Families are asked for the tasks that they can name without a simulator first, then for all others. A task with a
+    colon is ``module:id`` of a Gymnasium environment.
 
     Raises:
         UnknownTask: if no family has the task; names the nearest ones of all families.
     """
+    if ":" in task:
+        return specs()[""], task
     for spec in specs().values():
         if spec.plain_task(task) in spec.tasks:
             return spec, spec.plain_task(task)
@@ -135,7 +140,7 @@ def register_envs() -> None:
     """
     options: dict[str, Any] = {"order_enforce": False, "disable_env_checker": True}
     learned = {"entry_point": LEARNED_ENV, "vector_entry_point": LEARNED_VECTOR_ENV, **options}
-    gym.register("WorldModel-v0", **learned)
+    gym.register(WORLD_MODEL_ID, **learned)
     for spec in specs().values():
         gym.register(spec.simulator_id, entry_point=spec.entry_point, max_episode_steps=spec.episode_steps, **options)
         if spec.checkpoint is not None:

@@ -3,11 +3,9 @@
 import copy
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
-from worldgym.envs.contract import Frame, FrameEnv, Info, Options, checked_action, metadata
+from worldgym.envs.contract import Frame, FrameEnv, Info, Options, metadata
 from worldgym.envs.learned.arguments import checked_episode_steps
 from worldgym.envs.learned.session import (
     NONE,
@@ -68,7 +66,7 @@ class WorldModelEnv(SessionEnv, FrameEnv):
     ) -> None:
         self._session = Session(task, checkpoint, device, dtype, temperature, top_k, starts)
         config = self.world_model.config
-        super().__init__(config.resolution, config.action_dim, WINDOW, render_mode)
+        super().__init__(config.resolution, self._session.codec.space, WINDOW, render_mode)
         self._state: WorldModelState | None = None
         self._task, self._start, self._simulator_seed, self._elapsed = "", NONE, NONE, 0
         self._episode_steps = checked_episode_steps(
@@ -104,8 +102,8 @@ class WorldModelEnv(SessionEnv, FrameEnv):
         self._start, self._simulator_seed = start.index, start.simulator_seed
         return self._show(start.frames[-1]), self._info()
 
-    def step(self, action: NDArray[np.float32]) -> tuple[Frame, float, bool, bool, Info]:
-        """Imagine one step; ``action`` is float32 ``[action_dim]``, clipped to [-1, 1].
+    def step(self, action: Any) -> tuple[Frame, float, bool, bool, Info]:
+        """Imagine one step; ``action`` is of the action space, and clipped to its bounds.
 
         Returns:
             The frame, uint8 ``[H, W, 3]``; the reward (0.0 if the checkpoint predicts none); ``terminated``, True with
@@ -122,7 +120,7 @@ class WorldModelEnv(SessionEnv, FrameEnv):
         """
         self._current_frame("step")
         assert self._state is not None
-        actions = checked_action(action, self.action_space)[None]
+        actions = self._session.codec.encode(action)[None]
         noise = self._session.noise(self.np_random)[None]
         frames, rewards, ended = self._session.step(self._state, actions, noise)
         self._elapsed += 1

@@ -19,7 +19,8 @@ from worldgym.config import Sampling
 from worldgym.data.first_frames import FirstFrames
 from worldgym.data.start_states import StartStates
 from worldgym.devices import checked_device
-from worldgym.envs.contract import action_space, checked_options, frame_space
+from worldgym.envs.actions import ActionCodec
+from worldgym.envs.contract import checked_options, frame_space
 from worldgym.envs.learned.arguments import json_spec
 from worldgym.errors import CheckpointError, InvalidFrames, InvalidOption, UnknownTask, nearest
 from worldgym.pretrained import FIRST_FRAMES, START_STATES, locate
@@ -79,7 +80,7 @@ class Session:
             config.sampling.top_k if top_k is None else top_k,
         )
         self.observation_space = frame_space(config.resolution)
-        self.action_space = action_space(config.action_dim)
+        self.codec = ActionCodec.from_description(config.action_space, config.action_dim)
 
     def __getstate__(self) -> tuple[Any, ...]:
         """Copies and pickles hold the arguments; a model that was named by its checkpoint is shared or loaded again."""

@@ -21,7 +21,6 @@ from worldgym.envs.contract import (
     Info,
     Options,
     check_open,
-    checked_actions,
     checked_options,
     checked_render_mode,
     close_window,
@@ -103,7 +102,7 @@ class WorldModelVectorEnv(SessionEnv, gym.vector.VectorEnv[NDArray[np.uint8], ND
         own_limit = self.world_model.config.max_episode_steps
         self._episode_steps = checked_episode_steps(own_limit if max_episode_steps is None else max_episode_steps)
         self.single_observation_space = self._session.observation_space
-        self.single_action_space = self._session.action_space
+        self.single_action_space = self._session.codec.space
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
         self._as_torch = output == "torch"
@@ -159,7 +158,7 @@ class WorldModelVectorEnv(SessionEnv, gym.vector.VectorEnv[NDArray[np.uint8], ND
         return self._to_output(self._frames.clone()), infos
 
     def step(self, actions: Any) -> tuple[Any, Any, Any, Any, Info]:
-        """Imagine one step in all slots; ``actions`` is float32 ``[num_envs, action_dim]``.
+        """Imagine one step in all slots; ``actions`` holds one action of the single action space for each.
 
         Returns:
             Frames, uint8 ``[num_envs, H, W, 3]``; rewards, float64 ``[num_envs]`` (tensors: float32); terminations
@@ -284,10 +283,12 @@ class WorldModelVectorEnv(SessionEnv, gym.vector.VectorEnv[NDArray[np.uint8], ND
 
     def _checked_actions(self, actions: Any, acting: Mask) -> Tensor | NDArray[np.float32]:
         """Clipped actions. Tensors on a GPU stay there, and are not checked to be finite, because that would wait."""
-        space = self._session.action_space
+        codec = self._session.codec
+        if isinstance(actions, Tensor) and not codec.scaled:
+            actions = actions.numpy(force=True)
         if not isinstance(actions, Tensor) or actions.device.type == "cpu":
-            return checked_actions(actions, space, acting)
-        shape = (self.num_envs, *space.shape)
+            return codec.encode_batch(actions, acting)
+        shape = (self.num_envs, codec.dim)
         if tuple(actions.shape) != shape or not actions.is_floating_point():
             raise InvalidAction(f"expected floats of shape {shape}, got {actions.dtype} {tuple(actions.shape)}")
         return actions.to(torch.float32).clamp(-1, 1)

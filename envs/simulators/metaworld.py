@@ -15,7 +15,16 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from worldgym.envs.contract import Frame, FrameEnv, Info, Options, checked_action, checked_options, metadata
+from worldgym.envs.contract import (
+    Frame,
+    FrameEnv,
+    Info,
+    Options,
+    action_space,
+    checked_action,
+    checked_options,
+    metadata,
+)
 from worldgym.envs.mujoco_camera import GL_ADVICE, MujocoCamera, choose_gl_backend
 from worldgym.envs.registry import SimulatorSpec
 from worldgym.errors import DependencyNotInstalled, InvalidOption, RenderingError
@@ -67,7 +76,7 @@ class SimulatorMetaWorld(FrameEnv):
         if look not in SPEC.looks:
             raise InvalidOption(f"look: expected 'fast' or 'reference', got {look!r}")
         self.task, self.look = SPEC.check_task(task), look
-        super().__init__(RESOLUTION, len(ACTION_NAMES), f"{SPEC.name} {self.task}", render_mode)
+        super().__init__(RESOLUTION, action_space(len(ACTION_NAMES)), f"{SPEC.name} {self.task}", render_mode)
         self.simulator = _make_simulator(self.task)
         self._camera = self._make_camera()
         self.state: NDArray[np.float64] | None = None

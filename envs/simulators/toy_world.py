@@ -11,7 +11,16 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from worldgym.envs.contract import Frame, FrameEnv, Info, Options, checked_action, checked_options, metadata
+from worldgym.envs.contract import (
+    Frame,
+    FrameEnv,
+    Info,
+    Options,
+    action_space,
+    checked_action,
+    checked_options,
+    metadata,
+)
 from worldgym.envs.registry import SimulatorSpec
 from worldgym.errors import InvalidOption, UnknownTask
 
@@ -45,7 +54,7 @@ class ToyWorld(FrameEnv):
         self.task = self.spec_name.lower()
         if task not in (None, self.task):
             raise UnknownTask(f"{self.spec_name} has one task, {self.task!r}, got {task!r}")
-        super().__init__(RESOLUTION, self.action_dim, self.spec_name, render_mode)
+        super().__init__(RESOLUTION, action_space(self.action_dim), self.spec_name, render_mode)
         self.state: State = np.zeros(0)
 
     @classmethod

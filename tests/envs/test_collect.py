@@ -20,14 +20,15 @@ import os, sys
 from pathlib import Path
 from worldgym.data import episode
 from worldgym.envs import collect
+from worldgym.envs.behaviours import random
 
 def save_half(tensors, path, metadata):
     Path(path).write_bytes(b"half an episode")
     os._exit(9)
 
-collect._record_to(collect.Job("Toy", "toy", "random", 0, None), Path(sys.argv[1]))
+collect._record_to(collect.Job("Toy", "toy", "random", 0, random, {}, None), Path(sys.argv[1]))
 episode.save_file = save_half
-collect._record_to(collect.Job("Toy", "toy", "random", 1, None), Path(sys.argv[1]))
+collect._record_to(collect.Job("Toy", "toy", "random", 1, random, {}, None), Path(sys.argv[1]))
 """
 
 
@@ -82,14 +83,14 @@ def test_unknown_names_are_refused_before_anything_starts(tmp_path: Path) -> Non
 
 
 def test_unknown_look_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InvalidOption, match=r"Toy has no look 'reference'"):
+    with pytest.raises(InvalidOption, match=r"Simulator-Toy-v0 has no look 'reference'"):
         collect(tmp_path, ["toy"], {"expert": 1}, look="reference")
 
 
 def test_task_names_are_not_paths(tmp_path: Path) -> None:
     folder = tmp_path / "data"
     for task in ("../x", "a/b", ".", ""):
-        path = Job("Toy", task, "random", 0, None).path(folder)
+        path = Job("Toy", task, "random", 0, BEHAVIOURS["random"], {}, None).path(folder)
         assert path.resolve().parent.parent == folder.resolve()
 
 

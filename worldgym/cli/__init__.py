@@ -13,7 +13,9 @@ from worldgym.errors import WorldGymError, nearest
 
 COMMANDS = {
     "demo": "imagine recorded episodes and show real and imagined frames side by side (needs no simulator)",
-    "collect": "record episodes of a simulator",
+    "twin": "learn any Gymnasium environment: record, train, evaluate",
+    "collect": "record episodes of a simulator or of any Gymnasium environment",
+    "convert": "convert recordings of other projects: LeRobot, RLDS, robomimic, Minari, npz, videos",
     "train": "train a tokenizer or a transformer on recordings",
     "export": "make a checkpoint from the runs of a tokenizer and a transformer",
     "starts": "record first frames of a simulator into a checkpoint, for its learned environments",

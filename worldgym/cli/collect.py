@@ -1,20 +1,28 @@
 """``worldgym collect``."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 from tyro.constructors import PrimitiveConstructorSpec
 
-from worldgym.cli.options import Natural, OptionalPositive, OptionalText, Texts, parse_options
+from worldgym.cli.options import Natural, OptionalPositive, OptionalText, Texts, optional, parse_options
 
-EXAMPLE = "worldgym collect --out data/train --tasks plate-slide --episodes expert=10,random=5"
+EXAMPLE = """worldgym collect --out data/train --tasks plate-slide --episodes expert=10,random=5
+  worldgym collect --out data/lander --env LunarLander-v3 --episodes random=100,sticky=100
+  worldgym collect --out data/agent --tasks plate-slide --policy runs/mbpo/agent.safetensors --episodes 20"""
 EPISODES = "expert=40,noisy=44,smooth=20,random=16"
+ANY_EPISODES = "random=100,sticky=100"
+
+
+POLICY = ""
 
 
 def _counts(text: str) -> dict[str, int]:
-    """``expert=2,random=1`` as a dictionary."""
+    """``expert=2,random=1`` as a dictionary; a number alone is under :data:`POLICY`."""
+    if text.isdecimal():
+        return {POLICY: int(text)}
     counts = {}
     for part in text.split(","):
         name, _, count = part.partition("=")
@@ -25,18 +33,19 @@ def _counts(text: str) -> dict[str, int]:
 
 
 def _is_counts(value: Any) -> bool:
-    return isinstance(value, dict)
+    return value is None or isinstance(value, dict)
 
 
 Counts = Annotated[
-    dict[str, int],
-    PrimitiveConstructorSpec[dict[str, int]](
+    dict[str, int] | None,
+    PrimitiveConstructorSpec[dict[str, int] | None](
         nargs=1,
-        metavar="BEHAVIOUR=COUNT,...",
+        metavar="BEHAVIOUR=COUNT,...|COUNT",
         instance_from_str=lambda texts: _counts(texts[0]),
         is_instance=_is_counts,
-        str_from_instance=lambda counts: [",".join(f"{name}={count}" for name, count in counts.items())],
+        str_from_instance=lambda counts: [str(counts)],
     ),
+    optional("BEHAVIOUR=COUNT,...|COUNT"),
 ]
 
 
@@ -47,18 +56,29 @@ class Collect:
     out: Path
     """Folder of the recordings."""
     env: OptionalText = None
-    """Id of the simulator, such as Simulator-Toy-v0 (default: the one that has the tasks)."""
+    """Id of a simulator, such as Simulator-Toy-v0, or of any Gymnasium environment, such as CarRacing-v3 (default: the
+    simulator that has the tasks)."""
     tasks: Texts = ()
     """Tasks to record (default: all that the simulator's checkpoint is trained on)."""
-    episodes: Counts = field(default_factory=lambda: _counts(EPISODES))
+    episodes: Counts = None
     """Episodes a task by behaviour: expert, noisy (the expert with noise), straying (the expert, constant actions and a
-    random walk in turns), smooth (a random walk), random."""
+    random walk in turns), smooth (a random walk), sticky (random actions that are held), random; with --policy a number
+    (default: expert=40,noisy=44,smooth=20,random=16; random=100,sticky=100 for Gymnasium environments)."""
+    policy: OptionalText = None
+    """Who acts: a behaviour; an agent.safetensors of worldgym drqv2 or mbpo; a .zip of stable-baselines3, which can run
+    code when it is loaded; or module:function, called with each frame (default: as --episodes says)."""
     seed: Natural = 0
     """Of each behaviour's first episode; the others count up from it."""
     workers: OptionalPositive = None
     """Processes (default: one a core)."""
     look: OptionalText = None
     """How the simulator draws (default: its fastest way)."""
+    resolution: OptionalPositive = None
+    """Height and width of frames, for Gymnasium environments (default: 64)."""
+    frame_skip: OptionalPositive = None
+    """Steps of the environment in one recorded step, for Gymnasium environments (default: 1)."""
+    max_steps: OptionalPositive = None
+    """The most recorded steps of an episode (default: the environment's own limit)."""
 
     def run(self) -> None:
         import os
@@ -67,9 +87,37 @@ class Collect:
         from worldgym.envs.collect import collect
 
         workers = self.workers or os.cpu_count() or 1
-        paths = collect(self.out, self._tasks(), self.episodes, self.seed, workers, look=self.look)
+        tasks = self._tasks()
+        episodes, policies = self._episodes(tasks)
+        given = {"resolution": self.resolution, "frame_skip": self.frame_skip}
+        options = {name: value for name, value in given.items() if value is not None}
+        paths = collect(
+            self.out, tasks, episodes, self.seed, workers, self.look, policies, options=options, steps=self.max_steps
+        )
         recordings = Recordings(self.out)
         print(f"{len(paths)} episodes requested, {len(recordings.episodes)} in {self.out}")
+
+    def _episodes(self, tasks: list[str]) -> tuple[dict[str, int], dict[str, Any]]:
+        """Numbers of episodes by behaviour, and the behaviour that --policy gives."""
+        from worldgym.agents.policies import find_policy
+        from worldgym.envs.behaviours import BEHAVIOURS
+        from worldgym.envs.registry import find_task
+        from worldgym.errors import ConfigError
+
+        if self.policy is None:
+            default = EPISODES if find_task(tasks[0])[0].name else ANY_EPISODES
+            episodes = self.episodes or _counts(default)
+            if POLICY in episodes:
+                raise ConfigError(
+                    f"--episodes {episodes[POLICY]}: give --policy too, or BEHAVIOUR=COUNT, such as {default}"
+                )
+            return episodes, {}
+        if self.episodes is None or POLICY not in self.episodes:
+            raise ConfigError("--policy: give the number of episodes too, such as --episodes 20")
+        if self.policy in BEHAVIOURS:
+            return {self.policy: self.episodes[POLICY]}, {}
+        name = f"policy-{Path(self.policy).stem}".replace(":", "-")
+        return {name: self.episodes[POLICY]}, {name: find_policy(self.policy)}
 
     def _tasks(self) -> list[str]:
         """Plain names of the tasks to record."""
@@ -81,9 +129,11 @@ class Collect:
             default = next(spec.tasks for spec in specs().values() if spec.checkpoint == DEFAULT)
             return [find_task(task)[1] for task in self.tasks] or list(default)
         spec = find_spec(self.env)
-        if spec is None:
+        if spec is None and self.env.startswith("Simulator-"):
             known = [spec.simulator_id for spec in specs().values()]
             raise ConfigError(f"unknown simulator {self.env!r}; {nearest(self.env, known)}")
+        if spec is None or not spec.name:
+            return [self.env]
         return [spec.check_task(task) for task in self.tasks] or list(spec.tasks)
 
 

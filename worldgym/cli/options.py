@@ -87,18 +87,29 @@ PositiveFloat = Annotated[
     ),
 ]
 """A number above 0."""
+OptionalPositiveFloat = Annotated[
+    float | None,
+    PrimitiveConstructorSpec[float | None](
+        nargs=1,
+        metavar="NUMBER",
+        instance_from_str=lambda texts: _positive_number(texts[0]),
+        is_instance=lambda value: value is None or isinstance(value, float),
+        str_from_instance=lambda value: [str(value)],
+    ),
+    tyro.conf.arg(metavar="NUMBER", help_behavior_hint=""),
+]
 
 
-def _optional(metavar: str) -> Any:
+def optional(metavar: str) -> Any:
     """An option that may be left out; its help says what happens then, so tyro need not add that it is None."""
     return tyro.conf.arg(metavar=metavar, help_behavior_hint="")
 
 
-OptionalText = Annotated[str | None, _optional("NAME")]
-OptionalPath = Annotated[Path | None, _optional("PATH")]
-OptionalPositive = Annotated[int | None, _count_type("1,2,...", 1), _optional("1,2,...")]
-OptionalNatural = Annotated[int | None, _count_type("0,1,...", 0), _optional("0,1,...")]
-Texts = Annotated[tuple[str, ...], _optional("NAME ...")]
+OptionalText = Annotated[str | None, optional("NAME")]
+OptionalPath = Annotated[Path | None, optional("PATH")]
+OptionalPositive = Annotated[int | None, _count_type("1,2,...", 1), optional("1,2,...")]
+OptionalNatural = Annotated[int | None, _count_type("0,1,...", 0), optional("0,1,...")]
+Texts = Annotated[tuple[str, ...], optional("NAME ...")]
 
 
 def prepare_device(device: str | None, threads: int | None = None) -> "torch.device":
