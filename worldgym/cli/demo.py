@@ -54,17 +54,21 @@ class Demo:
         print(f"{speed} in a batch of {len(clips)} on {machine(device)}")
 
     def _clips(self, starts: "StartStates", context_length: int) -> "list[RecordedClip]":
-        """One start state of each task with what followed; early ones, where most happens."""
+        """One episode of each task from its first frame on, as learned environments begin, or from an early frame."""
         import numpy as np
 
         from worldgym.reports.demo import RecordedClip
 
         rng, clips = np.random.default_rng(self.seed), []
         for task in self.task or starts.tasks:
-            left = starts.episode_steps(task) - (starts.first_frames(task) + context_length - 1)
-            early = np.flatnonzero(left >= self.steps) if (left >= self.steps).any() else np.arange(len(left))
-            start = starts.get(task, int(early[rng.integers(len(early))]), context_length)
-            clips.append(RecordedClip(task, start.frames, start.future_frames, start.actions, start.rewards))
+            begins = np.flatnonzero(starts.first_frames(task) == 0)
+            if len(begins):
+                start = starts.get(task, int(begins[rng.integers(len(begins))]), 1)
+                context = np.repeat(start.frames, context_length, axis=0)
+            else:
+                start = starts.get(task, int(rng.integers(starts.count(task))), context_length)
+                context = start.frames
+            clips.append(RecordedClip(task, context, start.future_frames, start.actions, start.rewards))
         return clips
 
 

@@ -49,26 +49,28 @@ class Evaluate:
         atomic_json(self.out, figures)
         print(horizon_table(figures["by_task"]["all"]), task_table(figures["by_task"]), sep="\n\n")
         perplexity = figures["perplexity"]
-        print(f"\nperplexity: context {perplexity['context']:.0f}, dynamics {perplexity['dynamics']:.0f}\n{self.out}")
+        events = ", ".join(f"{name} {value:.2f}" for name, value in figures["events"].items())
+        print(f"\n{events}" if events else "")
+        print(f"perplexity: context {perplexity['context']:.0f}, dynamics {perplexity['dynamics']:.0f}\n{self.out}")
 
     def _measure(self) -> "Figures":
         """The figures of a checkpoint and how they were measured; with ``write_card`` also written into it."""
         from worldgym.config import Sampling
         from worldgym.data.recordings import Recordings, sample_segments
-        from worldgym.data.summary import check_held_out
+        from worldgym.data.summary import check_held_out, summaries
         from worldgym.devices import checked_device
         from worldgym.pretrained import locate
         from worldgym.reports.card import write_figures
         from worldgym.reports.evaluation import evaluate, perplexities
+        from worldgym.reports.events import event_figures
         from worldgym.reports.provenance import provenance
         from worldgym.world_model import WorldModel
 
         device = checked_device(self.device)
         model = WorldModel.from_pretrained(self.checkpoint, device=device)
         recordings, config = Recordings(self.data), model.config
-        for trained_on in ("trained_on", "tokenizer_trained_on"):
-            if trained_on in config.training_data:
-                check_held_out(config.training_data[trained_on], recordings)
+        for summary in summaries(config.training_data):
+            check_held_out(summary, recordings)
         if "trained_on" not in config.training_data and self.write_card:
             raise CheckpointError(
                 f"{self.checkpoint}: expected training data in config.json, as `worldgym export` writes it; found none"
@@ -82,6 +84,7 @@ class Evaluate:
             "first_steps": self.first_steps,
             "by_task": evaluate(model, segments, samplings, self.out.with_suffix(".gif"), self.seed),
             "perplexity": perplexities(model, segments),
+            "events": event_figures(model, recordings, segments, self.horizon, self.seed),
         }
         if self.write_card:
             write_figures(locate(self.checkpoint), config, figures)

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,10 @@ CARD = "README.md"
 ANY_CHECKPOINT = "WorldModel-v0"
 """Id of the learned environment that takes any checkpoint."""
 
+SLIDES = "then\n  the context stays and the older half of the imagined frames leaves."
+STARTS_ANEW = "then\n  the model starts again from its own frames."
+TERMINATES = "It terminates episodes at random, with the probability that it predicts at each step."
+NEVER_TERMINATES = "It never terminates an episode; episodes end by their time limit."
 _CARD = """\
 ---
 license: mit
@@ -57,7 +61,7 @@ Task by task, sampled:
 {task_table}
 
 Perplexity of the codes on the held-out frames: context {context_perplexity} of {context_codes}, dynamics
-{dynamics_perplexity} of {dynamics_codes}.
+{dynamics_perplexity} of {dynamics_codes}.{events}
 
 Measured on {date} on {machine}, at commit {commit}, by `{command}`.
 
@@ -66,16 +70,16 @@ Measured on {date} on {machine}, at commit {commit}, by `{command}`.
 {data_table}
 
 Recorded from {environment}, look `{look}`, frame skip {frame_skip}; {steps:,} steps. No held-out episode was used in
-training. Some of them are the start states in `start_states/`.
+training. Some of them are the start states in `start_states/`.{earlier}
 
 ## Limits
 
 - It was trained on the tasks above, drawn in one way. Other frames are not refused, but predicted badly.
 - Errors accumulate. The figures end at horizon {horizon}. `info["uncertainty"]` is high where predictions are likely to
-  be wrong, and `info["reanchored"]` is true from the step at which the model starts again from its own frames.
+  be wrong. `info["reanchored"]` is true at steps before which the position window was full; {window}
 - Small objects, thin objects and contacts between objects are predicted worst, and with them the rewards: an imagined
   success need not be a success in the simulator.
-- It never terminates an episode; episodes end by their time limit.
+- {termination}
 - Behaviour that differs from the behaviours in the table above is extrapolation.
 
 ## Train it again
@@ -159,8 +163,28 @@ def _render(name: str, config: WorldModelConfig, counts: Mapping[str, int]) -> s
         task_table=task_table(figures["by_task"]),
         data_table=data_table(config.training_data),
         commands="\n".join(training_commands(name, config)),
+        events=_events(figures.get("events", {})),
+        earlier=_earlier(config.training_data.get("earlier", ())),
+        window=SLIDES if config.slides else STARTS_ANEW,
+        termination=TERMINATES if config.termination else NEVER_TERMINATES,
         **{key: figures[key] for key in ("date", "machine", "commit", "command", "first_steps", "horizon")},
     )
+
+
+def _events(figures: Mapping[str, float]) -> str:
+    """A paragraph on predicted events; empty without figures of them."""
+    if not figures:
+        return ""
+    parts = ", ".join(f"{name.replace('_', ' ')} {number(value, '.2f')}" for name, value in figures.items())
+    return f"\n\nPredicted events, sampled, at the same horizons: {parts}."
+
+
+def _earlier(summaries: Sequence[Mapping[str, Any]]) -> str:
+    """A sentence on the recordings of earlier trainings, where training started from another checkpoint's weights."""
+    if not summaries:
+        return ""
+    steps = sum(int(summary["steps"]) for summary in summaries)
+    return f" Training started from the weights of an earlier checkpoint, which were trained on {steps:,} steps."
 
 
 def learned_env_id(simulator_id: str) -> str:

@@ -24,10 +24,14 @@ def training_commands(name: str, config: WorldModelConfig) -> Iterator[str]:
     folders = {key: folder for key, folder in FOLDERS.items() if key in config.training_data}
     for key, folder in folders.items():
         yield from _collect_commands(folder, config.training_data[key])
+    initial = ""
+    if "earlier" in config.training_data:
+        initial = "--initial EARLIER "
+        yield "# EARLIER: the checkpoint whose weights this training started from; without the option it starts anew"
     data, held_out = folders["trained_on"], folders["held_out"]
     for part, options in (("tokenizer", ""), ("transformer", "--tokenizer runs/tokenizer ")):
         recordings = f"--data {folders.get(f'{part}_trained_on', data)} --held-out {held_out}"
-        yield f"worldgym train {part} --recipe {name} {options}{recordings} --out runs/{part}"
+        yield f"worldgym train {part} --recipe {name} {initial}{options}{recordings} --out runs/{part}"
     runs = "--tokenizer runs/tokenizer --transformer runs/transformer"
     sampling = f"--temperature {config.sampling.temperature} --top-k {config.sampling.top_k}"
     yield f"worldgym export {runs} --held-out {held_out} {sampling} --out checkpoints/{name}"

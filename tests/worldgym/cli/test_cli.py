@@ -30,9 +30,10 @@ def test_help_shows_an_example_that_parses(command: str, capsys: pytest.CaptureF
     with pytest.raises(SystemExit, match="0"):
         main([*command.split(), "--help"])
     shown = capsys.readouterr().out
-    example = shown.partition("example:\n")[2].partition("\n\n")[0].split()
-    assert example[: 1 + len(command.split())] == ["worldgym", *command.split()]
-    assert callable(importlib.import_module(f"worldgym.cli.{example[1]}").parse(example[2:]).run)
+    for line in shown.partition("example:\n")[2].partition("\n\n")[0].splitlines():
+        example = line.split()
+        assert example[: 1 + len(command.split())] == ["worldgym", *command.split()]
+        assert callable(importlib.import_module(f"worldgym.cli.{example[1]}").parse(example[2:]).run)
 
 
 def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
@@ -53,7 +54,10 @@ def test_the_module_is_the_command() -> None:
         ("demo --checkpoint {checkpoint} --task hamer --out {out}", "did you mean 'hammer'"),
         ("demo --checkpoint {checkpoint} --device tpu9 --out {out}", "device 'tpu9' cannot be used here"),
         ("evaluate --checkpoint {checkpoint} --data {out}", "expected episodes"),
-        ("evaluate --checkpoint {checkpoint} --data {data} --out {out}/f.json --starts 99", "ask for fewer"),
+        (
+            "evaluate --checkpoint {checkpoint} --data {data} --out {out}/f.json --horizon 99",
+            "ask for shorter segments",
+        ),
         ("evaluate --checkpoint {checkpoint} --data {data} --write-card", "expected training data in config.json"),
         ("train tokenizer --data {data} --held-out {data} --out {out} --recipe nothing", "nothing is missing"),
         ("train tokenizer --data {data} --held-out {data} --out {out}", "not used in training"),

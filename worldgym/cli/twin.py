@@ -1,0 +1,232 @@
+"""``worldgym twin``: from a Gymnasium id to its learned environment, in one command."""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from worldgym.checkpoints import DEFAULT
+from worldgym.cli import INTERRUPTED
+from worldgym.cli.options import Natural, OptionalPositive, OptionalPositiveFloat, OptionalText, Positive, parse_options
+
+if TYPE_CHECKING:
+    from worldgym.data.recordings import Recordings
+    from worldgym.training.recipe import Recipe
+
+EXAMPLE = """worldgym twin --env CartPole-v1 --out twins/cartpole --quick
+  worldgym twin --env CarRacing-v3 --out twins/car-racing --hours 2"""
+PLAN = "plan.json"
+HELD_OUT_SEED, HELD_OUT_SHARE, LEAST_HELD_OUT = 1_000_000, 0.1, 6
+COLLECTING_SHARE, TOKENIZER_SHARE, TRANSFORMER_SHARE = 0.15, 0.3, 0.45  # of the time; the rest evaluates
+STEPS_AN_HOUR = 60_000  # recorded at most: more are not seen often enough in the time
+HOURS, QUICK_HOURS = 1.0, 5 / 60
+TIMED_UPDATES = 8
+TEMPERATURE = 0.3  # of sampling; see docs/experiments.md, "metaworld-64, the transformer"
+LEAST_UPDATES = 20
+
+
+@dataclass(frozen=True)
+class Twin:
+    """Learn a Gymnasium environment: record episodes, train both parts, evaluate, write the model card.
+
+    It stops when it is interrupted, and the same command continues. --out becomes a checkpoint for
+    gym.make("WorldModel-v0", checkpoint=OUT); recordings and training runs stay in OUT/work.
+    """
+
+    env: str
+    """Id of the environment, such as CarRacing-v3; module:Id imports a package first."""
+    out: Path
+    """Folder of the checkpoint."""
+    hours: OptionalPositiveFloat = None
+    """How long it may take, about (default: 1; five minutes with --quick)."""
+    quick: bool = False
+    """A rough twin, by smaller networks."""
+    policy: OptionalText = None
+    """Who acts in half of the episodes, as for worldgym collect (default: random and sticky random actions alone)."""
+    frame_skip: Positive = 1
+    """Steps of the environment in one step of the twin."""
+    max_steps: Positive = 500
+    """The most recorded steps of an episode."""
+    seed: Natural = 0
+    """Of the first episode and of the training."""
+    workers: OptionalPositive = None
+    """Processes that record (default: one a core)."""
+    device: OptionalText = None
+    """Such as cpu or cuda:1 (default: the GPU if there is one)."""
+
+    def run(self) -> int:
+        from worldgym.data.recordings import Recordings
+
+        plan = self._plan()
+        self._collect(plan)
+        data, held_out = (Recordings(self._work / name) for name in ("train", "held-out"))
+        recipe = _recipe(self.quick, self.seed)
+        if not self._train(plan, recipe, data, held_out):
+            print("worldgym: stopped; run the same command again to continue", file=sys.stderr)
+            return INTERRUPTED
+        self._finish()
+        print(f'{self.out} is ready: gym.make("WorldModel-v0", checkpoint="{self.out}"); see {self.out}/README.md')
+        return 0
+
+    @property
+    def _work(self) -> Path:
+        return self.out / "work"
+
+    @property
+    def _seconds(self) -> float:
+        return 3600 * (self.hours or (QUICK_HOURS if self.quick else HOURS))
+
+    def _plan(self) -> dict[str, Any]:
+        """What to do, decided once by recording one episode of each behaviour: ``episodes`` and ``options``."""
+        import time
+
+        from worldgym.envs.behaviours import find_behaviour
+        from worldgym.envs.collect import record
+        from worldgym.envs.registry import find_task
+        from worldgym.errors import ConfigError
+        from worldgym.storage.files import atomic_json, read_json
+
+        path = self._work / PLAN
+        settings = {"env": self.env, "quick": self.quick, "frame_skip": self.frame_skip, "seed": self.seed}
+        if path.exists():
+            plan = read_json(path)
+            if plan["settings"] != settings:
+                raise ConfigError(f"{self.out} holds another twin, of {plan['settings']}: choose another --out")
+            return plan
+        spec, task = find_task(self.env)
+        policies = self._policies()
+        names = [*policies, "random", "sticky"]
+        begin, steps = time.perf_counter(), 0
+        for name in names:
+            env = spec.make(task, frame_skip=self.frame_skip)
+            try:
+                episode = record(env, name, self.seed, None, self.max_steps, policies.get(name) or find_behaviour(name))
+            finally:
+                env.close()
+            steps += len(episode)
+        seconds = time.perf_counter() - begin
+        in_time = COLLECTING_SHARE * self._seconds / seconds * len(names) * (self.workers or 1)
+        wanted = STEPS_AN_HOUR * self._seconds / 3600 / steps * len(names)
+        count = max(LEAST_HELD_OUT, int(min(in_time, wanted) / len(names)))
+        plan = {"settings": settings, "episodes": dict.fromkeys(names, count)}
+        path.parent.mkdir(parents=True, exist_ok=True)
+        atomic_json(path, plan)
+        return plan
+
+    def _policies(self) -> dict[str, Any]:
+        from worldgym.agents.policies import find_policy
+
+        return {} if self.policy is None else {"policy": find_policy(self.policy)}
+
+    def _collect(self, plan: dict[str, Any]) -> None:
+        import math
+        import os
+
+        from worldgym.envs.collect import collect
+
+        counts = plan["episodes"]
+        held_out = {name: max(LEAST_HELD_OUT, math.ceil(HELD_OUT_SHARE * count)) for name, count in counts.items()}
+        for name, episodes, seed in (("train", counts, self.seed), ("held-out", held_out, HELD_OUT_SEED + self.seed)):
+            collect(
+                self._work / name,
+                [self.env],
+                episodes,
+                seed,
+                self.workers or os.cpu_count() or 1,
+                policies=self._policies(),
+                options={"frame_skip": self.frame_skip},
+                steps=self.max_steps,
+            )
+
+    def _train(self, plan: dict[str, Any], recipe: "Recipe", data: "Recordings", held_out: "Recordings") -> bool:
+        """Train both parts, or resume; whether they are finished."""
+        from functools import partial
+
+        from worldgym.cli.options import prepare_device
+        from worldgym.runs.folder import CONFIG
+        from worldgym.training.runs import train_tokenizer, train_transformer
+
+        device = prepare_device(self.device)
+        runs = {name: self._work / name for name in ("tokenizer", "transformer")}
+        parts: dict[str, tuple[Any, Any, float]] = {
+            "tokenizer": (recipe.tokenizer, train_tokenizer, TOKENIZER_SHARE),
+            "transformer": (
+                recipe.transformer,
+                lambda part, *rest, **more: train_transformer(part, runs["tokenizer"], *rest, **more),
+                TRANSFORMER_SHARE,
+            ),
+        }
+        for name, (part, train, share) in parts.items():
+            start = partial(train, recordings=data, held_out=held_out, device=device)
+            steps = self._updates(plan, name, part, start, share * self._seconds)
+            part = replace(part, training=replace(part.training, steps=steps, **_intervals(steps)))
+            if start(part, folder=runs[name], resume=(runs[name] / CONFIG).exists()) < steps:
+                return False
+        return True
+
+    def _updates(self, plan: dict[str, Any], name: str, part: Any, start: Any, seconds: float) -> int:
+        """The number of updates that fit the time, measured once and kept in the plan."""
+        import json
+        import tempfile
+
+        from worldgym.runs.log import METRICS
+        from worldgym.storage.files import atomic_json
+
+        key = f"{name}_updates"
+        if key not in plan:
+            training = replace(part.training, steps=TIMED_UPDATES, log_every=1, validate_every=TIMED_UPDATES)
+            with tempfile.TemporaryDirectory(dir=self._work) as folder:
+                start(replace(part, training=training), folder=Path(folder) / "timing")
+                lines = (Path(folder) / "timing" / METRICS).read_text(encoding="utf-8").splitlines()
+            times = [line["seconds"] for line in map(json.loads, lines) if "loss" in line]
+            each = (times[-2] - times[0]) / (len(times) - 2)  # the last update is followed by fitting the heads
+            plan[key] = max(LEAST_UPDATES, int(seconds / each))
+            atomic_json(self._work / PLAN, plan)
+        return int(plan[key])
+
+    def _finish(self) -> None:
+        """Make the checkpoint, with first frames, figures and card."""
+        from worldgym.cli.evaluate import Evaluate
+        from worldgym.cli.export import Export
+        from worldgym.cli.starts import Starts
+
+        tokenizer, transformer, held_out = (self._work / name for name in ("tokenizer", "transformer", "held-out"))
+        Export(tokenizer, transformer, held_out, self.out, TEMPERATURE).run()
+        Starts(self.out, env="Simulator-v0").run()
+        Evaluate(held_out, str(self.out), self._work / "evaluate.json", write_card=True).run()
+
+
+def _recipe(quick: bool, seed: int) -> "Recipe":
+    """The recipe of the shipped checkpoint, with smaller networks for a quick twin."""
+    from worldgym.checkpoints import shipped
+    from worldgym.config import CompactTokenizerConfig
+    from worldgym.training.recipe import RECIPE, Recipe, load_recipe
+
+    found = load_recipe(shipped()[DEFAULT] / RECIPE)
+    tokenizer, transformer = found.tokenizer, found.transformer
+    if quick:
+        assert isinstance(tokenizer.model, CompactTokenizerConfig)
+        tokenizer = replace(tokenizer, model=replace(tokenizer.model, width=24))
+        transformer = replace(transformer, model=replace(transformer.model, layers=4, hidden_size=192, mlp_size=512))
+    tokenizer = replace(
+        tokenizer,
+        job=replace(tokenizer.job, segment_length=100, first_share=0.35),
+        training=replace(tokenizer.training, seed=seed),
+    )
+    job = replace(transformer.job, first_share=0.3, later_share=0.5, head_batches=50 if quick else 300)
+    return Recipe(tokenizer, replace(transformer, job=job, training=replace(transformer.training, seed=seed)))
+
+
+def _intervals(steps: int) -> dict[str, int]:
+    """Warm-up and intervals of a run of so many updates."""
+    return {
+        "warmup_steps": min(200, max(1, steps // 10)),
+        "validate_every": max(1, steps // 3),
+        "save_every": max(1, min(250, steps // 5)),
+    }
+
+
+def parse(arguments: Sequence[str]) -> Twin:
+    """Parse the command's options."""
+    return parse_options(Twin, arguments, "twin", EXAMPLE)

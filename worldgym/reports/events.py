@@ -1,0 +1,106 @@
+"""Figures of predicted events: success and termination."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from worldgym.data.recordings import Batch, Recordings, Segments, to_batch
+from worldgym.world_model import WorldModel
+
+CHUNK = 24  # segments in one batch of the model
+THRESHOLD = 0.5
+
+
+def event_figures(
+    model: WorldModel, recordings: Recordings, segments: Segments, horizon: int, seed: int = 0
+) -> dict[str, float]:
+    """Compare predicted events with recorded ones, under the recorded actions.
+
+    Args:
+        model: the world model, which samples as its configuration says.
+        recordings: held-out episodes.
+        segments: of these episodes.
+        horizon: steps imagined before the end of an episode.
+        seed: of the sampled tokens.
+
+    Returns:
+        For a model that predicts successes: ``success_auroc`` and ``success_brier`` over the steps of the segments,
+        where both outcomes occur in them. For a model that predicts terminations: ``termination_precision``,
+        ``termination_recall`` and ``termination_f1`` at probability 0.5, over the steps of the segments and over the
+        last ``horizon`` steps of every episode that terminated.
+    """
+    figures: dict[str, float] = {}
+    if model.config.success and segments.batch.successes is not None:
+        probability = _imagined(model, segments.batch, seed)[0]
+        recorded = segments.batch.successes[:, model.config.context_length - 1 :].numpy()
+        if recorded.any() and not recorded.all():
+            figures["success_auroc"] = auroc(probability, recorded)
+            figures["success_brier"] = float(np.mean((probability - recorded) ** 2))
+    if model.config.termination and segments.batch.terminations is not None:
+        parts = [segments.batch, *_ends(recordings, model.config.context_length, horizon)]
+        predicted = np.concatenate([_imagined(model, part, seed)[1].ravel() for part in parts]) >= THRESHOLD
+        actual = np.concatenate([_terminations(part, model.config.context_length) for part in parts])
+        hits = float((predicted & actual).sum())
+        figures["termination_precision"] = hits / max(1.0, float(predicted.sum()))
+        figures["termination_recall"] = hits / max(1.0, float(actual.sum()))
+        figures["termination_f1"] = 2 * hits / max(1.0, float(predicted.sum() + actual.sum()))
+    return figures
+
+
+def auroc(scores: NDArray[np.floating[Any]], positive: NDArray[np.bool_]) -> float:
+    """Area under the ROC curve: how often a positive case has the higher score; ties count half.
+
+    Args:
+        scores: any shape.
+        positive: bool, the same shape, with True and False in it.
+    """
+    _, inverse, counts = np.unique(scores.ravel(), return_inverse=True, return_counts=True)
+    ranks = (np.cumsum(counts) - (counts - 1) / 2)[inverse.ravel()]  # mean rank of equal scores, from 1
+    flags = positive.ravel()
+    positives, negatives = int(flags.sum()), int((~flags).sum())
+    return float((ranks[flags].sum() - positives * (positives + 1) / 2) / (positives * negatives))
+
+
+def _imagined(model: WorldModel, batch: Batch, seed: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Probabilities of success and termination, float32 ``[N, T]``, under recorded actions."""
+    context, sampling = model.config.context_length, model.config.sampling
+    generator = torch.Generator(model.device).manual_seed(seed)
+    success, termination = [], []
+    for start in range(0, len(batch.frames), CHUNK):
+        rows = slice(start, start + CHUNK)
+        imagined = model.rollout(
+            batch.frames[rows, :context],
+            batch.actions[rows, context - 1 :] if model.config.action_dim else None,
+            temperature=sampling.temperature,
+            top_k=sampling.top_k,
+            generator=generator,
+            horizon=None if model.config.action_dim else batch.frames.shape[1] - context,
+            decode=False,
+        )
+        success.append(imagined.success_probability.cpu())
+        termination.append(imagined.termination_probability.cpu())
+    return torch.cat(success).numpy(), torch.cat(termination).numpy()
+
+
+def _terminations(batch: Batch, context: int) -> NDArray[np.bool_]:
+    assert batch.terminations is not None
+    ended: NDArray[np.bool_] = batch.terminations[:, context - 1 :].numpy().ravel()
+    return ended
+
+
+def _ends(recordings: Recordings, context: int, horizon: int) -> list[Batch]:
+    """The last steps of the episodes that terminated, those of equal length in one batch."""
+    by_length: dict[int, list[int]] = {}
+    for index, episode in enumerate(recordings.episodes):
+        if episode.info.terminated:
+            by_length.setdefault(min(horizon, len(episode)), []).append(index)
+    batches = []
+    for steps, found in by_length.items():
+        starts = [recordings.episodes[index].shape[0] - steps - context for index in found]
+        length = context + steps
+        batches.append(
+            to_batch([recordings.segment(index, start, length) for index, start in zip(found, starts, strict=True)])
+        )
+    return batches
