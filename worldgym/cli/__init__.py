@@ -24,6 +24,7 @@ COMMANDS = {
     "mbpo": "train an agent in a simulator and in a world model that learns with it",
     "drqv2": "train an agent in a simulator alone: the baseline of mbpo",
     "curves": "plot success and return of runs against simulator steps",
+    "push": "upload a checkpoint to the Hugging Face Hub",
     "checkpoints": "list the checkpoints that ship with worldgym",
 }
 INTERRUPTED = 130
