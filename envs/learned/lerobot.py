@@ -1,7 +1,7 @@
 """A learned environment as LeRobot's evaluation takes it.
 
-LeRobot's EnvHub loads an ``env.py`` from the Hugging Face Hub and calls its ``make_env``. ``worldgym push`` uploads such
-a file, which calls :func:`make_env`.
+LeRobot's EnvHub loads an ``env.py`` from the Hugging Face Hub and calls its ``make_env``. ``worldgym push`` uploads
+such a file, which calls :func:`make_env`.
 """
 
 import os

@@ -18,7 +18,7 @@ EXAMPLE = """worldgym twin --env CartPole-v1 --out twins/cartpole --quick
   worldgym twin --env CarRacing-v3 --out twins/car-racing --hours 2"""
 PLAN = "plan.json"
 HELD_OUT_SEED, HELD_OUT_SHARE, LEAST_HELD_OUT = 1_000_000, 0.1, 6
-COLLECTING_SHARE, TOKENIZER_SHARE, TRANSFORMER_SHARE = 0.15, 0.3, 0.45  # of the time; the rest evaluates
+COLLECTING_SHARE, TOKENIZER_SHARE, TRANSFORMER_SHARE = 0.1, 0.25, 0.5  # of the time; the rest evaluates
 STEPS_AN_HOUR = 60_000  # recorded at most: more are not seen often enough in the time
 HOURS, QUICK_HOURS = 1.0, 5 / 60
 TIMED_UPDATES = 8
@@ -43,7 +43,7 @@ class Twin:
     quick: bool = False
     """A rough twin, by smaller networks."""
     policy: OptionalText = None
-    """Who acts in half of the episodes, as for worldgym collect (default: random and sticky random actions alone)."""
+    """Who acts in a third of the episodes, as for worldgym collect (default: random and sticky actions alone)."""
     frame_skip: Positive = 1
     """Steps of the environment in one step of the twin."""
     max_steps: Positive = 500
@@ -208,13 +208,13 @@ def _recipe(quick: bool, seed: int) -> "Recipe":
     if quick:
         assert isinstance(tokenizer.model, CompactTokenizerConfig)
         tokenizer = replace(tokenizer, model=replace(tokenizer.model, width=24))
-        transformer = replace(transformer, model=replace(transformer.model, layers=4, hidden_size=192, mlp_size=512))
+        transformer = replace(transformer, model=replace(transformer.model, layers=3, hidden_size=128, mlp_size=384))
     tokenizer = replace(
         tokenizer,
         job=replace(tokenizer.job, segment_length=100, first_share=0.35),
         training=replace(tokenizer.training, seed=seed),
     )
-    job = replace(transformer.job, first_share=0.3, later_share=0.5, head_batches=50 if quick else 300)
+    job = replace(transformer.job, first_share=0.3, later_share=0.5, head_batches=20 if quick else 200)
     return Recipe(tokenizer, replace(transformer, job=job, training=replace(transformer.training, seed=seed)))
 
 
