@@ -22,6 +22,7 @@ COLLECTING_SHARE, TOKENIZER_SHARE, TRANSFORMER_SHARE = 0.1, 0.25, 0.5  # of the 
 STEPS_AN_HOUR = 60_000  # recorded at most: more are not seen often enough in the time
 HOURS, QUICK_HOURS = 1.0, 5 / 60
 TIMED_UPDATES = 8
+LABEL_PERPLEXITY, LABEL_FRAMES = 8.0, 10  # codes that a soft target spreads over; frames by which it is fitted
 TEMPERATURE = 0.3  # of sampling; see docs/experiments.md, "metaworld-64, the transformer"
 LEAST_UPDATES = 20
 
@@ -158,12 +159,34 @@ class Twin:
             ),
         }
         for name, (part, train, share) in parts.items():
+            if name == "transformer":
+                width = self._label_width(plan, runs["tokenizer"], held_out)
+                part = replace(part, job=replace(part.job, label_width=width, noise_width=width))
             start = partial(train, recordings=data, held_out=held_out, device=device)
             steps = self._updates(plan, name, part, start, share * self._seconds)
             part = replace(part, training=replace(part.training, steps=steps, **_intervals(steps)))
             if start(part, folder=runs[name], resume=(runs[name] / CONFIG).exists()) < steps:
                 return False
         return True
+
+    def _label_width(self, plan: dict[str, Any], tokenizer_run: Path, held_out: "Recordings") -> float:
+        """The width of soft targets that fits the tokenizer's codebook, measured once and kept in the plan."""
+        import torch
+
+        from worldgym.data.recordings import to_batch
+        from worldgym.storage.files import atomic_json
+        from worldgym.training.code_kernels import fitting_width
+        from worldgym.training.encoded import encode_batch
+        from worldgym.training.trained import load_tokenizer_run
+
+        if "label_width" not in plan:
+            tokenizer = load_tokenizer_run(tokenizer_run).tokenizer
+            length = tokenizer.layout.context_length + LABEL_FRAMES
+            segments = [held_out.segment(index, 0, length) for index in range(len(held_out.episodes))]
+            codes = torch.cat([encode_batch(tokenizer, to_batch([segment])).future for segment in segments])
+            plan["label_width"] = fitting_width(tokenizer.codebooks()[1], codes, LABEL_PERPLEXITY)
+            atomic_json(self._work / PLAN, plan)
+        return float(plan["label_width"])
 
     def _updates(self, plan: dict[str, Any], name: str, part: Any, start: Any, seconds: float) -> int:
         """The number of updates that fit the time, measured once and kept in the plan."""

@@ -27,6 +27,28 @@ def code_kernel(codebook: Tensor, width: float, rows: Tensor | None = None) -> T
     return torch.softmax(-0.5 * (distance / width).square(), dim=1)
 
 
+def fitting_width(codebook: Tensor, codes: Tensor, perplexity: float) -> float:
+    """The width at which the kernels of some codes spread over a given number of codes, in the geometric mean.
+
+    Args:
+        codebook: ``[K, D]``.
+        codes: int64, any shape: those in use, as often as they are used.
+        perplexity: number of codes, above 1 and below K.
+
+    Returns:
+        The width, in code space.
+    """
+    used, counts = codes.unique(return_counts=True)
+    weights = counts.double() / counts.sum()
+    low, high = 0.0, float(torch.cdist(codebook.detach().float(), codebook.detach().float()).max())
+    for _ in range(40):
+        width = (low + high) / 2
+        kernel = code_kernel(codebook, max(width, 1e-9), used).double()
+        entropy = -(torch.special.xlogy(kernel, kernel).sum(1) * weights.to(kernel.device)).sum()
+        low, high = (low, width) if float(entropy.exp()) > perplexity else (width, high)
+    return high
+
+
 class CodeKernel:
     """The kernel of one width over a codebook that may change. It is computed again only after a change.
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from worldgym.training.code_kernels import CodeKernels, code_kernel
+from worldgym.training.code_kernels import CodeKernels, code_kernel, fitting_width
 
 
 def test_kernel_prefers_near_codes_and_sums_to_one() -> None:
@@ -40,3 +40,12 @@ def test_paper_targets_need_no_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
     kernels = CodeKernels(label_width=0.0, noise_width=0.0)
     assert kernels.targets(torch.zeros(8192, 64), codes) is None
     assert kernels.add_noise(torch.zeros(8192, 64), codes, np.random.default_rng(0)) is codes
+
+
+def test_a_fitting_width_has_the_given_perplexity() -> None:
+    codebook = torch.randn(64, 4, generator=torch.Generator().manual_seed(0))
+    codes = torch.randint(64, (300,), generator=torch.Generator().manual_seed(1))
+    width = fitting_width(codebook, codes, 8.0)
+    kernel = code_kernel(codebook, width, codes)
+    entropy = -torch.special.xlogy(kernel, kernel).sum(1).mean()
+    assert entropy.exp().item() == pytest.approx(8, rel=1e-3)
