@@ -92,5 +92,15 @@ class RewardScale:
         rewards: Tensor = F.softmax(predicted.float(), dim=-1) @ self.centres.to(predicted.device, torch.float32)
         return rewards
 
+    def spread(self, predicted: Tensor) -> Tensor:
+        """The standard deviation of the predicted rewards, float32 ``[...]``; NaN without bins."""
+        if not self.bins:
+            return torch.full_like(predicted, float("nan"), dtype=torch.float32)
+        centres = self.centres.to(predicted.device, torch.float32)
+        probabilities = F.softmax(predicted.float(), dim=-1)
+        mean = probabilities @ centres
+        spread: Tensor = (probabilities * (centres - mean[..., None]).square()).sum(-1).sqrt()
+        return spread
+
     def _inverse(self, values: Tensor) -> Tensor:
         return values if self.transform == "identity" else symexp(values)

@@ -64,6 +64,7 @@ def imagine_rollouts(
     rewards: RewardSource | None = None,
     generator: torch.Generator | None = None,
     max_uncertainty: float | None = None,
+    pessimism: float = 0.0,
 ) -> Rollouts:
     """Let a policy act in the world model for ``horizon`` steps, in one batch.
 
@@ -79,11 +80,12 @@ def imagine_rollouts(
         generator: samples the tokens and the terminations.
         max_uncertainty: in nats; a rollout ends before the first frame whose uncertainty
             (``WorldModelState.uncertainty``) is larger. None never ends one early.
+        pessimism: how many standard deviations of the predicted reward are subtracted from it.
 
     Raises:
         ConfigError: if the model needs more context than the history has, or predicts no rewards.
     """
-    check_rollouts_possible(world_model, history.shape[1])
+    check_rollouts_possible(world_model, history.shape[1], pessimism)
     config, sampling, source = world_model.config, world_model.config.sampling, rewards or HeadRewards()
     current = history.to(world_model.device)
     state = world_model.start(current[:, -config.context_length :])
@@ -92,7 +94,7 @@ def imagine_rollouts(
     for step in range(horizon):
         action = torch.from_numpy(policy(current)).to(world_model.device)
         state, frame, predicted = world_model.step(state, action, sampling.temperature, sampling.top_k, generator)
-        reward = source(frame, predicted)
+        reward = source(frame, predicted - pessimism * state.reward_spread if pessimism else predicted)
         current = torch.cat([current[:, 1:], frame[:, None]], dim=1)
         if max_uncertainty is not None:
             kept = state.uncertainty <= max_uncertainty
@@ -120,8 +122,8 @@ def _uniforms(count: int, generator: torch.Generator | None) -> Tensor:
     return torch.rand(count, generator=generator, device=device, dtype=torch.float32)
 
 
-def check_rollouts_possible(world_model: WorldModel, history_length: int) -> None:
-    """Check that a world model can start from so many frames, and predicts rewards.
+def check_rollouts_possible(world_model: WorldModel, history_length: int, pessimism: float = 0.0) -> None:
+    """Check that a world model can start from so many frames, and predicts rewards as they are needed.
 
     Raises:
         ConfigError: otherwise.
@@ -131,6 +133,11 @@ def check_rollouts_possible(world_model: WorldModel, history_length: int) -> Non
         raise ConfigError(
             f"the world model needs {config.context_length} frames of context, the agent's history has "
             f"{history_length}: choose an agent with a larger frame_stack, or a model with a shorter context"
+        )
+    if pessimism < 0 or (pessimism and not config.reward_bins):
+        raise ConfigError(
+            f"pessimism: expected 0, or a number above 0 and a world model with reward_bins, got {pessimism} and "
+            f"{len(config.reward_bins)} bins"
         )
     if config.goal_conditioned or not config.reward:
         problem = "is goal-conditioned" if config.goal_conditioned else "predicts no rewards"

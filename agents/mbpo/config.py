@@ -9,7 +9,7 @@ from worldgym.errors import ConfigError
 from worldgym.precision import Precision, check_precision
 from worldgym.training.online import OnlineConfig
 
-ZERO_ALLOWED = ("seed", "seed_steps", "pixel_reward_updates")
+ZERO_ALLOWED = ("seed", "seed_steps", "pixel_reward_updates", "pessimism")
 
 
 @dataclass(frozen=True)
@@ -58,6 +58,9 @@ class MBPOConfig:
     """Steps of a rollout at most."""
     max_uncertainty: float | None = None
     """Nats; a rollout ends before the first frame whose uncertainty is larger. None: rollouts have full length."""
+    pessimism: float = 0.0
+    """How many standard deviations of the predicted reward are subtracted from it in rollouts; above 0 the world model
+    needs reward bins."""
     keep_rollouts: int = 100
     """Batches of rollouts to keep; older ones are removed from the replay."""
     real_ratio: Linear = field(default_factory=lambda: Linear(0.5, 0.5, 1))

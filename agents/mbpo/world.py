@@ -144,6 +144,7 @@ class LearnedWorld:
             rewards=ClippedRewards(self._reward_source(), *self._replay.reward_range()),
             generator=generator,
             max_uncertainty=self.config.max_uncertainty,
+            pessimism=self.config.pessimism,
         )
 
     @torch_defaults(grad=False)

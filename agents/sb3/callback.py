@@ -47,6 +47,8 @@ class ImaginationCallback(BaseCallback):
         horizon: steps of a rollout at most.
         max_uncertainty: in nats; a rollout ends before the first frame whose uncertainty is larger. None: rollouts have
             full length.
+        pessimism: how many standard deviations of the predicted reward are subtracted from it; above 0 the world model
+            needs reward bins.
         train_every: real steps between two rounds of world-model training.
         updates: updates of the transformer in a round; the tokenizer gets a quarter as many.
         batch_size: segments in an update of the world model.
@@ -68,6 +70,7 @@ class ImaginationCallback(BaseCallback):
         rollouts: int = 32,
         horizon: int = 10,
         max_uncertainty: float | None = None,
+        pessimism: float = 0.0,
         train_every: int = 200,
         updates: int = 20,
         batch_size: int = 16,
@@ -78,7 +81,7 @@ class ImaginationCallback(BaseCallback):
         super().__init__()
         self.world_model, self.trainer, self.action_table = world_model, trainer, action_table
         self.rollout_every, self.rollouts, self.horizon = rollout_every, rollouts, horizon
-        self.max_uncertainty = max_uncertainty
+        self.max_uncertainty, self.pessimism = max_uncertainty, pessimism
         self.train_every, self.updates = train_every, updates
         self.batch_size, self.segment_length = batch_size, segment_length
         self._check_numbers()
@@ -153,6 +156,7 @@ class ImaginationCallback(BaseCallback):
             rewards=ClippedRewards(HeadRewards(), *buffer.reward_range()),
             generator=self._generator,
             max_uncertainty=self.max_uncertainty,
+            pessimism=self.pessimism,
         )
         actions = policy.stored_actions(rollouts.lengths, self.horizon)
         buffer.add_rollouts(rollouts.frames, actions, rollouts.rewards, rollouts.lengths, rollouts.terminated)
@@ -208,7 +212,7 @@ class ImaginationCallback(BaseCallback):
             raise ConfigError(
                 f"expected an environment with the world model's frames {expected}, got frames {frame_shape}"
             )
-        check_rollouts_possible(self.world_model, max(config.context_length, self._buffer.stack))
+        check_rollouts_possible(self.world_model, max(config.context_length, self._buffer.stack), self.pessimism)
 
     def _checked_table(self, space: gym.spaces.Space[Any]) -> NDArray[np.float32] | None:
         """The action table of a discrete space; None for a continuous one."""

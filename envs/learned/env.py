@@ -41,6 +41,8 @@ class WorldModelEnv(SessionEnv, FrameEnv):
             ``gym.make(..., max_episode_steps=n)`` can only shorten episodes.
         starts: ``reset`` starts episodes where the simulator does, from the first frames that come with the checkpoint,
             so that step t here is step t there; ``anywhere`` starts in the middle of recorded episodes.
+        pessimism: how many standard deviations of the predicted reward are subtracted from it.
+        truncate_when_unsure: uncertainty in nats above which an episode is truncated; None never does.
 
     Raises:
         UnknownTask: for a task that the checkpoint does not have.
@@ -63,8 +65,11 @@ class WorldModelEnv(SessionEnv, FrameEnv):
         render_mode: str | None = None,
         episode_steps: int | None = None,
         starts: StartMode = "reset",
+        pessimism: float = 0.0,
+        truncate_when_unsure: float | None = None,
     ) -> None:
-        self._session = Session(task, checkpoint, device, dtype, temperature, top_k, starts)
+        caution = pessimism, truncate_when_unsure
+        self._session = Session(task, checkpoint, device, dtype, temperature, top_k, starts, *caution)
         config = self.world_model.config
         super().__init__(config.resolution, self._session.codec.space, WINDOW, render_mode)
         self._state: WorldModelState | None = None
@@ -110,8 +115,8 @@ class WorldModelEnv(SessionEnv, FrameEnv):
             the probability that the checkpoint predicts (False if it predicts none); ``truncated``, True from the last
             step of the episode on; ``info`` as from ``reset``, with ``uncertainty`` (mean entropy of the frame's tokens
             in nats), ``reanchored`` (True if the model's window was full, and slid or began again from the last frames)
-            and, where the checkpoint predicts them, ``success_probability``, ``success`` (from probability 0.5 on) and
-            ``termination_probability``.
+            and, where the checkpoint predicts them, ``reward_spread``, ``success_probability``, ``success`` (True from
+            probability 0.5 on) and ``termination_probability``.
 
         Raises:
             ResetNeeded: before the first reset.
@@ -124,7 +129,8 @@ class WorldModelEnv(SessionEnv, FrameEnv):
         noise = self._session.noise(self.np_random)[None]
         frames, rewards, ended = self._session.step(self._state, actions, noise)
         self._elapsed += 1
-        terminated, truncated = bool(ended.item()), self._elapsed >= self._episode_steps
+        terminated = bool(ended.item())
+        truncated = self._elapsed >= self._episode_steps or bool(self._session.unsure(self._state).item())
         return self._show(frames[0].numpy(force=True)), rewards.item(), terminated, truncated, self._info()
 
     def get_state(self) -> EnvState:

@@ -65,14 +65,28 @@ class Session:
         temperature: float | None,
         top_k: int | None,
         starts: StartMode = "reset",
+        pessimism: float = 0.0,
+        truncate_when_unsure: float | None = None,
     ) -> None:
         if starts not in ("reset", "anywhere"):
             raise InvalidOption(f"starts: expected 'reset' or 'anywhere', got {starts!r}")
-        self._arguments = (task, checkpoint, device, dtype, temperature, top_k, starts)
+        self._arguments = (
+            task,
+            checkpoint,
+            device,
+            dtype,
+            temperature,
+            top_k,
+            starts,
+            pessimism,
+            truncate_when_unsure,
+        )
         self._mode = starts
         self._loaded = _load(checkpoint, device, dtype)
         self.model, self.starts = self._loaded.model, self._loaded.starts
         config = self.model.config
+        self._pessimism, self._largest_uncertainty = pessimism, truncate_when_unsure
+        self._check_caution()
         self.tasks = config.tasks or (self.starts.tasks if self.starts else ())
         self.task = None if task is None else self._known_task(task)
         self.sampling = Sampling(
@@ -147,14 +161,37 @@ class Session:
         _, frames, rewards = self.model.step(state, action, *sampling, noise=noise[:, :tokens])
         if not config.reward:
             rewards = torch.zeros_like(rewards)
+        if self._pessimism:
+            rewards = rewards - self._pessimism * state.reward_spread
         if not config.termination:
             return frames, rewards, torch.zeros_like(rewards, dtype=torch.bool)
         drawn = torch.from_numpy(np.ascontiguousarray(noise[:, tokens])).to(rewards.device)
         return frames, rewards, drawn < state.termination_probability
 
+    def unsure(self, state: WorldModelState) -> Tensor:
+        """Bool ``[N]``: which episodes end because the last frame is a guess."""
+        if self._largest_uncertainty is None:
+            return torch.zeros_like(state.uncertainty, dtype=torch.bool)
+        return state.uncertainty > self._largest_uncertainty
+
+    def _check_caution(self) -> None:
+        limit = self._largest_uncertainty
+        if not 0 <= self._pessimism < math.inf or (limit is not None and not limit > 0):
+            raise InvalidOption(
+                f"expected pessimism of at least 0 and truncate_when_unsure above 0 or None, got {self._pessimism} and "
+                f"{limit}"
+            )
+        if self._pessimism and not self.model.config.reward_bins:
+            raise InvalidOption(
+                "pessimism: expected a checkpoint that predicts a distribution of rewards (reward_bins), got one that "
+                "predicts one number: train it with --job.reward-bins, or leave pessimism out"
+            )
+
     def step_info(self, state: WorldModelState) -> dict[str, Tensor]:
         """The entries of ``info`` that come from the model, each ``[N]``."""
         entries = {"uncertainty": state.uncertainty, "reanchored": state.reanchored}
+        if self.model.config.reward_bins:
+            entries["reward_spread"] = state.reward_spread
         if self.model.config.success:
             entries["success"] = state.success_probability >= SUCCESS_THRESHOLD
             entries["success_probability"] = state.success_probability

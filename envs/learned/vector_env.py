@@ -64,7 +64,8 @@ class WorldModelVectorEnv(SessionEnv, gym.vector.VectorEnv[NDArray[np.uint8], ND
         autoreset_mode: ``NEXT_STEP``: the step after an episode's end resets the slot, whatever its action, with
             reward 0; ``SAME_STEP``: the ending step resets it and returns ``final_obs`` and ``final_info`` in the
             infos; ``DISABLED``: the caller resets by ``options={"reset_mask": bool [num_envs]}``.
-        task, checkpoint, device, dtype, temperature, top_k, render_mode, starts: as in :class:`WorldModelEnv`.
+        task, checkpoint, device, dtype, temperature, top_k, render_mode, starts, pessimism, truncate_when_unsure: as in
+            :class:`WorldModelEnv`.
         output: ``numpy``, or ``torch``: frames (uint8), rewards and uncertainty (float32) and flags (bool) are tensors
             that stay on the model's device, and actions may be such.
 
@@ -89,6 +90,8 @@ class WorldModelVectorEnv(SessionEnv, gym.vector.VectorEnv[NDArray[np.uint8], ND
         render_mode: str | None = None,
         output: Literal["numpy", "torch"] = "numpy",
         starts: StartMode = "reset",
+        pessimism: float = 0.0,
+        truncate_when_unsure: float | None = None,
     ) -> None:
         if output not in ("numpy", "torch"):
             raise InvalidOption(f"output: expected 'numpy' or 'torch', got {output!r}")
@@ -98,7 +101,8 @@ class WorldModelVectorEnv(SessionEnv, gym.vector.VectorEnv[NDArray[np.uint8], ND
         self.render_mode = checked_render_mode(render_mode)
         self.autoreset_mode = checked_autoreset_mode(autoreset_mode)
         self.metadata = {**METADATA, "autoreset_mode": self.autoreset_mode}
-        self._session = Session(task, checkpoint, device, dtype, temperature, top_k, starts)
+        caution = pessimism, truncate_when_unsure
+        self._session = Session(task, checkpoint, device, dtype, temperature, top_k, starts, *caution)
         own_limit = self.world_model.config.max_episode_steps
         self._episode_steps = checked_episode_steps(own_limit if max_episode_steps is None else max_episode_steps)
         self.single_observation_space = self._session.observation_space
@@ -177,7 +181,9 @@ class WorldModelVectorEnv(SessionEnv, gym.vector.VectorEnv[NDArray[np.uint8], ND
             )
         acting = ~self._ended
         rewards, ended = self._imagine(state, self._checked_actions(actions, acting), acting)
-        terminations, truncations = acting & ended.numpy(force=True), acting & (self._elapsed >= self._episode_steps)
+        unsure = self._session.unsure(state).numpy(force=True)
+        terminations = acting & ended.numpy(force=True)
+        truncations = acting & ((self._elapsed >= self._episode_steps) | unsure)
         done = terminations | truncations
         infos: Info = {}
         if self.autoreset_mode is AutoresetMode.SAME_STEP:

@@ -28,6 +28,7 @@ TABLE_5 = {
     "rollouts": 32,
     "horizon": 10,
     "max_uncertainty": None,
+    "pessimism": 0.0,
     "keep_rollouts": 100,
     "real_ratio": {"start": 0.5, "end": 0.5, "steps": 1},
     "capacity_bytes": 4 * 2**30,

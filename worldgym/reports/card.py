@@ -163,7 +163,7 @@ def _render(name: str, config: WorldModelConfig, counts: Mapping[str, int]) -> s
         task_table=task_table(figures["by_task"]),
         data_table=data_table(config.training_data),
         commands="\n".join(training_commands(name, config)),
-        events=_events(figures.get("events", {})),
+        events=_events(figures),
         earlier=_earlier(config.training_data.get("earlier", ())),
         window=SLIDES if config.slides else STARTS_ANEW,
         termination=TERMINATES if config.termination else NEVER_TERMINATES,
@@ -171,12 +171,14 @@ def _render(name: str, config: WorldModelConfig, counts: Mapping[str, int]) -> s
     )
 
 
-def _events(figures: Mapping[str, float]) -> str:
-    """A paragraph on predicted events; empty without figures of them."""
-    if not figures:
-        return ""
-    parts = ", ".join(f"{name.replace('_', ' ')} {number(value, '.2f')}" for name, value in figures.items())
-    return f"\n\nPredicted events, sampled, at the same horizons: {parts}."
+def _events(figures: Mapping[str, Any]) -> str:
+    """A paragraph on uncertainty and predicted events; empty without figures of them."""
+    found = {}
+    if "uncertainty_auroc" in (sampled := figures["by_task"]["all"]["sampled"]):
+        found["AUROC of the uncertainty for the tenth of frames with the largest errors"] = sampled["uncertainty_auroc"]
+    found |= {name.replace("_", " "): value for name, value in figures.get("events", {}).items()}
+    parts = ", ".join(f"{name} {number(value, '.2f')}" for name, value in found.items())
+    return f"\n\nSampled, over all horizons: {parts}." if parts else ""
 
 
 def _earlier(summaries: Sequence[Mapping[str, Any]]) -> str:

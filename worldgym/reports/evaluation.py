@@ -13,11 +13,13 @@ from worldgym.config import Sampling
 from worldgym.data.recordings import Batch, Segments, check_batch, to_uint8, to_unit
 from worldgym.errors import DataError
 from worldgym.metrics.pixels import psnr, r_squared, squared_error
+from worldgym.metrics.ranking import auroc
 from worldgym.reports.video import below, compared, enlarge, write_gif
 from worldgym.tokenizer.base import ContextFeatures, codes_perplexity
 from worldgym.world_model import WorldModel
 
 CHUNK = 24  # segments in one batch of the model
+WORST_SHARE = 0.1  # of frames, which the uncertainty should tell from the others
 VIDEO_SEGMENTS = 6
 Figures = dict[str, Any]
 
@@ -27,6 +29,7 @@ class _Predictions(NamedTuple):
 
     errors: Tensor
     rewards: Tensor | None = None
+    uncertainty: Tensor | None = None
 
 
 def evaluate(
@@ -46,8 +49,10 @@ def evaluate(
     Returns:
         Figures of ``all`` segments and of each task. They hold the number of ``segments``, and for each predictor
         ``psnr``, a list by horizon of the PSNR of the pooled squared error in dB, and ``reward_r2``, a list by
-        horizon, if rewards are predicted. The predictors are the names in ``samplings``, ``last_frame`` (the last
-        context frame, repeated) and ``reconstruction`` (the recorded frame, encoded and decoded).
+        horizon, if rewards are predicted; for imagined frames also ``uncertainty_auroc``, how often the uncertainty of
+        a frame among the tenth with the largest errors is higher than that of another. The predictors are the names in
+        ``samplings``, ``last_frame`` (the last context frame, repeated) and ``reconstruction`` (the recorded frame,
+        encoded and decoded).
 
     Raises:
         DataError: if the segments do not fit the model.
@@ -58,11 +63,11 @@ def evaluate(
     recorded, rewards = frames[:, context:], segments.batch.rewards[:, context - 1 :]
     predictions: dict[str, _Predictions] = {}
     for name, sampling in samplings.items():
-        predicted, predicted_rewards = _imagine(model, segments.batch, sampling, seed, name)
+        predicted, predicted_rewards, uncertainty = _imagine(model, segments.batch, sampling, seed, name)
         if video is not None and not predictions:
             _write_video(video, recorded, predicted)
         predictions[name] = _Predictions(
-            _squared_errors(predicted, recorded), predicted_rewards if model.config.reward else None
+            _squared_errors(predicted, recorded), predicted_rewards if model.config.reward else None, uncertainty
         )
     last = frames[:, context - 1 : context].expand_as(recorded)
     predictions["last_frame"] = _Predictions(_squared_errors(last, recorded))
@@ -117,11 +122,13 @@ def _check_segments(model: WorldModel, segments: Segments) -> None:
         raise DataError(f"the segments do not fit the world model: {'; '.join(problems)}; use recordings like its own")
 
 
-def _imagine(model: WorldModel, batch: Batch, sampling: Sampling, seed: int, name: str) -> tuple[Tensor, Tensor]:
-    """Imagined frames uint8 ``[N, T, H, W, 3]`` and rewards ``[N, T]``."""
+def _imagine(
+    model: WorldModel, batch: Batch, sampling: Sampling, seed: int, name: str
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Imagined frames uint8 ``[N, T, H, W, 3]``, rewards ``[N, T]`` and uncertainty ``[N, T]``."""
     context = model.config.context_length
     generator = torch.Generator(model.device).manual_seed(seed)
-    frames, rewards = [], []
+    frames, rewards, uncertainty = [], [], []
     for start in tqdm(range(0, len(batch.frames), CHUNK), desc=name, unit="chunk", leave=False):
         rows = slice(start, start + CHUNK)
         imagined = model.rollout(
@@ -134,7 +141,8 @@ def _imagine(model: WorldModel, batch: Batch, sampling: Sampling, seed: int, nam
         )
         frames.append(imagined.frames.cpu())
         rewards.append(imagined.rewards.cpu())
-    return torch.cat(frames), torch.cat(rewards)
+        uncertainty.append(imagined.uncertainty.cpu())
+    return torch.cat(frames), torch.cat(rewards), torch.cat(uncertainty)
 
 
 @torch.no_grad()
@@ -163,6 +171,11 @@ def _figures(predictions: Mapping[str, _Predictions], rewards: Tensor, rows: Ten
     figures: Figures = {"segments": len(rows)}
     for name, part in predictions.items():
         figures[name] = {"psnr": [psnr(float(error)) for error in part.errors[rows].mean(dim=0)]}
+        if part.uncertainty is not None:
+            errors = part.errors[rows].numpy()
+            worst = errors > np.quantile(errors, 1 - WORST_SHARE)
+            if worst.any():
+                figures[name]["uncertainty_auroc"] = auroc(part.uncertainty[rows].numpy(), worst)
         if part.rewards is not None:
             figures[name]["reward_r2"] = [
                 r_squared(part.rewards[rows, step], rewards[rows, step]) for step in range(rewards.shape[1])

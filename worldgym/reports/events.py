@@ -1,12 +1,11 @@
 """Figures of predicted events: success and termination."""
 
-from typing import Any
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from worldgym.data.recordings import Batch, Recordings, Segments, to_batch
+from worldgym.metrics.ranking import auroc
 from worldgym.world_model import WorldModel
 
 CHUNK = 24  # segments in one batch of the model
@@ -47,20 +46,6 @@ def event_figures(
         figures["termination_recall"] = hits / max(1.0, float(actual.sum()))
         figures["termination_f1"] = 2 * hits / max(1.0, float(predicted.sum() + actual.sum()))
     return figures
-
-
-def auroc(scores: NDArray[np.floating[Any]], positive: NDArray[np.bool_]) -> float:
-    """Area under the ROC curve: how often a positive case has the higher score; ties count half.
-
-    Args:
-        scores: any shape.
-        positive: bool, the same shape, with True and False in it.
-    """
-    _, inverse, counts = np.unique(scores.ravel(), return_inverse=True, return_counts=True)
-    ranks = (np.cumsum(counts) - (counts - 1) / 2)[inverse.ravel()]  # mean rank of equal scores, from 1
-    flags = positive.ravel()
-    positives, negatives = int(flags.sum()), int((~flags).sum())
-    return float((ranks[flags].sum() - positives * (positives + 1) / 2) / (positives * negatives))
 
 
 def _imagined(model: WorldModel, batch: Batch, seed: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

@@ -371,6 +371,7 @@ class WorldModel:
             reanchored=zeros.bool(),
             success_probability=zeros if self.config.success else unknown,
             termination_probability=zeros if self.config.termination else unknown,
+            reward_spread=zeros if self.config.reward_bins else unknown,
             context_codes=codes,
             recent_codes=codes.new_zeros(len(codes), self.config.kept_frames, self.layout.tokens_per_frame),
             recent_actions=zeros.new_zeros(len(codes), self.config.kept_frames, self.config.action_dim).to(self.dtype),
@@ -388,6 +389,8 @@ class WorldModel:
         state.uncertainty = imagined.uncertainty
         state.success_probability = self._probability(imagined.values.success, len(state))
         state.termination_probability = self._probability(imagined.values.termination, len(state))
+        raw = imagined.values.reward
+        state.reward_spread = self._unknown(len(state)) if raw is None else self._reward_scale.spread(raw)
         if self.config.slides:
             state.recent_codes = torch.cat([state.recent_codes[:, 1:], imagined.codes[:, None]], dim=1)
             if action is not None:

@@ -123,7 +123,7 @@ def test_a_model_without_rewards_or_actions_is_measured_by_its_frames(tiny: Worl
     config = dataclasses.replace(tiny.config, action_dim=0, reward=False)
     transformer = Transformer(config.transformer, config.layout, 0, False)
     found = evaluate(WorldModel(config, tiny.tokenizer, transformer), segments, {"sampled": Sampling()})
-    assert set(found["all"]["sampled"]) == {"psnr"}
+    assert set(found["all"]["sampled"]) == {"psnr", "uncertainty_auroc"}
     assert np.isfinite(found["all"]["sampled"]["psnr"]).all()
 
 

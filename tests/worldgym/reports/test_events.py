@@ -9,7 +9,7 @@ import torch
 
 from worldgym.config import WorldModelConfig
 from worldgym.data.recordings import Recordings, sample_segments
-from worldgym.reports.events import auroc, event_figures
+from worldgym.reports.events import event_figures
 from worldgym.tokenizer import build_tokenizer
 from worldgym.transformer.transformer import Transformer
 from worldgym.world_model import WorldModel
@@ -55,11 +55,3 @@ def test_models_without_heads_have_no_figures(shipped_config_model: WorldModel, 
 @pytest.fixture
 def shipped_config_model(tiny_config: WorldModelConfig) -> WorldModel:
     return WorldModel(tiny_config, build_tokenizer(tiny_config.tokenizer), Transformer.build(tiny_config))
-
-
-def test_auroc_is_the_share_of_ordered_pairs() -> None:
-    rng = np.random.default_rng(0)
-    scores, positive = rng.integers(0, 6, 60) / 5, rng.random(60) < 0.3
-    pairs = [(a > b) + 0.5 * (a == b) for a in scores[positive] for b in scores[~positive]]
-    assert auroc(scores, positive) == pytest.approx(np.mean(pairs))
-    assert auroc(np.array([0.1, 0.9]), np.array([False, True])) == 1.0
