@@ -118,6 +118,28 @@ BEHAVIOURS: dict[str, Behaviour] = {
 }
 
 
+def mixed(share: float) -> Callable[[ExpertEnv, int], Policy]:
+    """Policies of graded skill: the expert, with a share of uniformly random actions.
+
+    Args:
+        share: of random actions, from 0 to 1.
+
+    Returns:
+        Makes the policy of an episode from the environment and the episode's seed.
+    """
+
+    def make(env: ExpertEnv, seed: int) -> Policy:
+        rng, shape = behaviour_rng("mixed", seed), _shape(env)
+
+        def act() -> NDArray[np.float32]:
+            chance, action = rng.random(), rng.uniform(-1.0, 1.0, shape).astype(np.float32)
+            return action if chance < share else env.expert_action()
+
+        return act
+
+    return make
+
+
 def find_behaviour(name: str) -> Behaviour:
     """A behaviour by its name. Raises InvalidOption for an unknown one."""
     if name not in BEHAVIOURS:

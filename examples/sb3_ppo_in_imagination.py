@@ -2,6 +2,9 @@
 
 The defaults take a few minutes on two cores, which is too short for a good policy: raise --steps.
 Needs stable-baselines3 and the simulator: pip install worldgym[sb3,metaworld]
+
+With a twin that `worldgym twin --env CartPole-v1 --out twins/cartpole` has made:
+    python examples/sb3_ppo_in_imagination.py --checkpoint twins/cartpole --env CartPole-v1 --steps 50000
 """
 
 import argparse
@@ -11,12 +14,12 @@ from stable_baselines3.common.vec_env import VecEnv, VecFrameStack
 
 from worldgym.agents.sb3 import make_vec_env
 
-LEARNED, REAL = "WorldModel-MetaWorld-v0", "Simulator-MetaWorld-v0"
-
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument("--task", default="plate-slide", help="task of both environments")
+    parser.add_argument("--task", default="plate-slide", help="task of both environments, in Meta-World")
+    parser.add_argument("--checkpoint", help="folder of a twin, in place of Meta-World")
+    parser.add_argument("--env", help="id of the Gymnasium environment that it was made from")
     parser.add_argument("--steps", type=int, default=4096, help="imagined steps to train for")
     parser.add_argument("--envs", type=int, default=16, help="episodes that are imagined in one batch")
     parser.add_argument("--horizon", type=int, default=128, help="steps of each episode between two updates")
@@ -24,16 +27,20 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="seed of the training")
     options = parser.parse_args()
 
-    envs = VecFrameStack(make_vec_env(LEARNED, options.envs, options.seed, task=options.task), 3)
+    learned: tuple[str, dict[str, str]] = "WorldModel-MetaWorld-v0", {"task": options.task}
+    real: tuple[str, dict[str, str]] = "Simulator-MetaWorld-v0", {"task": options.task}
+    if options.checkpoint:
+        learned, real = ("WorldModel-v0", {"checkpoint": options.checkpoint}), ("Simulator-v0", {"env": options.env})
+    envs = VecFrameStack(make_vec_env(learned[0], options.envs, options.seed, **learned[1]), 3)
     agent = PPO("CnnPolicy", envs, n_steps=options.horizon, batch_size=128, n_epochs=4, seed=options.seed, verbose=1)
     agent.learn(options.steps)
 
-    for env_id in (LEARNED, REAL):
-        envs = VecFrameStack(make_vec_env(env_id, 1, options.seed + 1000, task=options.task), 3)
+    for env_id, arguments in (learned, real):
+        envs = VecFrameStack(make_vec_env(env_id, 1, options.seed + 1000, **arguments), 3)
         results = [run_episode(agent, envs) for _ in range(options.episodes)]
         envs.close()
         print(f"{env_id}: return {sum(total for total, _ in results) / len(results):.1f}", end="")
-        print(f", success {sum(success for _, success in results)} of {len(results)}" if env_id == REAL else "")
+        print(f", success {sum(success for _, success in results)} of {len(results)}")
 
 
 def run_episode(agent: PPO, envs: VecEnv) -> tuple[float, bool]:

@@ -3,15 +3,17 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from worldgym.checkpoints import DEFAULT
-from worldgym.cli.options import Natural, OptionalText, Positive, parse_options
+from worldgym.cli.options import Natural, OptionalPath, OptionalText, Positive, parse_options
 from worldgym.errors import CheckpointError
 
 if TYPE_CHECKING:
     from worldgym.reports.evaluation import Figures
 
+FIRST_SEED = 4_000_000  # of the simulator in the report
+CANDIDATES, OPTIMISED_STEPS = 64, 40  # action sequences of which the best is replayed, and their length
 EXAMPLE = "worldgym evaluate --checkpoint metaworld-64 --data data/held-out --out outputs/figures.json"
 
 
@@ -38,6 +40,13 @@ class Evaluate:
     """Chooses the segments and the sampled tokens."""
     write_card: bool = False
     """Write the figures into the checkpoint's config.json and README.md."""
+    report: OptionalPath = None
+    """Folder for a report of how far the model can be trusted: a page, report.html, and its figures, report.json. Where
+    the simulator is installed, policies of graded skill act in both worlds (default: no report)."""
+    policies: Positive = 20
+    """Policies of graded skill in the report: the expert with more and more random actions."""
+    episodes: Positive = 6
+    """Episodes of each of these policies, and starts from which actions are optimised."""
     device: OptionalText = None
     """Such as cpu or cuda:1 (default: the GPU if there is one)."""
 
@@ -47,11 +56,61 @@ class Evaluate:
 
         figures = self._measure()
         atomic_json(self.out, figures)
+        if self.report is not None:
+            self._write_report(self.report, figures)
         print(horizon_table(figures["by_task"]["all"]), task_table(figures["by_task"]), sep="\n\n")
         perplexity = figures["perplexity"]
         events = ", ".join(f"{name} {value:.2f}" for name, value in figures["events"].items())
         print(f"\n{events}" if events else "")
         print(f"perplexity: context {perplexity['context']:.0f}, dynamics {perplexity['dynamics']:.0f}\n{self.out}")
+
+    def _write_report(self, folder: Path, figures: "Figures") -> None:
+        from worldgym.errors import ConfigError, DependencyNotInstalled, RenderingError
+        from worldgym.pretrained import locate
+        from worldgym.reports.trust_page import render_page
+        from worldgym.storage.files import atomic_json, atomic_write
+
+        try:
+            figures["trust"] = self._trust()
+        except (ConfigError, DependencyNotInstalled, RenderingError) as error:
+            figures["missing"] = f"Not measured: {error}"
+        atomic_json(folder / "report.json", figures)
+        with atomic_write(folder / "report.html") as temporary:
+            temporary.write_text(render_page(locate(self.checkpoint).resolve().name, figures), encoding="utf-8")
+        print(folder / "report.html")
+
+    def _trust(self) -> "dict[str, Any]":
+        """Policies in both worlds, and optimised actions, of every task."""
+        import gymnasium as gym
+        import numpy as np
+
+        from worldgym.devices import checked_device
+        from worldgym.envs.behaviours import mixed
+        from worldgym.envs.registry import find_task
+        from worldgym.errors import ConfigError
+        from worldgym.pretrained import locate, read_config
+        from worldgym.reports.trust import measure_optimism, rank_policies
+        from worldgym.world_model import WorldModel
+
+        device = str(checked_device(self.device))
+        options: dict[str, Any] = {"checkpoint": self.checkpoint, "device": device, "max_episode_steps": -1}
+        seeds, found = range(FIRST_SEED, FIRST_SEED + self.episodes), {}
+        model = WorldModel.from_pretrained(self.checkpoint, device=device)
+        for task in read_config(locate(self.checkpoint)).tasks:
+            spec, name = find_task(task)
+            simulator: Any = gym.make(spec.simulator_id, task=name)
+            if not hasattr(simulator.unwrapped, "expert_action"):
+                raise ConfigError(f"{spec.simulator_id} has no scripted expert, from which policies are graded")
+            learned: Any = gym.make_vec("WorldModel-v0", self.episodes, task=task, **options)
+            shares = np.linspace(0, 1, self.policies)
+            policies = {f"expert, {share:.0%} random": mixed(float(share)) for share in shares}
+            found[task] = {
+                "ranking": rank_policies(learned, simulator, policies, seeds),
+                "optimism": measure_optimism(model, simulator, seeds, CANDIDATES, OPTIMISED_STEPS),
+            }
+            learned.close()
+            simulator.close()
+        return found
 
     def _measure(self) -> "Figures":
         """The figures of a checkpoint and how they were measured; with ``write_card`` also written into it."""

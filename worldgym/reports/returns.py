@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from worldgym.errors import ConfigError
+from worldgym.metrics.ranking import pearson
 from worldgym.reports.tables import number, table
 
 Actions = NDArray[np.float32]
@@ -22,10 +23,12 @@ class Episodes(NamedTuple):
 
     frames: NDArray[np.uint8]
     """Their first frames, ``[N, H, W, 3]``."""
-    actions: Actions
-    """float32 ``[N, T, A]``."""
+    actions: NDArray[Any]
+    """Of the simulator's action space, ``[N, T, ...]``; those behind the end of an episode repeat its last."""
     returns: NDArray[np.float64]
     """``[N]``."""
+    lengths: NDArray[np.int64]
+    """Their steps, ``[N]``."""
 
 
 class Comparison(NamedTuple):
@@ -36,13 +39,12 @@ class Comparison(NamedTuple):
 
     def figures(self) -> dict[str, float]:
         """Mean returns, their ratio, and the correlation over episodes (NaN if one of them does not vary)."""
-        varies = self.imagined.std() > 0 and self.real.std() > 0
         return {
             "episodes": float(len(self.real)),
             "imagined": float(self.imagined.mean()),
             "real": float(self.real.mean()),
             "ratio": float(self.imagined.mean() / self.real.mean()) if self.real.mean() else float("nan"),
-            "correlation": float(np.corrcoef(self.imagined, self.real)[0, 1]) if varies else float("nan"),
+            "correlation": pearson(self.imagined, self.real),
         }
 
 
@@ -52,7 +54,7 @@ def play(
     """Record whole episodes of a simulator.
 
     Args:
-        simulator: ends its episodes itself, after equally many steps.
+        simulator: ends its episodes itself.
         seeds: of the resets.
         behaviour: makes the policy of an episode from the simulator without wrappers and the episode's seed.
     """
@@ -66,22 +68,34 @@ def play(
             total, done = total + float(reward), terminated or truncated
         actions.append(np.stack(taken))
         returns.append(total)
-    return Episodes(np.stack(frames), np.stack(actions), np.array(returns))
+    lengths = np.array([len(taken) for taken in actions])
+    padded = [np.concatenate([taken, taken[-1:].repeat(lengths.max() - len(taken), axis=0)]) for taken in actions]
+    return Episodes(np.stack(frames), np.stack(padded), np.array(returns), lengths)
 
 
-def replay(learned: gym.vector.VectorEnv[Any, Any, Any], frames: NDArray[np.uint8], actions: Actions) -> NDArray[Any]:
-    """Returns, float64 ``[N]``, of recorded actions ``[N, T, A]`` in the learned environment, always the same.
+def replay(
+    learned: gym.vector.VectorEnv[Any, Any, Any],
+    frames: NDArray[np.uint8],
+    actions: NDArray[Any],
+    lengths: NDArray[np.int64] | None = None,
+) -> NDArray[np.float64]:
+    """Returns, float64 ``[N]``, of recorded actions in the learned environment, always the same.
 
     Args:
-        learned: N slots.
+        learned: N slots. An episode that it terminates earns nothing afterwards.
         frames: where the episodes start, uint8 ``[N, H, W, 3]``; the context before repeats it.
-        actions: of the episodes.
+        actions: of the episodes, ``[N, T, ...]``.
+        lengths: steps of each episode, ``[N]``; None: T.
     """
     context = learned.unwrapped.world_model.config.context_length  # type: ignore[attr-defined]
     learned.reset(seed=0, options={"frames": np.repeat(frames[:, None], context, axis=1)})
-    total = np.zeros(len(frames))
+    total, going = np.zeros(len(frames)), np.ones(len(frames), np.bool_)
     for step in tqdm(range(actions.shape[1]), desc="imagined", unit="step", leave=False):
-        total += learned.step(actions[:, step])[1]
+        if lengths is not None:
+            going = going & (step < lengths)
+        _, rewards, terminations, _, _ = learned.step(actions[:, step])
+        total += np.where(going, rewards, 0)
+        going = going & ~terminations
     return total
 
 
@@ -105,7 +119,7 @@ def compare_returns(
     if learned.num_envs != len(seeds):
         raise ConfigError(f"expected as many slots as seeds, got {learned.num_envs} slots and {len(seeds)} seeds")
     episodes = play(simulator, seeds, behaviour)
-    return Comparison(replay(learned, episodes.frames, episodes.actions), episodes.returns)
+    return Comparison(replay(learned, episodes.frames, episodes.actions, episodes.lengths), episodes.returns)
 
 
 def returns_table(figures: dict[str, dict[str, dict[str, float]]]) -> str:

@@ -1,4 +1,3 @@
-import dataclasses
 import math
 from pathlib import Path
 from typing import Any
@@ -6,16 +5,10 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import pytest
-import torch
 
-from worldgym.config import CompactTokenizerConfig, WorldModelConfig
 from worldgym.envs.behaviours import BEHAVIOURS
-from worldgym.envs.simulators.toy_world import RESOLUTION
 from worldgym.errors import ConfigError
 from worldgym.reports.returns import Comparison, compare_returns, play, replay, returns_table
-from worldgym.tokenizer import build_tokenizer
-from worldgym.transformer.transformer import Transformer
-from worldgym.world_model import WorldModel
 
 SEEDS = (5, 6, 7)
 STEPS = 50
@@ -26,25 +19,8 @@ def expert(env: Any, seed: int) -> Any:
     return BEHAVIOURS["expert"](env, np.random.default_rng(seed))
 
 
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory, tiny_config: WorldModelConfig) -> Path:
-    """Of a model for the toy world, of random weights."""
-    assert isinstance(tiny_config.tokenizer, CompactTokenizerConfig)
-    tokenizer = dataclasses.replace(tiny_config.tokenizer, resolution=RESOLUTION, context_grid=4)
-    transformer = dataclasses.replace(tiny_config.transformer, max_positions=tokenizer.layout.length(WINDOW))
-    config = dataclasses.replace(
-        tiny_config, tokenizer=tokenizer, transformer=transformer, action_dim=2, tasks=("toy",)
-    )
-    folder = tmp_path_factory.mktemp("toy-checkpoint")
-    network = Transformer.build(config)
-    for weight in network.parameters():  # new models reward nothing; here they must
-        torch.nn.init.normal_(weight, std=0.3)
-    WorldModel(config, build_tokenizer(tokenizer), network).save_pretrained(folder)
-    return folder
-
-
-def learned(checkpoint: Path, slots: int) -> gym.vector.VectorEnv[Any, Any, Any]:
-    return gym.make_vec("WorldModel-v0", slots, checkpoint=str(checkpoint), task="toy", max_episode_steps=-1)
+def learned(toy_checkpoint: Path, slots: int) -> gym.vector.VectorEnv[Any, Any, Any]:
+    return gym.make_vec("WorldModel-v0", slots, checkpoint=str(toy_checkpoint), task="toy", max_episode_steps=-1)
 
 
 def test_returns_of_the_simulator_are_those_of_its_episodes() -> None:
@@ -58,11 +34,11 @@ def test_returns_of_the_simulator_are_those_of_its_episodes() -> None:
         assert ends == (False,) * (steps - 1) + (True,)
 
 
-def test_imagined_returns_are_those_of_the_recorded_actions(checkpoint: Path) -> None:
+def test_imagined_returns_are_those_of_the_recorded_actions(toy_checkpoint: Path) -> None:
     simulator = gym.make("Simulator-Toy-v0")
     frames = np.stack([simulator.reset(seed=seed)[0] for seed in SEEDS])
     actions = np.random.default_rng(0).uniform(-1, 1, (len(SEEDS), STEPS, 2)).astype(np.float32)
-    envs = learned(checkpoint, len(SEEDS))
+    envs = learned(toy_checkpoint, len(SEEDS))
     found = replay(envs, frames, actions)
 
     envs.reset(seed=0, options={"frames": np.repeat(frames[:, None], 2, axis=1)})
@@ -71,13 +47,13 @@ def test_imagined_returns_are_those_of_the_recorded_actions(checkpoint: Path) ->
     assert len(set(found)) == len(SEEDS)
 
 
-def test_both_worlds_are_compared_over_whole_episodes(checkpoint: Path) -> None:
+def test_both_worlds_are_compared_over_whole_episodes(toy_checkpoint: Path) -> None:
     simulator = gym.make("Simulator-Toy-v0")
-    found = compare_returns(learned(checkpoint, len(SEEDS)), simulator, SEEDS, expert)
+    found = compare_returns(learned(toy_checkpoint, len(SEEDS)), simulator, SEEDS, expert)
     np.testing.assert_allclose(found.real, play(simulator, SEEDS, expert).returns)
     assert found.imagined.shape == (len(SEEDS),)
     with pytest.raises(ConfigError, match="as many slots as seeds, got 2 slots and 3 seeds"):
-        compare_returns(learned(checkpoint, 2), simulator, SEEDS, expert)
+        compare_returns(learned(toy_checkpoint, 2), simulator, SEEDS, expert)
 
 
 def test_figures_of_returns() -> None:
