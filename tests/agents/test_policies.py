@@ -1,5 +1,6 @@
 """Agents and functions as behaviours of recordings."""
 
+import importlib
 from pathlib import Path
 
 import gymnasium as gym
@@ -13,21 +14,20 @@ from worldgym.agents.sb3 import make_vec_env
 from worldgym.cli import main
 from worldgym.data.recordings import Recordings
 from worldgym.envs.collect import record
+from worldgym.envs.simulators.gymnasium import GymnasiumEnv
 from worldgym.envs.simulators.toy import SimulatorToy
 from worldgym.errors import CheckpointError, ConfigError, InvalidOption
 
 
-def brightness(frame: np.ndarray) -> np.ndarray:  # type: ignore[type-arg]
-    """An action that depends on the frame alone."""
-    return np.full(2, frame.mean() / 255, np.float32)
-
-
-def test_a_function_gets_every_frame() -> None:
-    policy = find_policy(f"{__name__}:brightness") if "." not in __name__ else None
-    env = SimulatorToy()
-    episode = record(env, "policy", 0, policy=policy or (lambda env, rng: lambda: brightness(env.frame)))
-    wanted = [brightness(frame) for frame in episode.frames[:-1]]
-    np.testing.assert_array_equal(episode.actions, wanted)
+def test_a_function_gets_every_frame(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "examples"))
+    env, policy = GymnasiumEnv("CartPole-v1"), find_policy("cartpole_by_eye:lean")
+    episode = record(env, "policy", 0, policy=policy)
+    env.close()
+    lean = importlib.import_module("cartpole_by_eye").lean
+    chosen = [lean(frame) for frame in episode.frames[:-1]]
+    np.testing.assert_array_equal(episode.actions, np.eye(2)[chosen])
+    assert 0 < sum(chosen) < len(chosen)
 
 
 def test_an_agent_acts_on_its_own_stack(tmp_path: Path) -> None:
