@@ -6,13 +6,13 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
-from numpy.typing import NDArray
 
+from worldgym.data.pictures import resized, to_picture
 from worldgym.envs.actions import ActionCodec
 from worldgym.envs.contract import Frame, FrameEnv, Info, Options, metadata
 from worldgym.envs.mujoco_camera import choose_gl_backend
 from worldgym.envs.registry import SimulatorSpec
-from worldgym.errors import DependencyNotInstalled, InvalidOption, UnknownTask, nearest
+from worldgym.errors import DataError, DependencyNotInstalled, InvalidOption, UnknownTask, nearest
 
 RENDER_FPS = 30
 IMAGE_KEYS = ("image", "pixels", "rgb", "screen")
@@ -124,34 +124,16 @@ class GymnasiumEnv(FrameEnv):
             picture = self.simulator.render()
         else:
             picture = observation if self._key is None else observation[self._key]
-        image = np.asarray(picture)
-        if image.dtype != np.uint8 or image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] not in (1, 3)):
-            raise InvalidOption(
-                f"{self.task}: expected a picture uint8 [height, width, 3], got {image.dtype} {list(image.shape)}"
-            )
+        try:
+            image = to_picture(np.asarray(picture))
+        except DataError as error:
+            raise InvalidOption(f"{self.task}: {error}") from error
         self.original_size = (image.shape[0], image.shape[1])
         return resized(image, self._resolution)
 
     def _info(self, info: Mapping[str, Any]) -> Info:
         success = info.get("success", info.get("is_success", False))
         return {**info, "success": bool(np.any(success)), "task": self.task}
-
-
-def resized(image: NDArray[np.uint8], resolution: int) -> Frame:
-    """An image, uint8 ``[h, w]``, ``[h, w, 1]`` or ``[h, w, 3]``, as uint8 ``[resolution, resolution, 3]``.
-
-    Every pixel is the mean over the area that it covers; the sides may be scaled differently.
-    """
-    import torch
-    import torch.nn.functional as F
-
-    colours = np.broadcast_to(image.reshape(*image.shape[:2], -1), (*image.shape[:2], 3))
-    if image.shape[:2] == (resolution, resolution):
-        return np.ascontiguousarray(colours)
-    planes = torch.from_numpy(colours.copy()).to(torch.float32).permute(2, 0, 1)
-    means = F.adaptive_avg_pool2d(planes, resolution)
-    frame: Frame = means.round().to(torch.uint8).permute(1, 2, 0).contiguous().numpy()
-    return frame
 
 
 def _make(name: str, kwargs: Mapping[str, Any]) -> tuple[Any, str | None, bool]:

@@ -21,7 +21,7 @@ HELD_OUT_SEED, HELD_OUT_SHARE, LEAST_HELD_OUT = 1_000_000, 0.1, 6
 COLLECTING_SHARE, TOKENIZER_SHARE, TRANSFORMER_SHARE = 0.1, 0.25, 0.5  # of the time; the rest evaluates
 STEPS_AN_HOUR = 60_000  # recorded at most: more are not seen often enough in the time
 HOURS, QUICK_HOURS = 1.0, 5 / 60
-TIMED_UPDATES = 8
+TIMED_UPDATES = 24  # of which the second half is timed
 LABEL_PERPLEXITY, LABEL_FRAMES = 8.0, 10  # codes that a soft target spreads over; frames by which it is fitted
 TEMPERATURE = 0.3  # of sampling; see docs/experiments.md, "metaworld-64, the transformer"
 LEAST_UPDATES = 20
@@ -203,7 +203,8 @@ class Twin:
                 start(replace(part, training=training), folder=Path(folder) / "timing")
                 lines = (Path(folder) / "timing" / METRICS).read_text(encoding="utf-8").splitlines()
             times = [line["seconds"] for line in map(json.loads, lines) if "loss" in line]
-            each = (times[-2] - times[0]) / (len(times) - 2)  # the last update is followed by fitting the heads
+            half = len(times) // 2  # the last update is followed by fitting the heads, so it does not count
+            each = (times[-2] - times[half - 1]) / (len(times) - 1 - half)
             plan[key] = max(LEAST_UPDATES, int(seconds / each))
             atomic_json(self._work / PLAN, plan)
         return int(plan[key])

@@ -8,7 +8,7 @@ import pytest
 from gymnasium.utils.env_checker import check_env
 
 import worldgym  # noqa: F401  # registers the ids
-from worldgym.envs.simulators.gymnasium import GymnasiumEnv, resized
+from worldgym.envs.simulators.gymnasium import GymnasiumEnv
 from worldgym.errors import DependencyNotInstalled, InvalidAction, InvalidOption, ResetNeeded, UnknownTask
 
 REAL = [
@@ -91,12 +91,6 @@ def test_frames_are_skipped_until_the_episode_ends() -> None:
     assert env.step(0)[1:3] == (4.0, False)
     assert env.step(0)[1:3] == (2.0, True)
     assert env.episode_steps == 5
-
-
-def test_resizing_takes_the_mean_over_areas() -> None:
-    image = np.arange(16, dtype=np.uint8).reshape(4, 4) * 10
-    assert resized(image, 2)[..., 0].tolist() == [[25, 45], [105, 125]]
-    assert resized(image, 4)[..., 2].tolist() == image.tolist()
 
 
 @pytest.mark.parametrize(
