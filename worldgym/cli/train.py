@@ -50,8 +50,8 @@ Options of a part:  worldgym train tokenizer --help"""
 class TrainOptions:
     """What both parts share."""
 
-    data: Path
-    """Folder of episodes to train on."""
+    data: tuple[Path, ...]
+    """Folders of episodes to train on."""
     held_out: Path
     """Folder of other episodes, to validate on."""
     out: Path
@@ -89,7 +89,7 @@ class TrainTokenizer(TrainOptions):
 
         step = train_tokenizer(
             TokenizerRecipe(self.model, self.job, self.training),
-            Recordings(self.data),
+            Recordings(*self.data),
             Recordings(self.held_out),
             self.out,
             prepare_device(self.device, self.threads),
@@ -113,7 +113,7 @@ class TrainTransformer(TrainOptions):
         from worldgym.envs.registry import find_spec
         from worldgym.training.runs import train_transformer
 
-        recordings = Recordings(self.data)
+        recordings = Recordings(*self.data)
         spec = find_spec(recordings.episodes[0].info.environment)
         step = train_transformer(
             TransformerRecipe(self.model, self.job, self.training),

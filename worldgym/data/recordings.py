@@ -61,31 +61,28 @@ class Segments(NamedTuple):
 
 
 class Recordings:
-    """All episodes below a folder.
+    """All episodes below some folders.
 
     Attributes:
-        folder: the folder.
-        episodes: its episodes, in the order of their paths.
+        folder: the first folder.
+        episodes: their episodes, folder by folder in the order of their paths.
         frame_shape: shape of every frame, ``(H, W, 3)``.
         action_dim: length A of every action.
         action_space: description of the action space; see :class:`worldgym.data.episode.EpisodeInfo`.
     """
 
-    def __init__(self, folder: Path) -> None:
-        """Open all episodes below a folder; their frames are read when they are needed.
+    def __init__(self, folder: Path, *more: Path) -> None:
+        """Open all episodes below some folders; their frames are read when they are needed.
 
         Args:
             folder: a folder with episode files, at any depth. Hidden files are left out.
+            *more: further folders.
 
         Raises:
-            DataError: if there are no episodes, one cannot be read, or frames or actions differ in size between them.
+            DataError: if a folder has no episodes, one cannot be read, or frames or actions differ between them.
         """
         self.folder = Path(folder)
-        paths = sorted(path for path in self.folder.rglob(f"*{SUFFIX}") if not path.name.startswith("."))
-        if not paths:
-            raise DataError(
-                f"{folder}: expected episodes (*{SUFFIX}), found none; record some: `worldgym collect --out {folder}`"
-            )
+        paths = [path for each in (folder, *more) for path in _episode_paths(Path(each))]
         self.episodes = [EpisodeFile(path) for path in paths]
         self.frame_shape, self.action_dim = self.episodes[0].shape[1:], self.episodes[0].actions.shape[1]
         self.action_space = self.episodes[0].info.action_space
@@ -194,6 +191,15 @@ class Recordings:
         episode = self.episodes[index]
         _check_length(episode, length)
         return int(rng.integers(episode.shape[0] - length + 1))
+
+
+def _episode_paths(folder: Path) -> list[Path]:
+    paths = sorted(path for path in folder.rglob(f"*{SUFFIX}") if not path.name.startswith("."))
+    if not paths:
+        raise DataError(
+            f"{folder}: expected episodes (*{SUFFIX}), found none; record some: `worldgym collect --out {folder}`"
+        )
+    return paths
 
 
 def fixed_segments(recordings: Recordings, length: int, starts: tuple[int, ...]) -> Segments:

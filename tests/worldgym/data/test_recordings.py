@@ -225,3 +225,11 @@ def test_tasks_of_any_name_are_recorded_below_the_folder_and_read_back(
     assert recordings.tasks == tuple(sorted(tasks))
     assert {path.name for path in tmp_path.iterdir()} == {"recordings"}
     assert {episode.path.parent.parent for episode in recordings.episodes} == {folder}
+
+
+def test_several_folders_are_one_set_of_recordings(synthetic_recordings: Path, tmp_path: Path) -> None:
+    tasks = sorted(path for path in synthetic_recordings.iterdir())
+    whole, parts = Recordings(synthetic_recordings), Recordings(*tasks)
+    assert [episode.path for episode in parts.episodes] == [episode.path for episode in whole.episodes]
+    with pytest.raises(DataError, match="expected episodes"):
+        Recordings(synthetic_recordings, tmp_path)
