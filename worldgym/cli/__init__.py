@@ -16,6 +16,7 @@ COMMANDS = {
     "twin": "learn any Gymnasium environment: record, train, evaluate",
     "collect": "record episodes of a simulator or of any Gymnasium environment",
     "convert": "convert recordings of other projects: LeRobot, RLDS, robomimic, Minari, npz, videos",
+    "export-dataset": "write recordings as a LeRobot or Minari dataset",
     "train": "train a tokenizer or a transformer on recordings",
     "export": "make a checkpoint from the runs of a tokenizer and a transformer",
     "starts": "record first frames of a simulator into a checkpoint, for its learned environments",
@@ -49,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"worldgym: unknown command {given[0]!r}; {nearest(given[0], COMMANDS)}", file=sys.stderr)
         return 2
     try:
-        command = importlib.import_module(f"worldgym.cli.{given[0]}").parse(given[1:])
+        command = importlib.import_module(f"worldgym.cli.{given[0].replace('-', '_')}").parse(given[1:])
         status: int | None = command.run()
     except KeyboardInterrupt:
         print("worldgym: interrupted", file=sys.stderr)

@@ -26,6 +26,8 @@ from worldgym.world_model import WorldModel
 
 HEAD_SEED = 300  # of the batches to which the heads are fitted
 HEAD_ROWS = 64  # segments that are imagined at once for it
+HEAD_STEPS = 200  # of an episode that are imagined for it at most
+MOST_ENCODED = 100_000  # segments whose codes are kept, about 2.5 kB each
 SAMPLING = Sampling(0.3)  # of these rollouts; the shipped environments sample so
 VALIDATION_STARTS = (10,)  # first frames of the held-out segments
 VALIDATION_HORIZONS = (1, 5, 10)
@@ -165,7 +167,7 @@ class TransformerTrainer:
         window = self.model.layout.horizon(model.config.transformer.max_positions)
         whole = kept > 0 and rng.random() < self.config.first_share
         longest = max(episode.shape[0] for episode in self.recordings.episodes) - 1
-        horizon = longest if whole else self.config.segment_length - context
+        horizon = min(longest, HEAD_STEPS) if whole else self.config.segment_length - context
         places = [self._sample_place(rng)._replace(gap=0) for _ in range(HEAD_ROWS)]
         if whole:
             places = [place._replace(start=1 - context) for place in places]
@@ -270,14 +272,18 @@ class TransformerTrainer:
         In one batch this would be faster, but rounding would depend on the other segments of the batch: a resumed run,
         which has encoded none yet, could get another code.
         """
+        chosen = []
         for key in keys:
             if key not in self._encoded:
+                if len(self._encoded) >= MOST_ENCODED:
+                    self._encoded.clear()
                 encoded = encode_batch(self.tokenizer, self._read(key))
                 weights = self._weights(key, encoded.rewards.shape[1]).to(encoded.rewards)
                 codes = {"context": encoded.context.int(), "future": encoded.future.int()}
                 self._encoded[key] = encoded._replace(**codes, weights=weights).map(lambda tensor: tensor[0].cpu())
+            chosen.append(self._encoded[key])
         device = next(self.model.parameters()).device
-        batch = stacked([self._encoded[key] for key in keys]).map(lambda tensor: tensor.to(device))
+        batch = stacked(chosen).map(lambda tensor: tensor.to(device))
         return batch._replace(context=batch.context.long(), future=batch.future.long())
 
 

@@ -33,7 +33,7 @@ def test_help_shows_an_example_that_parses(command: str, capsys: pytest.CaptureF
     for line in shown.partition("example:\n")[2].partition("\n\n")[0].splitlines():
         example = line.split()
         assert example[: 1 + len(command.split())] == ["worldgym", *command.split()]
-        assert callable(importlib.import_module(f"worldgym.cli.{example[1]}").parse(example[2:]).run)
+        assert callable(importlib.import_module(f"worldgym.cli.{example[1].replace('-', '_')}").parse(example[2:]).run)
 
 
 def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
