@@ -18,7 +18,7 @@ class Export:
     """Make a checkpoint from the runs of a tokenizer and a transformer, with start states for its environments."""
 
     tokenizer: Path
-    """Folder of the tokenizer's run."""
+    """Folder of the tokenizer's run; or a checkpoint, by its folder or shipped name."""
     transformer: Path
     """Folder of the transformer's run."""
     held_out: Path

@@ -105,7 +105,7 @@ class TrainTransformer(TrainOptions):
     """Train a transformer and its reward head on a trained tokenizer's codes. Defaults are those of the recipe."""
 
     tokenizer: Path
-    """Folder of a tokenizer's run."""
+    """Folder of a tokenizer's run; or a checkpoint, by its folder or shipped name."""
     job: TransformerTrainingConfig
     model: TransformerConfig
 

@@ -7,9 +7,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from worldgym.checkpoints import shipped
 from worldgym.config import TokenizerConfig, WorldModelConfig, from_dict, to_dict, tokenizer_from_dict
 from worldgym.errors import CheckpointError, ConfigError
 from worldgym.isolation import torch_defaults
+from worldgym.pretrained import TOKENIZER, load, read_config
 from worldgym.runs.checkpoint import checkpoint_step, load_state, newest_checkpoint
 from worldgym.runs.folder import CONFIG
 from worldgym.storage.files import read_json
@@ -17,7 +19,7 @@ from worldgym.storage.tensors import Tensors, digest, select_prefix
 from worldgym.tokenizer import build_tokenizer
 from worldgym.tokenizer.base import Tokenizer
 from worldgym.training.loop import TrainingConfig
-from worldgym.training.recipe import Recipe, recipe_from_dict
+from worldgym.training.recipe import RECIPE, Recipe, recipe_from_dict
 from worldgym.transformer.transformer import Transformer
 from worldgym.world_model import WorldModel
 
@@ -47,12 +49,20 @@ class TrainedWorldModel(NamedTuple):
     """Summaries of the recordings that the checkpoints were trained on from whose weights training started."""
 
 
+def find_checkpoint(source: Path) -> Path | None:
+    """The folder of a checkpoint that is given in place of a run, by its shipped name or folder; None if it is a run."""
+    folder = shipped().get(str(source), source)
+    return folder if (folder / TOKENIZER).is_file() else None
+
+
 def check_finished(run: Path) -> None:
-    """Check that the newest checkpoint of a run is of its last step.
+    """Check that the newest checkpoint of a run is of its last step. What is no run but a checkpoint is finished.
 
     Raises:
         CheckpointError: otherwise.
     """
+    if find_checkpoint(run) is not None:
+        return
     settings = from_dict(TrainingConfig, _object(run, "training"), f"{run}: training")
     step = checkpoint_step(run)
     if step < settings.steps:
@@ -67,11 +77,14 @@ def load_tokenizer_run(folder: Path) -> TrainedTokenizer:
     """Load the tokenizer of a run's newest checkpoint.
 
     Args:
-        folder: of the run.
+        folder: of the run; or the folder or shipped name of a checkpoint.
 
     Raises:
         CheckpointError: if the folder holds no run of a tokenizer, or a damaged one.
     """
+    if (checkpoint := find_checkpoint(folder)) is not None:
+        parts = load(checkpoint)
+        return TrainedTokenizer(parts.config.tokenizer, parts.tokenizer.eval(), digest(parts.tokenizer.state_dict()))
     config = tokenizer_from_dict(_object(folder, "tokenizer"), f"{folder}: tokenizer")
     weights = _weights(folder)
     tokenizer = build_tokenizer(config).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -84,7 +97,7 @@ def load_world_model_run(tokenizer_run: Path, transformer_run: Path) -> TrainedW
     """Load the world model of two runs.
 
     Args:
-        tokenizer_run: folder of the tokenizer's run.
+        tokenizer_run: folder of the tokenizer's run, or a checkpoint; see :func:`load_tokenizer_run`.
         transformer_run: folder of the transformer's run.
 
     Raises:
@@ -99,20 +112,27 @@ def load_world_model_run(tokenizer_run: Path, transformer_run: Path) -> TrainedW
     config = from_dict(WorldModelConfig, _object(transformer_run, "world_model"), f"{transformer_run}: world_model")
     transformer = Transformer.build(config)
     _load_weights(transformer, _weights(transformer_run), transformer_run)
-    parts = {
-        name: {"model": model, "job": _object(run, "job"), "training": _object(run, "training")}
-        for name, run, model in (
-            ("tokenizer", tokenizer_run, to_dict(trained.config)),
-            ("transformer", transformer_run, to_dict(config.transformer)),
-        )
-    }
+    parts = {"transformer": _part(transformer_run, to_dict(config.transformer))}
+    if (checkpoint := find_checkpoint(tokenizer_run)) is None:
+        parts["tokenizer"] = _part(tokenizer_run, to_dict(trained.config))
+        tokenizer_data, earlier = _object(tokenizer_run, "data"), _earlier(tokenizer_run, transformer_run)
+    else:
+        parts["tokenizer"] = read_json(checkpoint / RECIPE)["tokenizer"]
+        known = read_config(checkpoint).training_data
+        tokenizer_data = known.get("tokenizer_trained_on", known["trained_on"])
+        earlier = _earlier(transformer_run) or list(known.get("earlier", ()))
     return TrainedWorldModel(
         WorldModel(config, trained.tokenizer, transformer),
         recipe_from_dict(parts, str(transformer_run)),
         _object(transformer_run, "data"),
-        _object(tokenizer_run, "data"),
-        _earlier(tokenizer_run, transformer_run),
+        tokenizer_data,
+        earlier,
     )
+
+
+def _part(run: Path, model: dict[str, Any]) -> dict[str, Any]:
+    """A run's part of a recipe."""
+    return {"model": model, "job": _object(run, "job"), "training": _object(run, "training")}
 
 
 def _earlier(*runs: Path) -> list[dict[str, Any]]:

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -8,7 +9,7 @@ import torch
 from worldgym import WorldModel
 from worldgym.config import Sampling
 from worldgym.data.recordings import Recordings
-from worldgym.errors import CheckpointError, DataError
+from worldgym.errors import CheckpointError, ConfigError, DataError
 from worldgym.reports.commands import training_commands
 from worldgym.runs.checkpoint import load_state, newest_checkpoint, save_state
 from worldgym.training.export import export
@@ -102,3 +103,45 @@ def test_training_episodes_are_not_held_out(
     with pytest.raises(DataError, match="not used in training"):
         export(tokenizer_run, transformer_run, recordings, tmp_path / "checkpoint", Sampling())
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_checkpoint_is_trained_further(
+    tokenizer_run: Path,
+    transformer_run: Path,
+    recordings: Recordings,
+    held_out: Recordings,
+    recipe: Recipe,
+    tmp_path: Path,
+) -> None:
+    first, run, second = (tmp_path / name for name in ("first", "run", "second"))
+    export(tokenizer_run, transformer_run, held_out, first, Sampling())
+    train_transformer(recipe.transformer, first, recordings, held_out, run, CPU, initial=str(first))
+    export(first, run, held_out, second, Sampling())
+    old, new = (WorldModel.from_pretrained(folder) for folder in (first, second))
+    for name, value in old.tokenizer.state_dict().items():
+        torch.testing.assert_close(new.tokenizer.state_dict()[name], value)
+    changed = (new.transformer.llm.lm_head.weight - old.transformer.llm.lm_head.weight).abs().mean()
+    assert 0 < changed < 0.05  # it started from the old weights
+    trained_on = old.config.training_data["trained_on"]
+    assert new.config.training_data["earlier"] == [trained_on]
+    assert load_recipe(second / "recipe.json") == recipe
+    assert any("--initial EARLIER" in line for line in training_commands("second", new.config))
+
+
+def test_training_starts_from_a_checkpoint_of_the_same_architecture_alone(
+    tokenizer_run: Path,
+    transformer_run: Path,
+    recordings: Recordings,
+    held_out: Recordings,
+    recipe: Recipe,
+    tmp_path: Path,
+) -> None:
+    first = tmp_path / "first"
+    export(tokenizer_run, transformer_run, held_out, first, Sampling())
+    for part, train in (("tokenizer", train_tokenizer), ("transformer", train_transformer)):
+        changes = {"latent_channels": 8} if part == "tokenizer" else {"mlp_size": 48}
+        own = getattr(recipe, part)
+        changed = dataclasses.replace(own, model=dataclasses.replace(own.model, **changes))
+        before = () if part == "tokenizer" else (first,)
+        with pytest.raises(ConfigError, match=f"expected the same .*{part}.*{next(iter(changes))}"):
+            train(changed, *before, recordings, held_out, tmp_path / part, CPU, initial=str(first))  # type: ignore[operator]
