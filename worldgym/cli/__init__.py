@@ -18,6 +18,7 @@ COMMANDS = {
     "convert": "convert recordings of other projects: LeRobot, RLDS, robomimic, Minari, npz, videos",
     "export-dataset": "write recordings as a LeRobot or Minari dataset",
     "train": "train a tokenizer or a transformer on recordings",
+    "refine": "train a world on what policies that were trained in it do in the simulator",
     "export": "make a checkpoint from the runs of a tokenizer and a transformer",
     "starts": "record first frames of a simulator into a checkpoint, for its learned environments",
     "evaluate": "measure a world model on held-out episodes",

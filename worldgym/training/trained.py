@@ -50,7 +50,7 @@ class TrainedWorldModel(NamedTuple):
 
 
 def find_checkpoint(source: Path) -> Path | None:
-    """The folder of a checkpoint that is given in place of a run, by its shipped name or folder; None if it is a run."""
+    """The folder of a checkpoint, by its shipped name or folder; None for anything else, such as a run."""
     folder = shipped().get(str(source), source)
     return folder if (folder / TOKENIZER).is_file() else None
 

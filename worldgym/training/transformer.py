@@ -247,12 +247,13 @@ class TransformerTrainer:
         episode = int(rng.integers(len(self.recordings.episodes)))
         frames, context = self.recordings.episodes[episode].shape[0], self.world_config.context_length
         last = max(0, frames - config.segment_length)  # rounded up below, so that the last frame is seen too
-        start = stride * int(rng.integers(-(-last // stride) + 1))
+        start = min(stride * int(rng.integers(-(-last // stride) + 1)), max(0, frames - context - 1))
         if (config.first_share and rng.random() < config.first_share) or frames <= context:
             start = 1 - context
         gaps = max(0, -(-(last - start) // stride))
         later = gaps and config.later_share and rng.random() < config.later_share
-        return Place(episode, start, stride * int(rng.integers(1, gaps + 1)) if later else 0)
+        gap = stride * int(rng.integers(1, gaps + 1)) if later else 0
+        return Place(episode, start, min(gap, frames - context - 1 - start))
 
     def _weights(self, place: Place, steps: int) -> Tensor:
         """Bool ``[1, T]``: which frames can be predicted. Not the first one after a gap, and none behind the end."""

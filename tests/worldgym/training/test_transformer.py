@@ -197,6 +197,19 @@ def test_segments_that_do_not_fit_the_window_raise(trainer: TransformerTrainer, 
         rebuild(trainer, config, trainer.world_config)
 
 
+def test_a_stride_longer_than_a_segment_stays_inside_the_episode(
+    recipe: Recipe, tokenizer_run: Path, recordings: Recordings, held_out: Recordings
+) -> None:
+    trainer = make_trainer(
+        recipe, tokenizer_run, recordings, held_out, segment_length=3, start_stride=16, first_share=0.3, later_share=0.7
+    )
+    for seed in range(200):
+        place = trainer._sample_place(np.random.default_rng(seed))
+        assert trainer._weights(place, 1).any() or place.gap
+        assert place.start + 2 + place.gap < 25
+        trainer._read(place)
+
+
 def test_frames_behind_the_end_have_no_weight(trainer: TransformerTrainer) -> None:
     batch = trainer._encode([Place(1, 20, 0)])
     assert batch.weights is not None
