@@ -27,8 +27,9 @@ def event_figures(
     Returns:
         For a model that predicts successes: ``success_auroc`` and ``success_brier`` over the steps of the segments,
         where both outcomes occur in them. For a model that predicts terminations: ``termination_precision``,
-        ``termination_recall`` and ``termination_f1`` at probability 0.5, over the steps of the segments and over the
-        last ``horizon`` steps of every episode that terminated.
+        ``termination_recall`` and ``termination_f1`` of whether the episode ends within a window, by the model with
+        probability 0.5 or more, and ``termination_delay``, by how many steps the median predicted end misses the real
+        one where both are. Windows are the segments, and the last ``horizon`` steps of every episode that terminated.
     """
     figures: dict[str, float] = {}
     if model.config.success and segments.batch.successes is not None:
@@ -38,13 +39,17 @@ def event_figures(
             figures["success_auroc"] = auroc(probability, recorded)
             figures["success_brier"] = float(np.mean((probability - recorded) ** 2))
     if model.config.termination and segments.batch.terminations is not None:
-        parts = [segments.batch, *_ends(recordings, model.config.context_length, horizon)]
-        predicted = np.concatenate([_imagined(model, part, seed)[1].ravel() for part in parts]) >= THRESHOLD
-        actual = np.concatenate([_terminations(part, model.config.context_length) for part in parts])
-        hits = float((predicted & actual).sum())
-        figures["termination_precision"] = hits / max(1.0, float(predicted.sum()))
-        figures["termination_recall"] = hits / max(1.0, float(actual.sum()))
-        figures["termination_f1"] = 2 * hits / max(1.0, float(predicted.sum() + actual.sum()))
+        context = model.config.context_length
+        parts = [segments.batch, *_ends(recordings, context, horizon)]
+        ends = [_end_steps(_imagined(model, part, seed)[1], _terminations(part, context)) for part in parts]
+        predicted, actual = (np.concatenate(steps) for steps in zip(*ends, strict=True))
+        hits = (predicted >= 0) & (actual >= 0)
+        count = float(hits.sum())
+        figures["termination_precision"] = count / max(1.0, float((predicted >= 0).sum()))
+        figures["termination_recall"] = count / max(1.0, float((actual >= 0).sum()))
+        figures["termination_f1"] = 2 * count / max(1.0, float((predicted >= 0).sum() + (actual >= 0).sum()))
+        if count:
+            figures["termination_delay"] = float(np.abs(predicted - actual)[hits].mean())
     return figures
 
 
@@ -70,9 +75,19 @@ def _imagined(model: WorldModel, batch: Batch, seed: int) -> tuple[NDArray[np.fl
 
 
 def _terminations(batch: Batch, context: int) -> NDArray[np.bool_]:
+    """Where episodes ended, bool ``[N, T]``."""
     assert batch.terminations is not None
-    ended: NDArray[np.bool_] = batch.terminations[:, context - 1 :].numpy().ravel()
+    ended: NDArray[np.bool_] = batch.terminations[:, context - 1 :].numpy()
     return ended
+
+
+def _end_steps(
+    probability: NDArray[np.float32], ended: NDArray[np.bool_]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Predicted and real steps ``[N]`` at which windows end; -1 for those that do not."""
+    survival = np.cumprod(1 - probability, axis=1)
+    gone = survival <= 1 - THRESHOLD
+    return tuple(np.where(mask.any(1), mask.argmax(1), -1) for mask in (gone, ended))  # type: ignore[return-value]
 
 
 def _ends(recordings: Recordings, context: int, horizon: int) -> list[Batch]:

@@ -36,14 +36,16 @@ def ending(synthetic_recordings: Path, tmp_path_factory: pytest.TempPathFactory)
 
 
 @pytest.mark.parametrize(("logit", "recall"), [(9.0, 1.0), (-9.0, 0.0)])
-def test_terminations_are_counted_at_the_ends(
+def test_terminations_are_counted_by_windows(
     tiny_config: WorldModelConfig, ending: Recordings, logit: float, recall: float
 ) -> None:
     segments = sample_segments(ending, 5, count=1, steps=4)
     figures = event_figures(model(tiny_config, logit), ending, segments, horizon=4)
     assert figures["termination_recall"] == recall
-    steps = 2 * 4 * len(ending.episodes) - len(ending.episodes)  # of each episode, 3 in its segment and 4 at its end
-    assert figures["termination_precision"] == pytest.approx(len(ending.episodes) / steps if recall else 0)
+    assert figures["termination_precision"] == pytest.approx(0.5 * recall)  # half of the windows are ends of episodes
+    assert figures["termination_f1"] == pytest.approx(2 / 3 * recall)
+    if recall:
+        assert figures["termination_delay"] == 3  # predicted at the first of four steps, real at the last
     assert "success_auroc" in figures
 
 
