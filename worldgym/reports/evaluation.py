@@ -16,7 +16,7 @@ from worldgym.metrics.pixels import psnr, r_squared, squared_error
 from worldgym.metrics.ranking import auroc
 from worldgym.reports.video import below, compared, enlarge, write_gif
 from worldgym.tokenizer.base import ContextFeatures, codes_perplexity
-from worldgym.world_model import WorldModel
+from worldgym.world_model import Imagined, WorldModel
 
 CHUNK = 24  # segments in one batch of the model
 WORST_SHARE = 0.1  # of frames, which the uncertainty should tell from the others
@@ -122,27 +122,44 @@ def _check_segments(model: WorldModel, segments: Segments) -> None:
         raise DataError(f"the segments do not fit the world model: {'; '.join(problems)}; use recordings like its own")
 
 
-def _imagine(
-    model: WorldModel, batch: Batch, sampling: Sampling, seed: int, name: str
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Imagined frames uint8 ``[N, T, H, W, 3]``, rewards ``[N, T]`` and uncertainty ``[N, T]``."""
+def imagine_chunks(
+    model: WorldModel, batch: Batch, sampling: Sampling, seed: int, name: str, decode: bool = True
+) -> Iterator[Imagined]:
+    """Imagine segments from their context frames under their recorded actions, some at a time.
+
+    Args:
+        model: the world model.
+        batch: the segments.
+        sampling: of the tokens.
+        seed: of the sampled tokens.
+        name: that the progress bar shows.
+        decode: whether frames are imagined.
+    """
     context = model.config.context_length
     generator = torch.Generator(model.device).manual_seed(seed)
-    frames, rewards, uncertainty = [], [], []
     for start in tqdm(range(0, len(batch.frames), CHUNK), desc=name, unit="chunk", leave=False):
         rows = slice(start, start + CHUNK)
-        imagined = model.rollout(
+        yield model.rollout(
             batch.frames[rows, :context],
             batch.actions[rows, context - 1 :] if model.config.action_dim else None,
             temperature=sampling.temperature,
             top_k=sampling.top_k,
             generator=generator,
             horizon=None if model.config.action_dim else batch.frames.shape[1] - context,
+            decode=decode,
         )
-        frames.append(imagined.frames.cpu())
-        rewards.append(imagined.rewards.cpu())
-        uncertainty.append(imagined.uncertainty.cpu())
-    return torch.cat(frames), torch.cat(rewards), torch.cat(uncertainty)
+
+
+def _imagine(
+    model: WorldModel, batch: Batch, sampling: Sampling, seed: int, name: str
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Imagined frames uint8 ``[N, T, H, W, 3]``, rewards ``[N, T]`` and uncertainty ``[N, T]``."""
+    parts = [
+        (imagined.frames.cpu(), imagined.rewards.cpu(), imagined.uncertainty.cpu())
+        for imagined in imagine_chunks(model, batch, sampling, seed, name)
+    ]
+    frames, rewards, uncertainty = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
+    return frames, rewards, uncertainty
 
 
 @torch.no_grad()

@@ -6,9 +6,9 @@ from numpy.typing import NDArray
 
 from worldgym.data.recordings import Batch, Recordings, Segments, to_batch
 from worldgym.metrics.ranking import auroc
+from worldgym.reports.evaluation import imagine_chunks
 from worldgym.world_model import WorldModel
 
-CHUNK = 24  # segments in one batch of the model
 THRESHOLD = 0.5
 
 
@@ -55,23 +55,10 @@ def event_figures(
 
 def _imagined(model: WorldModel, batch: Batch, seed: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Probabilities of success and termination, float32 ``[N, T]``, under recorded actions."""
-    context, sampling = model.config.context_length, model.config.sampling
-    generator = torch.Generator(model.device).manual_seed(seed)
-    success, termination = [], []
-    for start in range(0, len(batch.frames), CHUNK):
-        rows = slice(start, start + CHUNK)
-        imagined = model.rollout(
-            batch.frames[rows, :context],
-            batch.actions[rows, context - 1 :] if model.config.action_dim else None,
-            temperature=sampling.temperature,
-            top_k=sampling.top_k,
-            generator=generator,
-            horizon=None if model.config.action_dim else batch.frames.shape[1] - context,
-            decode=False,
-        )
-        success.append(imagined.success_probability.cpu())
-        termination.append(imagined.termination_probability.cpu())
-    return torch.cat(success).numpy(), torch.cat(termination).numpy()
+    chunks = imagine_chunks(model, batch, model.config.sampling, seed, "events", decode=False)
+    parts = [(found.success_probability.cpu(), found.termination_probability.cpu()) for found in chunks]
+    success, termination = (torch.cat(tensors).numpy() for tensors in zip(*parts, strict=True))
+    return success, termination
 
 
 def _terminations(batch: Batch, context: int) -> NDArray[np.bool_]:
