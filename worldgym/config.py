@@ -5,6 +5,7 @@ and evaluated.
 """
 
 import dataclasses
+import math
 import typing
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -295,17 +296,17 @@ def check_numbers(config: Any, *, above_zero: Iterable[str] = (), from_zero: Ite
 
     Args:
         config: a dataclass.
-        above_zero: names of fields whose values must be above 0.
-        from_zero: names of fields whose values must be at least 0.
+        above_zero: names of fields whose values must be above 0, and finite.
+        from_zero: names of fields whose values must be at least 0, and finite.
 
     Raises:
         ConfigError: names the field, and the value it has.
     """
     for name in above_zero:
-        if not getattr(config, name) > 0:
+        if not 0 < getattr(config, name) < math.inf:
             raise ConfigError(f"{name}: expected a number above 0, got {getattr(config, name)}")
     for name in from_zero:
-        if not getattr(config, name) >= 0:
+        if not 0 <= getattr(config, name) < math.inf:
             raise ConfigError(f"{name}: expected a number of at least 0, got {getattr(config, name)}")
 
 

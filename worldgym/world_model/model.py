@@ -249,6 +249,7 @@ class WorldModel:
         """
         sampling = Sampling(temperature, top_k)
         self._check_state(state)
+        self._evaluate()
         checked = self._checked_action(action, (len(state),))
         imagined = self._advance(state, checked, self._noise(len(state), generator, noise), sampling)
         return state, state.frames[:, -1].clone(), imagined.reward.clone()
@@ -321,6 +322,7 @@ class WorldModel:
         """
         check_frames(frames, self.config)
         check_tokens(tokens, len(frames), self.config)
+        self._evaluate()
         context = self._to_device(frames)
         _, features = encode_contexts(self.tokenizer, context, self.dtype)
         if len(context) == 1:

@@ -331,6 +331,7 @@ def test_training_ignores_the_callers_torch_settings(
         {"batch_size": 0},
         {"learning_rate": 0.0},
         {"learning_rate": float("nan")},
+        {"learning_rate": float("inf")},
         {"save_every": 0},
         {"clip_norm": 0.0},
         {"warmup_steps": -1},

@@ -204,6 +204,11 @@ def test_parts_in_training_mode_are_set_to_evaluation_mode(model: WorldModel) ->
     model.tokenizer.train()
     again = model.rollout(frames_for(model), actions_for(model, 1), top_k=1)
     assert torch.equal(again.frames, wanted.frames)
+    state = model.start(frames_for(model))
+    model.transformer.train()
+    assert torch.equal(model.step(state, actions_for(model, 1)[:, 0], top_k=1)[1], wanted.frames[:, 0])
+    model.tokenizer.train()
+    assert torch.equal(model.decode(frames_for(model), wanted.tokens), wanted.frames)
 
 
 @pytest.mark.filterwarnings("error")
