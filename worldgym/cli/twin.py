@@ -79,7 +79,11 @@ class Twin:
         return 3600 * (self.hours or (QUICK_HOURS if self.quick else HOURS))
 
     def _plan(self) -> dict[str, Any]:
-        """What to do, decided once by recording one episode of each behaviour: ``episodes`` and ``options``."""
+        """What to do, decided once by recording one episode of each behaviour, and kept in a file.
+
+        Entries: ``settings``, by which the twin is known again; ``episodes``, numbers by behaviour; later also
+        ``tokenizer_updates``, ``label_width`` and ``transformer_updates``.
+        """
         import time
 
         from worldgym.envs.behaviours import find_behaviour
@@ -100,7 +104,7 @@ class Twin:
         names = [*policies, "random", "sticky"]
         begin, steps = time.perf_counter(), 0
         for name in names:
-            env = spec.make(task, frame_skip=self.frame_skip)
+            env = spec.make(task, **self._options())
             try:
                 episode = record(env, name, self.seed, None, self.max_steps, policies.get(name) or find_behaviour(name))
             finally:
@@ -114,6 +118,18 @@ class Twin:
         path.parent.mkdir(parents=True, exist_ok=True)
         atomic_json(path, plan)
         return plan
+
+    def _options(self) -> dict[str, Any]:
+        """Arguments of the environment."""
+        from worldgym.envs.registry import find_task
+        from worldgym.errors import ConfigError
+
+        spec, _ = find_task(self.env)
+        if not spec.name:
+            return {"frame_skip": self.frame_skip}
+        if self.frame_skip > 1:
+            raise ConfigError(f"--frame-skip: {spec.simulator_id} has one of its own, {spec.frame_skip}; leave it out")
+        return {}
 
     def _policies(self) -> dict[str, Any]:
         from worldgym.agents.policies import find_policy
@@ -136,7 +152,7 @@ class Twin:
                 seed,
                 self.workers or os.cpu_count() or 1,
                 policies=self._policies(),
-                options={"frame_skip": self.frame_skip},
+                options=self._options(),
                 steps=self.max_steps,
             )
 
@@ -200,7 +216,8 @@ class Twin:
         if key not in plan:
             training = replace(part.training, steps=TIMED_UPDATES, log_every=1, validate_every=TIMED_UPDATES)
             with tempfile.TemporaryDirectory(dir=self._work) as folder:
-                start(replace(part, training=training), folder=Path(folder) / "timing")
+                if start(replace(part, training=training), folder=Path(folder) / "timing") < TIMED_UPDATES:
+                    raise KeyboardInterrupt  # stopped: there is nothing to continue yet
                 lines = (Path(folder) / "timing" / METRICS).read_text(encoding="utf-8").splitlines()
             times = [line["seconds"] for line in map(json.loads, lines) if "loss" in line]
             half = len(times) // 2  # the last update is followed by fitting the heads, so it does not count
@@ -214,11 +231,16 @@ class Twin:
         from worldgym.cli.evaluate import Evaluate
         from worldgym.cli.export import Export
         from worldgym.cli.starts import Starts
+        from worldgym.data.recordings import Recordings
+        from worldgym.envs.registry import find_task
+        from worldgym.pretrained import read_config
 
         tokenizer, transformer, held_out = (self._work / name for name in ("tokenizer", "transformer", "held-out"))
         Export(tokenizer, transformer, held_out, self.out, TEMPERATURE).run()
-        Starts(self.out, env="Simulator-v0").run()
-        Evaluate(held_out, str(self.out), self._work / "evaluate.json", write_card=True).run()
+        Starts(self.out, env=find_task(self.env)[0].simulator_id).run()
+        longest = max(len(episode) for episode in Recordings(held_out).episodes)
+        horizon = max(1, min(Evaluate.horizon, longest + 1 - read_config(self.out).context_length))
+        Evaluate(held_out, str(self.out), self._work / "evaluate.json", horizon=horizon, write_card=True).run()
 
 
 def _recipe(quick: bool, seed: int) -> "Recipe":

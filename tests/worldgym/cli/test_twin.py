@@ -38,9 +38,9 @@ def test_a_twin_of_cartpole(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     card = (out / "README.md").read_text()
     assert "termination f1" in card
     assert "It terminates episodes" in card
-    before = (out / "tokenizer.safetensors").read_bytes()
+    before = model.fingerprint()
     assert main(command) == 0  # everything is there: only exported and measured again
-    assert (out / "tokenizer.safetensors").read_bytes() == before
+    assert WorldModel.from_pretrained(out).fingerprint() == before
     capsys.readouterr()
     assert main(["twin", "--env", "Acrobot-v1", "--out", str(out), "--quick"]) == 2
     assert "holds another twin" in capsys.readouterr().err
@@ -51,6 +51,7 @@ def test_a_twin_of_cartpole(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     [
         ("--env CartPol-v1", "CartPole-v1"),
         ("--env CartPole-v1 --policy nothing", "expected a behaviour"),
+        ("--env toy --frame-skip 2", "has one of its own"),
     ],
 )
 def test_what_cannot_be_learned_is_named(
