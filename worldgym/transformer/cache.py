@@ -159,6 +159,17 @@ class KeyValueCache:
         self.keys[layer][:, :, : k_BKNE.shape[2]] = k_BKNE
         self.values[layer][:, :, : v_BKNE.shape[2]] = v_BKNE
 
+    def extend(self, layer: int, filled: int, k_BKNE: Tensor, v_BKNE: Tensor) -> tuple[Tensor, Tensor]:
+        """Store N positions after the first ``filled`` ones, in a cache without a shared past.
+
+        Returns:
+            Keys and values of all these positions, ``[B, K, filled + N, E]``.
+        """
+        end = filled + k_BKNE.shape[2]
+        self.keys[layer][:, :, filled:end] = k_BKNE
+        self.values[layer][:, :, filled:end] = v_BKNE
+        return self.keys[layer][:, :, :end], self.values[layer][:, :, :end]
+
     def set_filled(self, count: int) -> None:
         """Count the first ``count`` positions of every row as filled."""
         self.lengths = [count] * len(self.lengths)

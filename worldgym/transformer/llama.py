@@ -101,14 +101,17 @@ class LanguageModel(nn.Module):
         self.lm_head = nn.Linear(config.hidden_size, vocab_size, bias=False)
 
 
-def causal_attention(q_BHNE: Tensor, k_BKNE: Tensor, v_BKNE: Tensor, dropout: float = 0.0) -> Tensor:
+def causal_attention(
+    q_BHNE: Tensor, k_BKNE: Tensor, v_BKNE: Tensor, dropout: float = 0.0, visible: Tensor | None = None
+) -> Tensor:
     """Attention of every position to itself and those before it.
 
     Args:
         q_BHNE: queries ``[B, H, N, E]``.
-        k_BKNE: keys ``[B, K, N, E]``.
-        v_BKNE: values ``[B, K, N, E]``.
+        k_BKNE: keys ``[B, K, M, E]``; M is N, or larger if ``visible`` is given.
+        v_BKNE: values ``[B, K, M, E]``.
         dropout: probability of dropping an attention weight.
+        visible: bool ``[N, M]``, which keys each query attends to; None: as many as its number.
 
     Returns:
         ``[B, H, N, E]``.
@@ -117,7 +120,8 @@ def causal_attention(q_BHNE: Tensor, k_BKNE: Tensor, v_BKNE: Tensor, dropout: fl
     if groups > 1:
         k_BKNE = k_BKNE[:, :, None].expand(-1, -1, groups, -1, -1).flatten(1, 2)
         v_BKNE = v_BKNE[:, :, None].expand(-1, -1, groups, -1, -1).flatten(1, 2)
-    return F.scaled_dot_product_attention(q_BHNE, k_BKNE, v_BKNE, is_causal=True, dropout_p=dropout)
+    causal = visible is None
+    return F.scaled_dot_product_attention(q_BHNE, k_BKNE, v_BKNE, visible, dropout_p=dropout, is_causal=causal)
 
 
 def rotary_angles(positions: Tensor, head_dim: int, theta: float) -> Tensor:

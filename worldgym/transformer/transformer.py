@@ -118,7 +118,7 @@ class Transformer(nn.Module):
             InvalidAction: if the actions do not fit the model or the sequence.
         """
         dropout = self.dropout if self.training else 0.0
-        x_BND = self.add_actions(self.add_position_embedding(self.embed(tokens)), actions)
+        x_BND = self._add_actions(self.add_position_embedding(self.embed(tokens)), actions)
         rotary = rotary_tables(torch.arange(tokens.shape[1], device=tokens.device), self.config, x_BND.dtype)
         for layer in self.llm.model.blocks:
             x_BND = layer.finish(x_BND, causal_attention(*layer.project(x_BND, rotary), dropout))
@@ -162,12 +162,25 @@ class Transformer(nn.Module):
         x_BD: Tensor = x_D + self.action_linear(self._action_inputs(action, cumulative_action))
         return x_BD[:, None]
 
-    def add_actions(self, x_BND: Tensor, actions: Tensor | None) -> Tensor:
-        """Add each action to the slot of its frame.
+    def embed_future(self, codes: Tensor, actions: Tensor | None) -> Tensor:
+        """Embeddings ``[B, T * step_length, D]`` of known future frames, with positions and actions.
 
-        Raises:
-            InvalidAction: if the actions do not fit the model or the sequence.
+        Args:
+            codes: int64 ``[B, T, tokens_per_frame]``.
+            actions: float ``[B, T, A]``; None for action-free models.
         """
+        x_BND, frames = self.embed(self.layout.future_ids(codes)), codes.shape[1]
+        if self.place_embedding is not None:
+            places = self.place_embedding.weight[self.layout.prefix_length :]
+            x_BND = x_BND + places.repeat(frames, 1)
+        if self.action_linear is None or actions is None:
+            return x_BND
+        slots = self.layout.slot_positions(frames, x_BND.device) - self.layout.prefix_length
+        action_BTD: Tensor = self.action_linear(self._action_inputs(actions, cumulative_sum(actions, dim=1)))
+        return x_BND.index_add(1, slots, action_BTD.to(x_BND.dtype))
+
+    def _add_actions(self, x_BND: Tensor, actions: Tensor | None) -> Tensor:
+        """Add each action to the slot of its frame."""
         batch, length, _ = x_BND.shape
         expected = (batch, self.layout.slots(length), self.action_dim)
         if self.action_linear is None:

@@ -19,7 +19,7 @@ from worldgym.errors import ConfigError
 from worldgym.isolation import torch_defaults, use_one_thread_in_forked_children
 from worldgym.tokenizer.base import Tokenizer
 from worldgym.tokens import TokenLayout
-from worldgym.transformer.decoding.frame import imagine_frame, read_context
+from worldgym.transformer.decoding.frame import imagine_frame, read_context, replace_future
 from worldgym.transformer.transformer import Transformer
 from worldgym.world_model.checks import (
     Array,
@@ -374,7 +374,6 @@ class WorldModel:
             success_probability=zeros if self.config.success else unknown,
             termination_probability=zeros if self.config.termination else unknown,
             reward_spread=zeros if self.config.reward_bins else unknown,
-            context_codes=codes,
             recent_codes=codes.new_zeros(len(codes), self.config.kept_frames, self.layout.tokens_per_frame),
             recent_actions=zeros.new_zeros(len(codes), self.config.kept_frames, self.config.action_dim).to(self.dtype),
             features=features,
@@ -419,8 +418,7 @@ class WorldModel:
         """A copy of some rows, whose windows hold the context and the newest imagined frames alone."""
         slid = state.select(rows)
         actions = slid.recent_actions if self.config.action_dim else None
-        capacity = state.cache.capacity
-        slid.cache = read_context(self.transformer, slid.context_codes, capacity, slid.recent_codes, actions)
+        replace_future(self.transformer, slid.cache, slid.recent_codes, actions)
         return slid
 
     def _reward(self, raw: Tensor | None, batch: int) -> Tensor:

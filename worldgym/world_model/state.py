@@ -28,7 +28,6 @@ PER_ROW = (
     "success_probability",
     "termination_probability",
     "reward_spread",
-    "context_codes",
     "recent_codes",
     "recent_actions",
 )
@@ -50,7 +49,6 @@ class WorldModelState:
         termination_probability: float32 ``[B]``, that the last step ended the episode; likewise.
         reward_spread: float32 ``[B]``, standard deviation of the predicted reward; 0 before the first step, NaN if the
             model predicts no distribution.
-        context_codes: int64 ``[B, C, m]``, of the context.
         recent_codes: int64 ``[B, k, n]``, of the newest frames, which stay when the window slides.
         recent_actions: float ``[B, k, A]``, that led to them.
         features: the tokenizer's features of the context.
@@ -64,7 +62,6 @@ class WorldModelState:
     success_probability: Tensor
     termination_probability: Tensor
     reward_spread: Tensor
-    context_codes: Tensor
     recent_codes: Tensor
     recent_actions: Tensor
     features: ContextFeatures

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from worldgym.config import TransformerConfig
+from worldgym.data.recordings import to_unit
 from worldgym.errors import ConfigError
 from worldgym.symlog import symexp
 from worldgym.world_model import WorldModel, WorldModelState
@@ -24,6 +25,11 @@ def sliding(make_model: MakeModel) -> WorldModel:
 def context(model: WorldModel) -> Tensor:
     side, generator = model.config.resolution, torch.Generator().manual_seed(1)
     return torch.randint(256, (BATCH, 2, side, side, 3), generator=generator, dtype=torch.uint8)
+
+
+def context_codes(model: WorldModel) -> Tensor:
+    with torch.no_grad():
+        return model.tokenizer.encode_context(to_unit(context(model)))[0]
 
 
 def actions(steps: int = STEPS) -> Tensor:
@@ -50,7 +56,7 @@ def test_a_window_that_slid_equals_a_window_of_training(sliding: WorldModel) -> 
         codes.append(state.recent_codes[:, -1])
     assert state.reanchored.all()
     window = slice(WINDOW - KEPT, WINDOW + 1)
-    tokens = sliding.layout.sequence(state.context_codes, torch.stack(codes[window], dim=1))
+    tokens = sliding.layout.sequence(context_codes(sliding), torch.stack(codes[window], dim=1))
     with torch.no_grad():
         out = sliding.transformer(tokens, actions()[:, window])
     assert out.rewards is not None

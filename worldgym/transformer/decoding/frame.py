@@ -34,32 +34,20 @@ class ImaginedFrame(NamedTuple):
 
 
 @torch_defaults(grad=False)
-def read_context(
-    transformer: Transformer,
-    context_codes: Tensor,
-    positions: int | None = None,
-    future_codes: Tensor | None = None,
-    actions: Tensor | None = None,
-) -> KeyValueCache:
-    """Process the context, and future frames that are known already.
+def read_context(transformer: Transformer, context_codes: Tensor, positions: int | None = None) -> KeyValueCache:
+    """Process the context.
 
     Args:
         transformer: the model.
         context_codes: int64 ``[B, C, tokens_per_context_frame]``.
         positions: capacity of the cache; None is all that the transformer has.
-        future_codes: int64 ``[B, T, tokens_per_frame]``; None is none.
-        actions: that led to them, float ``[B, T, A]``; None for action-free models.
 
     Returns:
-        A new cache with keys and values of these frames.
+        A new cache with keys and values of the context.
     """
     tokens_BN = transformer.layout.context_ids(context_codes)
-    if future_codes is not None:
-        tokens_BN = torch.cat([tokens_BN, transformer.layout.future_ids(future_codes)], dim=1)
     batch, length = tokens_BN.shape
     x_BND = transformer.add_position_embedding(transformer.embed(tokens_BN))
-    if future_codes is not None:
-        x_BND = transformer.add_actions(x_BND, actions)
     cache = KeyValueCache(
         transformer.config,
         batch,
@@ -68,8 +56,6 @@ def read_context(
         dtype=x_BND.dtype,
         action_dim=transformer.action_dim,
     )
-    if actions is not None:
-        cache.cumulative_action = cumulative_sum(actions, dim=1)[:, -1]
     rotary = rotary_tables(cache.positions(length)[0], transformer.config, x_BND.dtype)
     blocks = transformer.llm.model.blocks
     for index, block in enumerate(blocks):
@@ -79,6 +65,34 @@ def read_context(
             x_BND = block.finish(x_BND, causal_attention(q, k, v))
     cache.set_filled(length)
     return cache
+
+
+@torch_defaults(grad=False)
+def replace_future(transformer: Transformer, cache: KeyValueCache, codes: Tensor, actions: Tensor | None) -> None:
+    """Replace all future frames in a cache by known ones; keys and values of the context stay.
+
+    Args:
+        transformer: the model.
+        cache: changed in place.
+        codes: of the frames, int64 ``[B, T, tokens_per_frame]``.
+        actions: that led to them, float ``[B, T, A]``; None for action-free models.
+    """
+    cache.unshare()
+    context = transformer.layout.prefix_length
+    cache.set_filled(context)
+    x_BND = transformer.embed_future(codes, actions)
+    length = x_BND.shape[1]
+    cache.check_remaining(length)
+    rotary = rotary_tables(cache.positions(length)[0], transformer.config, x_BND.dtype)
+    numbers = torch.arange(context + length, device=x_BND.device)
+    visible = numbers <= numbers[context:, None]
+    for index, block in enumerate(transformer.llm.model.blocks):
+        q, k, v = block.project(x_BND, rotary)
+        keys, values = cache.extend(index, context, k, v)
+        x_BND = block.finish(x_BND, causal_attention(q, keys, values, visible=visible))
+    cache.advance(length)
+    if actions is not None:
+        cache.cumulative_action = cumulative_sum(actions, dim=1)[:, -1]
 
 
 @torch_defaults(grad=False)
