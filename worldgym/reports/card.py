@@ -20,8 +20,8 @@ CARD = "README.md"
 ANY_CHECKPOINT = "WorldModel-v0"
 """Id of the learned environment that takes any checkpoint."""
 
-SLIDES = "then\n  the context stays and the older half of the imagined frames leaves."
-STARTS_ANEW = "then\n  the model starts again from its own frames."
+SLIDES = "then the context stays and the older half of the imagined frames leaves."
+STARTS_ANEW = "then the model starts again from its own frames."
 TERMINATES = "It terminates episodes at random, with the probability that it predicts at each step."
 NEVER_TERMINATES = "It never terminates an episode; episodes end by their time limit."
 _CARD = """\
@@ -75,8 +75,9 @@ training. Some of them are the start states in `start_states/`.{earlier}
 ## Limits
 
 - It was trained on the tasks above, drawn in one way. Other frames are not refused, but predicted badly.
-- Errors accumulate. The figures end at horizon {horizon}. `info["uncertainty"]` is high where predictions are likely to
-  be wrong. `info["reanchored"]` is true at steps before which the position window was full; {window}
+- Errors accumulate. The figures end at horizon {horizon}. `info["uncertainty"]` is the entropy of the predicted tokens; how
+  well it tells bad frames is measured above. `info["reanchored"]` is true at steps before which the position window was
+  full; {window}
 - Small objects, thin objects and contacts between objects are predicted worst, and with them the rewards: an imagined
   success need not be a success in the simulator.
 - {termination}
