@@ -75,9 +75,9 @@ training. Some of them are the start states in `start_states/`.{earlier}
 ## Limits
 
 - It was trained on the tasks above, drawn in one way. Other frames are not refused, but predicted badly.
-- Errors accumulate. The figures end at horizon {horizon}. `info["uncertainty"]` is the entropy of the predicted tokens; how
-  well it tells bad frames is measured above. `info["reanchored"]` is true at steps before which the position window was
-  full; {window}
+- Errors accumulate. The figures end at horizon {horizon}. `info["uncertainty"]` is the entropy of the predicted tokens;
+  how well it tells bad frames is measured above. `info["reanchored"]` is true at steps before which the position window
+  was full; {window}
 - Small objects, thin objects and contacts between objects are predicted worst, and with them the rewards: an imagined
   success need not be a success in the simulator.
 - {termination}
