@@ -11,7 +11,7 @@ import gymnasium as gym
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from worldgym.envs.contract import checked_action, checked_actions
+from worldgym.envs.contract import action_space, checked_action, checked_actions
 from worldgym.errors import ConfigError, InvalidAction, InvalidOption
 
 Space = gym.spaces.Space[Any]
@@ -26,6 +26,7 @@ class ActionCodec:
     Attributes:
         space: the space.
         dim: length A of a vector.
+        scaled: whether the space is a ``Box`` of vectors in [-1, 1], so that actions are their own vectors.
 
     Raises:
         InvalidOption: for any other space.
@@ -49,12 +50,7 @@ class ActionCodec:
                 f"action space {space}: expected Box with finite bounds, Discrete, MultiDiscrete or MultiBinary; wrap "
                 "the environment (gymnasium.wrappers.TransformAction) so that it takes one of them"
             )
-
-    @property
-    def scaled(self) -> bool:
-        """Whether the space is a ``Box`` of vectors in [-1, 1], so that actions are their own vectors."""
-        space = self.space
-        return isinstance(space, gym.spaces.Box) and space == gym.spaces.Box(-1.0, 1.0, (self.dim,), np.float32)
+        self.scaled = space == action_space(self.dim)  # once: every step asks
 
     def encode(self, action: ArrayLike) -> NDArray[np.float32]:
         """An action as a vector, float32 ``[A]``; a ``Box`` action is clipped to its bounds.
@@ -157,7 +153,7 @@ class ActionCodec:
 
 def _space(description: Mapping[str, Any], dim: int) -> Space:
     if not description:
-        return gym.spaces.Box(-1.0, 1.0, (dim,), np.float32)
+        return action_space(dim)
     kind = description["kind"]
     if kind == "Box":
         shape, dtype = tuple(description["shape"]), np.dtype(description["dtype"])

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from worldgym.config import HEADS
 from worldgym.reward_scale import RewardScale
 from worldgym.training.encoded import EncodedBatch
 from worldgym.transformer.transformer import Transformer
@@ -66,7 +67,7 @@ def fit_heads(model: Transformer, batches: Iterable[tuple[EncodedBatch, Tensor]]
         values = scale.targets(batch.rewards), batch.successes, batch.terminations
         known.append(tuple(None if value is None else value[counted].double() for value in values))
     inputs = torch.cat(features)
-    for name, parts in zip(("reward", "success", "termination"), zip(*known, strict=True), strict=True):
+    for name, parts in zip(HEADS, zip(*known, strict=True), strict=True):
         present = [part for part in parts if part is not None]
         if name not in model.heads or len(present) < len(parts):
             continue
