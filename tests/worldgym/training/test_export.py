@@ -20,6 +20,13 @@ from worldgym.training.trained import load_world_model_run
 CPU = torch.device("cpu")
 
 
+@pytest.fixture
+def exported(tokenizer_run: Path, transformer_run: Path, held_out: Recordings, tmp_path: Path) -> Path:
+    """The checkpoint of both runs."""
+    export(tokenizer_run, transformer_run, held_out, tmp_path / "first", Sampling())
+    return tmp_path / "first"
+
+
 def test_export_of_two_runs(
     tokenizer_run: Path, transformer_run: Path, held_out: Recordings, recipe: Recipe, tmp_path: Path
 ) -> None:
@@ -106,15 +113,9 @@ def test_training_episodes_are_not_held_out(
 
 
 def test_a_checkpoint_is_trained_further(
-    tokenizer_run: Path,
-    transformer_run: Path,
-    recordings: Recordings,
-    held_out: Recordings,
-    recipe: Recipe,
-    tmp_path: Path,
+    exported: Path, recordings: Recordings, held_out: Recordings, recipe: Recipe, tmp_path: Path
 ) -> None:
-    first, run, second = (tmp_path / name for name in ("first", "run", "second"))
-    export(tokenizer_run, transformer_run, held_out, first, Sampling())
+    first, run, second = exported, tmp_path / "run", tmp_path / "second"
     train_transformer(recipe.transformer, first, recordings, held_out, run, CPU, initial=str(first))
     export(first, run, held_out, second, Sampling())
     old, new = (WorldModel.from_pretrained(folder) for folder in (first, second))
@@ -129,19 +130,12 @@ def test_a_checkpoint_is_trained_further(
 
 
 def test_training_starts_from_a_checkpoint_of_the_same_architecture_alone(
-    tokenizer_run: Path,
-    transformer_run: Path,
-    recordings: Recordings,
-    held_out: Recordings,
-    recipe: Recipe,
-    tmp_path: Path,
+    exported: Path, recordings: Recordings, held_out: Recordings, recipe: Recipe, tmp_path: Path
 ) -> None:
-    first = tmp_path / "first"
-    export(tokenizer_run, transformer_run, held_out, first, Sampling())
     for part, train in (("tokenizer", train_tokenizer), ("transformer", train_transformer)):
         changes = {"latent_channels": 8} if part == "tokenizer" else {"mlp_size": 48}
         own = getattr(recipe, part)
         changed = dataclasses.replace(own, model=dataclasses.replace(own.model, **changes))
-        before = () if part == "tokenizer" else (first,)
+        before = () if part == "tokenizer" else (exported,)
         with pytest.raises(ConfigError, match=f"expected the same .*{part}.*{next(iter(changes))}"):
-            train(changed, *before, recordings, held_out, tmp_path / part, CPU, initial=str(first))  # type: ignore[operator]
+            train(changed, *before, recordings, held_out, tmp_path / part, CPU, initial=str(exported))  # type: ignore[operator]
