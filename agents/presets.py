@@ -180,16 +180,29 @@ DIALS = Preset(
     world_model=DIALS_MODEL,
 )
 
+CLONE_UPDATES = 2000
+
 TOYS = {"toy": TOY, "dials": DIALS}
 """Presets by the toy worlds' tasks."""
 
 
-def preset(task: str, name: str | None = None) -> Preset:
+def with_cloning(preset: Preset) -> Preset:
+    """Settings for an agent that begins as a clone of the demonstrations: no random steps, little noise."""
+    return dataclasses.replace(
+        preset,
+        loop=dataclasses.replace(preset.loop, seed_steps=0, warmup_clone_updates=CLONE_UPDATES),
+        agent=dataclasses.replace(preset.agent, clone_weight=1.0, stddev_start=0.2),
+        demonstrations=max(preset.demonstrations, 5),
+    )
+
+
+def preset(task: str, name: str | None = None, cloning: bool = False) -> Preset:
     """The preset for a task.
 
     Args:
         task: of the environment.
         name: ``paper``, ``cpu``, ``toy`` or ``dials``; a toy world's own, else ``paper``, unless given.
+        cloning: begin with behaviour cloning of the demonstrations, at least 5 of them.
 
     Raises:
         ConfigError: for another name.
@@ -199,5 +212,7 @@ def preset(task: str, name: str | None = None) -> Preset:
     name = name or (task if task in TOYS else "paper")
     if name not in known:
         raise ConfigError(f"unknown preset {name!r}; {nearest(name, known)}")
+    if cloning:
+        known[name] = with_cloning(known[name])
     # A world model from scratch needs the task's actions and resolution, whichever preset the other settings come from.
     return dataclasses.replace(known[name], world_model=TOYS[task].world_model if task in TOYS else None)

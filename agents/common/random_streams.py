@@ -10,7 +10,7 @@ import torch
 class Purpose(IntEnum):
     """What random numbers are used for: each purpose has its own stream at every step."""
 
-    RESET, COLLECT, TOKENIZER, TRANSFORMER, IMAGINE, UPDATE, REWARD_HEAD, MODEL_EVAL, PIXEL_REWARDS = range(9)
+    RESET, COLLECT, TOKENIZER, TRANSFORMER, IMAGINE, UPDATE, REWARD_HEAD, MODEL_EVAL, PIXEL_REWARDS, CLONE = range(10)
 
 
 @dataclass

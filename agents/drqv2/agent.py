@@ -36,6 +36,7 @@ from worldgym.storage.tensors import Tensors, add_prefix, read_tensors, write_te
 
 FORMAT = "worldgym-drqv2-1"
 LARGEST_ACTION = 1 - 1e-6
+SMALLEST_VALUE = 1e-3  # by which values are divided at least
 INITIALISING, ACTING, UPDATING = range(3)  # what random numbers are used for
 
 
@@ -123,8 +124,32 @@ class DrQv2:
         return found
 
     @torch_defaults()
-    def update(self, batch: Transitions) -> Metrics:
+    def clone(self, batch: Transitions) -> Metrics:
+        """Train encoder and actor to choose a batch's actions (behaviour cloning); it counts as an update.
+
+        Returns:
+            ``clone_loss``, the mean squared distance of an action.
+
+        Raises:
+            TrainingError: as :meth:`update`.
+        """
+        self._check(batch)
+        generator = _generator(self.spec.seed, UPDATING, self.updates)
+        frames = random_shift(batch.frames.to(self.device), self.config.pad, generator)
+        with self._precision:
+            chosen = self.actor(self.encoder(frames))
+        loss = _distance(chosen, batch.actions.to(self.device))
+        _descend(loss, self._critic_optimizer, self._actor_optimizer)
+        self.updates += 1
+        return {"clone_loss": loss.item()}
+
+    @torch_defaults()
+    def update(self, batch: Transitions, demonstrations: Transitions | None = None) -> Metrics:
         """Train on a batch: critics and encoder first, then the actor, then the target critics.
+
+        Args:
+            batch: real and imagined steps.
+            demonstrations: steps whose actions the actor stays close to, by ``clone_weight``.
 
         Returns:
             ``critic_loss`` and ``actor_loss``; the means ``q`` (the first critic's values), ``target_q`` (their
@@ -150,6 +175,9 @@ class DrQv2:
         with self._precision:
             chosen = within_bounds(self.actor(features) + self._noise(len(features), generator, clip=True))
             actor_loss = -torch.minimum(*self.critic(features, chosen)).mean()
+        if demonstrations is not None:
+            actor_loss = actor_loss / actor_loss.detach().abs().clamp_min(SMALLEST_VALUE)
+            actor_loss = actor_loss + self.config.clone_weight * self._clone_loss(demonstrations, generator)
         _descend(actor_loss, self._actor_optimizer)
         self._move_target()
         self.updates += 1
@@ -220,6 +248,15 @@ class DrQv2:
         agent = cls(spec.frame_shape, spec.frame_stack, spec.action_dim, spec.config, spec.seed, device)
         agent.load_state_dict(tensors)
         return agent
+
+    def _clone_loss(self, batch: Transitions, generator: torch.Generator) -> Tensor:
+        """The actor's distance to a batch's actions; the encoder is not trained by it."""
+        self._check(batch)
+        frames = random_shift(batch.frames.to(self.device), self.config.pad, generator)
+        with self._precision:
+            with torch.no_grad():
+                features = self.encoder(frames)
+            return _distance(self.actor(features), batch.actions.to(self.device))
 
     @torch.no_grad()
     def _targets(self, rewards: Tensor, discounts: Tensor, next_frames: Tensor, generator: torch.Generator) -> Tensor:
@@ -294,11 +331,19 @@ class DrQv2:
                 raise TrainingError(f"expected finite {name}, got others: remove the episode that they come from")
 
 
-def _descend(loss: Tensor, optimizer: torch.optim.Optimizer) -> None:
-    """One optimizer step; gradients are computed for the optimizer's parameters only."""
-    optimizer.zero_grad(set_to_none=True)
-    loss.backward(inputs=[weight for group in optimizer.param_groups for weight in group["params"]])
-    optimizer.step()
+def _distance(chosen: Tensor, wanted: Tensor) -> Tensor:
+    """The mean squared distance between actions ``[B, A]``."""
+    return (chosen - wanted).square().sum(dim=1).mean()
+
+
+def _descend(loss: Tensor, *optimizers: torch.optim.Optimizer) -> None:
+    """One step of optimizers; gradients are computed for their parameters only."""
+    for optimizer in optimizers:
+        optimizer.zero_grad(set_to_none=True)
+    groups = [group for optimizer in optimizers for group in optimizer.param_groups]
+    loss.backward(inputs=[weight for group in groups for weight in group["params"]])
+    for optimizer in optimizers:
+        optimizer.step()
 
 
 def _adam(modules: Iterable[nn.Module], learning_rate: float) -> torch.optim.Adam:

@@ -44,6 +44,9 @@ class DrQv2Config:
     reward_scale: float = 1.0
     """Factor of the rewards before the critics see them. The published 1.0 suits rewards up to 1; with returns of
     thousands the critics, which start near 0, need many updates to reach them."""
+    clone_weight: float = 0.0
+    """Weight of the squared distance to demonstrated actions in the actor's loss. Above 0 the values in that loss
+    are divided by their mean size (Fujimoto and Gu 2021, TD3+BC), so that one weight fits all scales of rewards."""
     pad: int = 4
     """Pixels by which frames are shifted at most."""
     precision: Precision = "auto"
@@ -56,8 +59,10 @@ class DrQv2Config:
             raise ConfigError(f"sizes, counts, learning_rate and reward_scale must be above 0, got {self}")
         if not 0 < self.tau <= 1 or not 0 <= self.discount <= 1:
             raise ConfigError(f"tau must be in (0, 1] and discount in [0, 1], got {self}")
-        if not min(self.stddev_start, self.stddev_end, self.stddev_clip, self.pad) >= 0:
-            raise ConfigError(f"standard deviations, stddev_clip and pad must not be negative, got {self}")
+        if not min(self.stddev_start, self.stddev_end, self.stddev_clip, self.clone_weight, self.pad) >= 0:
+            raise ConfigError(
+                f"standard deviations, stddev_clip, clone_weight and pad must not be negative, got {self}"
+            )
         if self.actor_learning_rate is not None and not self.actor_learning_rate > 0:
             raise ConfigError(f"actor_learning_rate must be above 0, got {self.actor_learning_rate}")
         check_precision(self.precision)

@@ -9,19 +9,19 @@ from worldgym.errors import ConfigError
 from worldgym.precision import Precision, check_precision
 from worldgym.training.online import OnlineConfig
 
-ZERO_ALLOWED = ("seed", "seed_steps", "pixel_reward_updates", "pessimism")
+ZERO_ALLOWED = ("seed", "steps", "seed_steps", "pixel_reward_updates", "pessimism")
 
 
 @dataclass(frozen=True)
 class MBPOConfig:
     """Settings of the loop. The defaults are those of Table 5 of the paper, in steps of the agent's environment.
 
-    The warm-up runs once, between the ``seed_steps`` and the agent's first own action: updates of the world model, then
-    rollouts, then updates of the agent.
+    The warm-up runs once, between the ``seed_steps`` and the agent's first own action: behaviour cloning, then updates
+    of the world model, then rollouts, then updates of the agent. With demonstrations there may be no ``seed_steps``.
     """
 
     steps: int = 100_000
-    """Environment steps in all, without demonstrations."""
+    """Environment steps in all, without demonstrations; 0 ends after the warm-up, without a step."""
     seed: int = 0
     """Of everything that the loop samples; the agent has a seed of its own."""
     seed_steps: int = 4000
@@ -30,6 +30,8 @@ class MBPOConfig:
     """Updates of the agent after an environment step."""
     update_every: int = 1
     """Environment steps between two rounds of agent updates."""
+    warmup_clone_updates: int = 0
+    """Updates that train the agent to act as the demonstrations do, before anything else (behaviour cloning)."""
     warmup_model_updates: int = 1000
     """Updates of the tokenizer, and then as many of the transformer, in the warm-up."""
     warmup_rollouts: int = 640
@@ -87,6 +89,11 @@ class MBPOConfig:
         check_precision(self.precision)
         if not all(0 <= share <= 1 for share in (self.real_ratio.start, self.real_ratio.end)):
             raise ConfigError(f"real_ratio: expected shares in [0, 1], got {self.real_ratio}")
+
+    @property
+    def warmup_clone_units(self) -> int:
+        """Warm-up units of behaviour cloning, as many updates each as between two batches of rollouts in the loop."""
+        return math.ceil(self.warmup_clone_updates / self.updates_per_rollout_batch)
 
     @property
     def warmup_model_units(self) -> int:

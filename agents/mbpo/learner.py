@@ -19,6 +19,7 @@ from worldgym.agents.common.mixed_replay import MixedReplay
 from worldgym.agents.common.random_streams import Purpose, RandomStreams
 from worldgym.agents.common.replay import ReplayBuffer
 from worldgym.agents.common.spaces import check_spaces
+from worldgym.agents.common.transitions import Transitions
 from worldgym.agents.drqv2 import DrQv2
 from worldgym.agents.mbpo.collector import Collector, Env, Stack
 from worldgym.agents.mbpo.config import MBPOConfig
@@ -29,6 +30,7 @@ from worldgym.runs.log import Metrics
 from worldgym.storage.tensors import add_prefix, select_prefix
 from worldgym.world_model import WorldModel
 
+CLONED_SHARE = 4  # batches of demonstrated steps are this much smaller
 PHASES = ("collect", "fit", "imagine", "update")
 
 
@@ -41,10 +43,11 @@ class MBPO:
         world_model: trained in place; None trains the agent alone.
         agent: trained in place.
         config: settings of the loop; those of the paper unless given.
-        demonstrations: put into the replay before the first step.
+        demonstrations: put into the replay before the first step, and cloned as the settings say.
 
     Attributes:
         replay: real steps.
+        demonstrations: those steps of it that were demonstrated; None without cloning.
         imagined: imagined steps.
         world: the world model's side; None without one.
         seconds: time spent so far, by phase.
@@ -65,12 +68,22 @@ class MBPO:
         self.agent = agent
         self.config = config = config or MBPOConfig()
         demonstrations = list(demonstrations)
-        if not config.seed_steps and not demonstrations:
-            raise ConfigError("seed_steps: without demonstrations expected a number above 0, got 0")
+        clones = config.warmup_clone_updates > 0 or agent.config.clone_weight > 0
+        if not demonstrations and (clones or not config.seed_steps):
+            setting = (
+                "warmup_clone_updates, clone_weight: without demonstrations expected 0"
+                if clones
+                else ("seed_steps: without demonstrations expected a number above 0, got 0")
+            )
+            raise ConfigError(f"{setting}; record some with --demos")
         self._streams = RandomStreams(config.seed)
-        self.replay = self._make_replay(config.steps + sum(map(len, demonstrations)))
+        demonstrated = sum(map(len, demonstrations))
+        self.replay = self._make_replay(config.steps + demonstrated)
+        self.demonstrations = self._make_replay(demonstrated) if clones else None
         for episode in demonstrations:
             self.replay.add_demonstration(episode)
+            if self.demonstrations is not None:
+                self.demonstrations.add_demonstration(episode)
         frames = config.horizon + agent.spec.frame_stack  # of a rollout with its history
         self.imagined = self._make_replay(config.keep_rollouts * config.rollouts * frames)
         self.collector = Collector(real_env, self.replay, agent.spec.frame_stack, self._streams)
@@ -93,8 +106,9 @@ class MBPO:
 
     @property
     def warmup_units(self) -> int:
-        """Warm-up units in all: those of the world model, if there is one, and those of the agent."""
-        return self.config.warmup_agent_units + (0 if self.world is None else self.config.warmup_model_units)
+        """Warm-up units in all: those of cloning, of the world model, if there is one, and of the agent."""
+        agent_units = self.config.warmup_clone_units + self.config.warmup_agent_units
+        return agent_units + (0 if self.world is None else self.config.warmup_model_units)
 
     @property
     def warming_up(self) -> bool:
@@ -139,9 +153,11 @@ class MBPO:
         return self._update(self.config.updates_per_step) if self.step % self.config.update_every == 0 else {}
 
     def warm_up(self) -> Metrics:
-        """One unit of the warm-up: an update of the world model, a batch of rollouts, or a batch and agent updates."""
+        """One unit of the warm-up: cloning, an update of the world model, rollouts, or rollouts and agent updates."""
         self._streams.warmup += 1
-        unit, model_units = self.warmup_done, self.config.warmup_model_units
+        unit, model_units = self.warmup_done - self.config.warmup_clone_units, self.config.warmup_model_units
+        if unit <= 0:
+            return self._clone()
         if self.world is None:
             return self._warm_up_agent()
         if unit <= 2 * self.config.warmup_model_updates:
@@ -209,19 +225,41 @@ class MBPO:
             "imagination/uncertainty": float(rollouts.uncertainty.sum()) / steps,
         }
 
+    def _clone(self) -> Metrics:
+        """The behaviour cloning of one warm-up unit; the last unit may have fewer updates."""
+        metrics: Metrics = {}
+        last = self.warmup_done == self.config.warmup_clone_units
+        with self._timed("update"):
+            for index in range(self._updates_in_unit(self.config.warmup_clone_updates, last)):
+                batch = self._demonstrated(index, self.agent.config.batch_size)
+                metrics = self.agent.clone(batch)
+        return named("agent", metrics)
+
+    def _demonstrated(self, index: int, size: int) -> Transitions:
+        """A batch of demonstrated steps for the update ``index`` of this unit or step."""
+        assert self.demonstrations is not None
+        return self.demonstrations.sample(self._streams.rng(Purpose.CLONE, index), size)
+
     def _warm_up_agent(self) -> Metrics:
         """The agent's updates of one warm-up unit; the last unit may have fewer."""
-        total, each = self.config.warmup_agent_updates, self.config.updates_per_rollout_batch
-        last = self.warmup_done == self.warmup_units
-        return self._update(total - (self.config.warmup_agent_units - 1) * each if last else each)
+        return self._update(
+            self._updates_in_unit(self.config.warmup_agent_updates, self.warmup_done == self.warmup_units)
+        )
+
+    def _updates_in_unit(self, total: int, last: bool) -> int:
+        """How many of ``total`` updates belong to one warm-up unit."""
+        each = self.config.updates_per_rollout_batch
+        return (total - 1) % each + 1 if last else each
 
     def _update(self, count: int) -> Metrics:
         metrics: Metrics = {}
         mixed, ratio = MixedReplay(self.replay, self.imagined), self.config.real_ratio(self.step)
+        cloned = self.agent.config.clone_weight > 0
         with self._timed("update"):
             for index in range(count):
-                rng = self._streams.rng(Purpose.UPDATE, index)
-                metrics = self.agent.update(mixed.sample(rng, self.agent.config.batch_size, ratio))
+                batch = mixed.sample(self._streams.rng(Purpose.UPDATE, index), self.agent.config.batch_size, ratio)
+                demonstrated = self._demonstrated(index, max(1, len(batch.rewards) // CLONED_SHARE)) if cloned else None
+                metrics = self.agent.update(batch, demonstrated)
         return named("agent", metrics)
 
     def _timed(self, phase: str) -> "_Timer":

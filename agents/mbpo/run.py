@@ -69,7 +69,9 @@ class _AgentJob:
 
     def __init__(self, learner: MBPO, evaluation_env: Env, folder: Path) -> None:
         self._learner, self._evaluation_env, self._folder = learner, evaluation_env, folder
-        self._evaluated = 0  # the step of the newest evaluation
+        self._evaluated = (
+            -1 if learner.warmup_units and not learner.config.seed_steps else 0
+        )  # step of the newest evaluation
         self._evaluation: Metrics = {}
         self._unlogged: Metrics = {}
         self._seconds = 0.0  # spent on evaluations

@@ -78,6 +78,11 @@ class WorldModelEnv(SessionEnv, FrameEnv):
             config.max_episode_steps if episode_steps is None else episode_steps
         )
 
+    @property
+    def task(self) -> str | None:
+        """The task that was asked for; None if every reset draws one."""
+        return self._session.task
+
     def reset(self, *, seed: int | None = None, options: Options | None = None) -> tuple[Frame, Info]:
         """Start from real frames; equal seeds give equal episodes.
 

@@ -15,6 +15,7 @@ TABLE_5 = {
     "seed_steps": 4000 // 2,
     "updates_per_step": 2,
     "update_every": 1,
+    "warmup_clone_updates": 0,
     "warmup_model_updates": 1000,
     "warmup_rollouts": 640,
     "warmup_agent_updates": 0,
@@ -67,6 +68,7 @@ TABLE_5_AGENT = {
     "stddev_steps": 100_000,
     "stddev_clip": 0.3,
     "reward_scale": 1.0,
+    "clone_weight": 0.0,
     "pad": 4,
     "precision": "auto",
 }

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import gymnasium as gym
 import tyro
@@ -40,12 +40,18 @@ class AgentOptions:
     out: Path
     """Folder of the run: checkpoints, metrics, videos, and in the end the agent."""
     env: OptionalText = None
-    """Id of the environment to act in (default: the simulator that has the task)."""
+    """Id of the environment to act in, such as WorldModel-MetaWorld-v0 (default: the simulator that has the task)."""
+    evaluation_env: OptionalText = None
+    """Id of the environment for evaluations (default: as --env). With --env WorldModel-MetaWorld-v0, name
+    Simulator-MetaWorld-v0 to see what an agent that never saw the simulator does in it."""
     resume: bool = False
     """Continue the run in --out, exactly; repeat the other options."""
     preset: OptionalText = None
     """Defaults of all settings: paper (100,000 steps, for a GPU), cpu (2,000 steps, ten minutes on one core), toy or
     dials (default: a toy world's own, else paper)."""
+    pretrain: Literal["bc"] | None = None
+    """bc: clone the demonstrations first, act as the clone from the first step on, and stay close to them later. It
+    changes the defaults of --warmup-clone-updates, --seed-steps, --agent.clone-weight and --agent.stddev-start."""
     demos: OptionalNatural = None
     """Number of demonstrations (default: the preset's)."""
     demos_from: OptionalPath = None
@@ -68,8 +74,11 @@ class AgentOptions:
         from worldgym.runs.folder import check_run_folder
 
         check_run_folder(self.out, self.resume)
-        device, defaults = prepare_device(self.device, self.threads), preset(self.task, self.preset)
-        envs = [self._make_env() for _ in range(2)]
+        device, defaults = (
+            prepare_device(self.device, self.threads),
+            preset(self.task, self.preset, self.pretrain == "bc"),
+        )
+        envs = [self._make_env(env_id) for env_id in (self.env, self.evaluation_env or self.env)]
         try:
             frames, actions = envs[0].observation_space.shape, envs[0].action_space.shape
             agent = DrQv2(frames, FRAME_STACK, actions[0], self.agent, self.loop.seed, device)
@@ -85,11 +94,11 @@ class AgentOptions:
         print(f"{self.out}\n\n{time_table(self.out)}")
         return 0
 
-    def _make_env(self) -> Any:
+    def _make_env(self, env_id: str | None) -> Any:
         from worldgym.envs.registry import find_task
 
-        if self.env is not None:
-            return gym.make(self.env, task=self.task)
+        if env_id is not None:
+            return gym.make(env_id, task=self.task)
         spec, task = find_task(self.task)
         return gym.make(spec.simulator_id, task=task)
 
@@ -133,6 +142,6 @@ SCRATCH = "scratch"
 def parse_agent_options(kind: type[T], arguments: Sequence[str], command: str, example: str) -> T:
     """Parse the options of an agent's command with the defaults of the preset that they name."""
     task = read_option(arguments, "--task") or ""
-    defaults = preset(task, read_option(arguments, "--preset"))
+    defaults = preset(task, read_option(arguments, "--preset"), cloning=read_option(arguments, "--pretrain") == "bc")
     default = kind(task=tyro.MISSING, out=tyro.MISSING, loop=defaults.loop, agent=defaults.agent)
     return parse_options(kind, arguments, command, example, default)

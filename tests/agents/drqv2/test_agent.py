@@ -318,6 +318,31 @@ def test_learns_the_best_action(precision: str) -> None:
     assert np.abs(agent.act(batch.frames, explore=False) - best.numpy()).max() < 0.2
 
 
+def test_cloning_learns_the_actions_of_a_batch_and_trains_no_critic() -> None:
+    agent, batch = tiny(learning_rate=3e-3, pad=0), draw(0)
+    before = weights(agent)
+    losses = [agent.clone(batch)["clone_loss"] for _ in range(300)]
+    assert losses[-1] < 0.3 * losses[0]
+    assert agent.updates == 300
+    chosen = torch.from_numpy(agent.act(batch.frames, explore=False))
+    assert losses[-1] == pytest.approx(float((chosen - batch.actions).square().sum(1).mean()), rel=0.5)
+    trained = {
+        name.partition(".")[0] for name, value in agent.state_dict().items() if not torch.equal(value, before[name])
+    }
+    assert trained == {"encoder", "actor", "adam", "updates"}
+
+
+def test_actor_stays_close_to_demonstrations_by_their_weight() -> None:
+    batch, demonstrations, distances = draw(1), draw(0), []
+    for weight in (0.0, 10.0):
+        agent = tiny(learning_rate=3e-3, pad=0, clone_weight=weight)
+        for _ in range(100):
+            agent.update(batch, demonstrations if weight else None)
+        chosen = torch.from_numpy(agent.act(demonstrations.frames, explore=False))
+        distances.append(float((chosen - demonstrations.actions).square().sum(1).mean()))
+    assert distances[1] < 0.5 * distances[0]
+
+
 def test_equal_seeds_make_equal_agents() -> None:
     state = torch.get_rng_state()
     first, second, other = tiny(5), tiny(5), tiny(6)
