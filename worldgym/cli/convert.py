@@ -17,21 +17,34 @@ if TYPE_CHECKING:
 EXAMPLE = """worldgym convert video clips --out data/clips --frame-skip 3
   worldgym convert npz episodes --out data/robot --image-key aux1_image
   worldgym convert lerobot lerobot/pusht --out data/pusht
-  worldgym convert rlds bridge_dataset/1.0.0 --out data/bridge --image-key image_0 --dry-run"""
+  worldgym convert rlds bridge_dataset/1.0.0 --out data/bridge --image-key image_0 --dry-run
+  worldgym convert bair softmotion30_44k/train --out data/bair --image-key main
+  worldgym convert something-something labels/train.json --out data/something --frame-skip 2"""
 
 
 @dataclass(frozen=True)
 class Convert:
     """Convert recordings of other projects into episodes. Episodes that are already in the folder are kept.
 
-    Formats: npz (as iVideoGPT stores episodes), video (MP4 and GIF files), lerobot (v2.1, v3.0; a folder or a Hub id),
-    robomimic (LIBERO too: HDF5), rlds (Open X-Embodiment: TFRecord), minari (HDF5). Frames are resized to squares.
-    Unknown rewards become 0. An action whose result was not recorded is left out. Actions of lerobot are scaled to
-    [-1, 1] by the dataset's smallest and largest values; those of other formats stay as they are.
+    Formats:
+      npz                  as iVideoGPT stores episodes
+      video                MP4, WebM and GIF files
+      lerobot              v2.1 and v3.0; a folder or a Hub id
+      robomimic            HDF5; LIBERO and VP2 too
+      rlds                 Open X-Embodiment's TFRecord shards
+      minari               HDF5, Arrow or Parquet
+      maniskill            trajectories (.h5) with rgb observations
+      bair                 robot pushing, TFRecord files
+      robonet              HDF5 with videos or JPEG files
+      something-something  a list of clips (JSON) and their videos
+
+    Frames are resized to squares. Unknown rewards become 0. An action whose result was not recorded is left out.
+    Actions of lerobot are scaled to [-1, 1] by the dataset's smallest and largest values, those of minari by the
+    bounds of their space; those of other formats stay as they are.
     """
 
     format: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="FORMAT")]
-    """npz, video, lerobot, robomimic, rlds or minari."""
+    """One of those above."""
     src: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="SRC")]
     """File or folder of the recordings; for lerobot, a dataset on the Hugging Face Hub too."""
     out: Path

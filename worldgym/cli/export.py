@@ -22,7 +22,7 @@ class Export:
     transformer: Path
     """Folder of the transformer's run."""
     held_out: Path
-    """Folder of episodes whose frames become start states."""
+    """Folder of episodes whose frames become start states, or a mixture."""
     out: Path
     """Folder of the checkpoint."""
     temperature: PositiveFloat = 1.0
@@ -32,7 +32,7 @@ class Export:
 
     def run(self) -> None:
         from worldgym.config import Sampling
-        from worldgym.data.recordings import Recordings
+        from worldgym.data.mixture import open_recordings
         from worldgym.data.start_states import build_start_states
         from worldgym.pretrained import START_STATES
         from worldgym.reports.card import size
@@ -43,7 +43,7 @@ class Export:
             # First whatever can fail, so that nothing of the checkpoint is written then.
             bank = build_start_states(self.held_out, Path(temporary))
             sampling = Sampling(self.temperature, self.top_k)
-            export(self.tokenizer, self.transformer, Recordings(self.held_out), self.out, sampling)
+            export(self.tokenizer, self.transformer, open_recordings(self.held_out), self.out, sampling)
             (self.out / START_STATES).mkdir(exist_ok=True)
             for path in bank:
                 path.replace(self.out / START_STATES / path.name)

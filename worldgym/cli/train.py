@@ -19,7 +19,7 @@ from worldgym.cli.options import (
     report_stopped,
 )
 from worldgym.config import TokenizerConfig, TransformerConfig
-from worldgym.data.recordings import Recordings
+from worldgym.data.mixture import open_recordings
 from worldgym.errors import ConfigError, nearest
 from worldgym.training.loop import TrainingConfig
 from worldgym.training.recipe import RECIPE, Recipe, TokenizerRecipe, TransformerRecipe, load_recipe
@@ -51,9 +51,9 @@ class TrainOptions:
     """What both parts share."""
 
     data: tuple[Path, ...]
-    """Folders of episodes to train on."""
+    """Folders of episodes to train on, or one mixture: a JSON file of folders, weights and steps."""
     held_out: Path
-    """Folder of other episodes, to validate on."""
+    """Folder of other episodes, to validate on, or a mixture."""
     out: Path
     """Folder of the run: checkpoints, metrics, videos."""
     resume: bool = False
@@ -89,8 +89,8 @@ class TrainTokenizer(TrainOptions):
 
         step = train_tokenizer(
             TokenizerRecipe(self.model, self.job, self.training),
-            Recordings(*self.data),
-            Recordings(self.held_out),
+            open_recordings(*self.data),
+            open_recordings(self.held_out),
             self.out,
             prepare_device(self.device, self.threads),
             None if self.lpips is None else LPIPS.from_file(self.lpips),
@@ -113,13 +113,13 @@ class TrainTransformer(TrainOptions):
         from worldgym.envs.registry import find_spec
         from worldgym.training.runs import train_transformer
 
-        recordings = Recordings(*self.data)
-        spec = find_spec(recordings.episodes[0].info.environment)
+        recordings = open_recordings(*self.data)
+        spec = None if recordings.mixture else find_spec(recordings.episodes[0].info.environment)
         step = train_transformer(
             TransformerRecipe(self.model, self.job, self.training),
             self.tokenizer,
             recordings,
-            Recordings(self.held_out),
+            open_recordings(self.held_out),
             self.out,
             prepare_device(self.device, self.threads),
             () if spec is None else spec.action_names,

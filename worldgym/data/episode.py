@@ -165,6 +165,11 @@ class EpisodeFile:
         return len(self.actions)
 
     @property
+    def recorded(self) -> "EpisodeFile":
+        """The episode as it was recorded: itself, unless this is a view such as those of a mixture."""
+        return self
+
+    @property
     def terminations(self) -> NDArray[np.bool_]:
         """Bool ``[T]``, True where a step ended the episode, other than by a time limit: at most the last one."""
         ended = np.zeros(len(self), np.bool_)

@@ -1,6 +1,8 @@
 """A folder of recorded episodes with random access. A segment is a part of an episode, a batch is several segments."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -69,7 +71,11 @@ class Recordings:
         frame_shape: shape of every frame, ``(H, W, 3)``.
         action_dim: length A of every action.
         action_space: description of the action space; see :class:`worldgym.data.episode.EpisodeInfo`.
+        mixture: how parts of the episodes are sampled, as plain JSON; empty where all are sampled alike. See
+            :class:`worldgym.data.mixture.Mixture`.
     """
+
+    mixture: Mapping[str, Any] = MappingProxyType({})
 
     def __init__(self, folder: Path, *more: Path) -> None:
         """Open all episodes below some folders; their frames are read when they are needed.
@@ -83,20 +89,24 @@ class Recordings:
         """
         self.folder = Path(folder)
         paths = [path for each in (folder, *more) for path in _episode_paths(Path(each))]
-        self.episodes = [EpisodeFile(path) for path in paths]
+        self._take([EpisodeFile(path) for path in paths])
+
+    def _take(self, episodes: list[EpisodeFile]) -> None:
+        """Set the attributes that are those of the episodes, after checking that they are alike."""
+        self.episodes, first = episodes, episodes[0].path
         self.frame_shape, self.action_dim = self.episodes[0].shape[1:], self.episodes[0].actions.shape[1]
         self.action_space = self.episodes[0].info.action_space
         for episode in self.episodes:
             if episode.info.action_space != self.action_space:
                 raise DataError(
                     f"{episode.path}: expected the action space {self.action_space or 'of vectors in [-1, 1]'} as in "
-                    f"{paths[0]}, got {episode.info.action_space or 'vectors in [-1, 1]'}; put the episodes of each "
+                    f"{first}, got {episode.info.action_space or 'vectors in [-1, 1]'}; put the episodes of each "
                     "environment into a folder of their own"
                 )
             if (episode.shape[1:], episode.actions.shape[1]) != (self.frame_shape, self.action_dim):
                 raise DataError(
                     f"{episode.path}: expected frames {self.frame_shape} and actions of length {self.action_dim} as in "
-                    f"{paths[0]}, got frames {episode.shape[1:]} and actions of length {episode.actions.shape[1]}; "
+                    f"{first}, got frames {episode.shape[1:]} and actions of length {episode.actions.shape[1]}; "
                     "put them into folders of their own"
                 )
 
@@ -170,8 +180,16 @@ class Recordings:
             *(_pad(array[first : end - 1], before, after, mode="constant") for array in steps),
         )
 
+    def draw(self, rng: np.random.Generator) -> int:
+        """Sample an episode, uniformly.
+
+        Returns:
+            Its index.
+        """
+        return int(rng.integers(len(self.episodes)))
+
     def sample(self, rng: np.random.Generator, batch_size: int, length: int) -> Batch:
-        """Sample segments: an episode uniformly, then its first frame uniformly.
+        """Sample segments: an episode by :meth:`draw`, then its first frame uniformly.
 
         Args:
             rng: source of randomness.
@@ -184,7 +202,7 @@ class Recordings:
         Raises:
             DataError: if a sampled episode is shorter than a segment.
         """
-        chosen = [int(index) for index in rng.integers(len(self.episodes), size=batch_size)]
+        chosen = [self.draw(rng) for _ in range(batch_size)]
         return to_batch([self.segment(index, self._sample_start(rng, index, length), length) for index in chosen])
 
     def _sample_start(self, rng: np.random.Generator, index: int, length: int) -> int:

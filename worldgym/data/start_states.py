@@ -23,8 +23,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from worldgym.data.episode import Episode, EpisodeFile
+from worldgym.data.mixture import open_recordings
 from worldgym.data.names import file_name
-from worldgym.data.recordings import Recordings
 from worldgym.errors import CheckpointError, DataError, InvalidOption, UnknownTask, nearest
 from worldgym.storage.npz import open_npz, write_npz
 
@@ -238,7 +238,7 @@ def build_start_states(
     Raises:
         DataError: as :func:`write_start_states`.
     """
-    recordings = Recordings(Path(recordings_folder))
+    recordings = open_recordings(Path(recordings_folder))
     chosen = {}
     for task in recordings.tasks:
         files = [file for file in recordings.episodes if file.info.task == task]

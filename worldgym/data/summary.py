@@ -9,6 +9,7 @@ Runs and checkpoints keep the summary of the recordings that they were trained o
     episodes     {task: {behaviour: n}} number of episodes
     seeds        {task: {behaviour: s}} seeds of the episodes as ranges, such as "0-39, 45"
     digests      str                    one digest for each episode, separated by spaces; see episode_digest()
+    mixture      {name: {...}}          weights and steps of the parts, in the summary of a mixture alone
 
 Older summaries have no digests, and their seeds are ``{behaviour: [first, last]}``.
 """
@@ -26,6 +27,7 @@ from worldgym.errors import ConfigError, DataError
 T = TypeVar("T")
 Summary = dict[str, Any]
 Ranges = list[tuple[int, int]]
+MIXED = {"environment": "mixture", "look": "mixture", "frame_skip": 1}  # what a mixture says where its parts differ
 DIGEST_LENGTH = 12  # hexadecimal digits: 48 bits, enough for millions of episodes
 
 
@@ -33,7 +35,7 @@ def summarise(recordings: Recordings) -> Summary:
     """Summarise recordings.
 
     Args:
-        recordings: episodes of one environment, look and frame skip.
+        recordings: episodes of one environment, look and frame skip, or a mixture.
 
     Returns:
         The summary, as described at the head of this module.
@@ -41,19 +43,21 @@ def summarise(recordings: Recordings) -> Summary:
     Raises:
         DataError: if environments, looks or frame skips are mixed: one model cannot describe them all.
     """
+    several = MIXED if recordings.mixture else {}
     infos = [episode.info for episode in recordings.episodes]
     seeds: dict[str, dict[str, set[int]]] = {}
     for info in infos:
         seeds.setdefault(info.task, {}).setdefault(info.behaviour, set()).add(info.seed)
     counts = Counter((info.task, info.behaviour) for info in infos)
     return {
-        "environment": _only(recordings, "environment", {info.environment for info in infos}),
-        "look": _only(recordings, "look", {info.look for info in infos}),
-        "frame_skip": _only(recordings, "frame_skip", {info.frame_skip for info in infos}),
+        "environment": _only(recordings, "environment", {info.environment for info in infos}, several),
+        "look": _only(recordings, "look", {info.look for info in infos}, several),
+        "frame_skip": _only(recordings, "frame_skip", {info.frame_skip for info in infos}, several),
         "steps": sum(len(episode) for episode in recordings.episodes),
         "episodes": {task: {name: counts[task, name] for name in parts} for task, parts in seeds.items()},
         "seeds": {task: {name: _to_ranges(part) for name, part in parts.items()} for task, parts in seeds.items()},
         "digests": " ".join(sorted(episode_digest(episode) for episode in recordings.episodes)),
+        **({"mixture": dict(recordings.mixture)} if recordings.mixture else {}),
     }
 
 
@@ -61,12 +65,13 @@ def episode_digest(episode: EpisodeFile) -> str:
     """A digest that is equal for equal episodes and different for different ones, whatever their files are called.
 
     Args:
-        episode: the episode. Its actions, rewards and successes count, and its first, middle and last frame.
+        episode: the episode; of a view, the one that was recorded. Its actions, rewards and successes count, and its
+            first, middle and last frame.
 
     Returns:
         12 hexadecimal digits.
     """
-    digest = hashlib.sha256()
+    digest, episode = hashlib.sha256(), episode.recorded
     for array in (episode.actions, episode.rewards, episode.successes):
         digest.update(f"{array.shape}".encode() + array.tobytes())
     for index in (0, len(episode) // 2, len(episode)):
@@ -212,7 +217,11 @@ def _not_held_out(episode: EpisodeFile, ranges: Ranges) -> str:
     )
 
 
-def _only(recordings: Recordings, name: str, values: set[T]) -> T:
+def _only(recordings: Recordings, name: str, values: set[T], several: Mapping[str, Any]) -> T:
+    """The only value; where there are others too, that in ``several``."""
+    if len(values) > 1 and name in several:
+        mixed: T = several[name]
+        return mixed
     if len(values) > 1:
         raise DataError(
             f"{recordings.folder}: expected episodes with one {name}, got {sorted(map(str, values))}; "

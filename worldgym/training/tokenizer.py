@@ -146,7 +146,7 @@ class TokenizerTrainer:
     def _sample_clip(self, rng: np.random.Generator) -> NDArray[np.uint8]:
         """Context and later frames of one episode, uint8 ``[C + T, H, W, 3]``."""
         config, context = self.config, self.model.layout.context_length
-        episode = self.recordings.episodes[rng.integers(len(self.recordings.episodes))]
+        episode = self.recordings.episodes[self.recordings.draw(rng)]
         frames = episode.shape[0]
         start = int(rng.integers(max(1, frames - context - config.future_frames + 1)))
         if rng.random() < config.first_share or frames <= context:

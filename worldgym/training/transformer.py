@@ -244,7 +244,7 @@ class TransformerTrainer:
     def _sample_place(self, rng: np.random.Generator) -> Place:
         """Where a segment lies."""
         config, stride = self.config, self.config.start_stride
-        episode = int(rng.integers(len(self.recordings.episodes)))
+        episode = self.recordings.draw(rng)
         frames, context = self.recordings.episodes[episode].shape[0], self.world_config.context_length
         last = max(0, frames - config.segment_length)  # rounded up below, so that the last frame is seen too
         start = min(stride * int(rng.integers(-(-last // stride) + 1)), max(0, frames - context - 1))

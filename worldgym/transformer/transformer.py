@@ -184,7 +184,7 @@ class Transformer(nn.Module):
         batch, length, _ = x_BND.shape
         expected = (batch, self.layout.slots(length), self.action_dim)
         if self.action_linear is None:
-            if actions is not None:
+            if actions is not None and actions.shape[-1]:  # those of recordings without actions have length 0
                 raise InvalidAction(f"expected no actions for an action-free model, got shape {tuple(actions.shape)}")
             return x_BND
         if actions is None or actions.shape != expected:

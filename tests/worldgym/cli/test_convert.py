@@ -50,7 +50,9 @@ def test_actions_outside_the_range_are_mentioned(tmp_path: Path, capsys: pytest.
     ("command", "message"),
     [
         ("convert vidio {clips} --out {out}", "unknown format 'vidio'; did you mean 'video'?"),
-        ("convert npz {clips} --out {out}", "it looks like videos (*.mp4, *.gif): `worldgym convert video "),
+        ("convert npz {clips} --out {out}", "it looks like videos (*.mp4, *.webm, *.gif): `worldgym convert video "),
+        ("convert something-something {clips} --out {out}", "it looks like videos (*.mp4, *.webm, *.gif): `worldgym"),
+        ("convert robonet {actions} --out {out}", "expected RoboNet's HDF5 files (env, policy), but it looks like npz"),
         ("convert video {clips}/none --out {out}", "found nothing; check the path"),
         ("convert video {clips} --out {out} --image-key front", "videos have one camera"),
         ("convert lerobot nothing --out {out}", "expected a folder, or a dataset on the Hugging Face Hub"),

@@ -1,7 +1,7 @@
 """npz episodes as the reference implementation of iVideoGPT stores them: one file an episode, of one of two kinds.
 
-- Robot recordings: pictures ``[N, h, w, 3]`` under ``image`` or a name that ends in ``_image``, and ``action``
-  ``[N, A]``, if there is one. An action leads to the picture after it, so the last one is left out.
+- Robot recordings: pictures ``[N, h, w, 3]`` under ``image``, a name that ends in ``_image`` or the one that is asked
+  for, and ``action`` ``[N, A]``, if there is one. An action leads to the picture after it, so the last one is left out.
 - Replay of an agent: ``observation`` ``[N, 3 k, h, w]``, the newest of k pictures last, ``action``, ``reward`` and
   ``discount``. Here an action led to the picture beside it, so the first one is left out. A discount of 0 is an end.
 
@@ -41,7 +41,7 @@ class NpzSource:
         (path,) = member.place
         with open_npz(path, "npz episode", "leave it out", error=DataError) as file:
             names = list(file.files)
-        pictures = [name for name in names if name in ("image", REPLAY) or name.endswith("_image")]
+        pictures = [name for name in names if name in ("image", REPLAY, self.image_key) or name.endswith("_image")]
         key = choose_key(pictures, self.image_key, str(path))
         with open_npz(path, "npz episode", "leave it out", error=DataError) as file:
             frames, arrays = file[key], {name: file[name] for name in STEPS if name in names}

@@ -1,4 +1,4 @@
-"""Folders of videos, MP4 or GIF, without actions: one file an episode. The task is the name of a file's folder."""
+"""Folders of videos (MP4, WebM, GIF) without actions: one file an episode. The task is the name of a file's folder."""
 
 import subprocess
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ from worldgym.data.convert.source import Member, RawEpisode, Source, find_files,
 from worldgym.errors import ConfigError, DataError
 
 GIF = ".gif"
-SUFFIXES = (".mp4", GIF)
+SUFFIXES = (".mp4", ".webm", GIF)
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,5 @@
-from collections.abc import Callable
+import io
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -6,10 +7,14 @@ import numpy as np
 import pytest
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from numpy.typing import NDArray
+from PIL import Image
 from tensorboard.summary.writer.record_writer import RecordWriter
 
 from worldgym.data.convert.formats import open_source
 from worldgym.data.convert.writing import Outcome, Target, convert
+from worldgym.data.episode import EpisodeFile
+from worldgym.data.recordings import Recordings
+from worldgym.errors import ConfigError, DataError
 
 Clip = NDArray[np.uint8]
 
@@ -25,16 +30,70 @@ def make_clip() -> Callable[..., Clip]:
     return make
 
 
-@pytest.fixture
-def convert_all(tmp_path: Path) -> Callable[..., Outcome]:
-    """Convert into ``tmp_path / "out"`` at 16x16 pixels."""
+@pytest.fixture(scope="session")
+def encode() -> Callable[..., list[bytes]]:
+    """The pictures of a clip as files of a format that Pillow writes."""
 
-    def run(name: str, src: Path, image_key: str | None = None, **options: Any) -> Outcome:
+    def encode_pictures(clip: Any, form: str = "PNG") -> list[bytes]:
+        files = []
+        for picture in clip:
+            out = io.BytesIO()
+            Image.fromarray(picture).save(out, form)
+            files.append(out.getvalue())
+        return files
+
+    return encode_pictures
+
+
+class Conversion:
+    """Conversions into one folder at 16x16 pixels, and checks of what they wrote."""
+
+    def __init__(self, out: Path) -> None:
+        self.out = out
+
+    def run(self, name: str, src: Path, image_key: str | None = None, **options: Any) -> Outcome:
         workers = options.pop("workers", 2)
-        target = Target(tmp_path / "out", f"{name}:{src.name}", image_key or "", **{"resolution": 16, **options})
+        target = Target(self.out, f"{name}:{src.name}", image_key or "", **{"resolution": 16, **options})
         return convert(open_source(name, src, image_key), target, workers)
 
-    return run
+    @property
+    def episodes(self) -> list[EpisodeFile]:
+        """Those that were written, in the order of their paths."""
+        return Recordings(self.out).episodes
+
+    @staticmethod
+    def check_frames(episode: EpisodeFile, clip: Clip, error: int = 0) -> None:
+        """Check that the frames are those of a clip of flat colours, but for the error of a codec."""
+        assert episode.shape == (len(clip), 16, 16, 3)
+        assert np.abs(episode.frames().astype(int) - clip[:, :16, :16]).max() <= error
+
+    @staticmethod
+    def check_left_out(outcome: Outcome, reasons: Mapping[str, str]) -> None:
+        """Check that these members, and no others, were left out, each for a reason that contains the given one."""
+        assert set(outcome.left_out) == set(reasons)
+        for name, reason in reasons.items():
+            assert reason in outcome.left_out[name]
+            assert "\n" not in outcome.left_out[name]
+
+    def check_cameras(self, name: str, src: Path, clips: Mapping[str, Clip], error: int = 0) -> None:
+        """Check that one of several cameras has to be chosen, and that the chosen one is converted."""
+        with pytest.raises(ConfigError, match=f"choose one with --image-key: {', '.join(sorted(clips))}$"):
+            self.run(name, src)
+        last = max(clips)
+        with pytest.raises(DataError, match=f"expected pictures under '{last}x', found none; did you mean '{last}'"):
+            self.run(name, src, f"{last}x")
+        for key, clip in clips.items():
+            chosen = Conversion(self.out / key)
+            assert chosen.run(name, src, key).written == 1
+            (episode,) = chosen.episodes
+            assert episode.info.look == key
+            self.check_frames(episode, clip, error)
+
+
+@pytest.fixture
+def conversion(tmp_path: Path) -> Conversion:
+    """Conversions into ``tmp_path / "out"``."""
+    return Conversion(tmp_path / "out")
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,3 @@
-import io
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -8,28 +7,18 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from PIL import Image
 
 from worldgym.data.convert.formats import open_source
 from worldgym.data.convert.lerobot import download
-from worldgym.data.convert.writing import Outcome
-from worldgym.data.recordings import Recordings
 from worldgym.errors import ConfigError, DataError
 from worldgym.reports.video import write_mp4
 
-ConvertAll = Callable[..., Outcome]
 FPS = 10
 LENGTHS = (5, 3, 7)
 TASKS = ("lift", "push the cup", "lift")
 FRONT, WRIST = "observation.images.front", "observation.images.wrist"
 CODEC_ERROR = 4
 LOW, HIGH = np.array([-2.0, 0.0, 1.0]), np.array([2.0, 10.0, 1.0])
-
-
-def png(picture: Any) -> bytes:
-    out = io.BytesIO()
-    Image.fromarray(picture).save(out, "PNG")
-    return out.getvalue()
 
 
 def rows_of(episode: int) -> dict[str, Any]:
@@ -68,7 +57,7 @@ def info(version: str, **paths: str) -> dict[str, Any]:
 
 
 @pytest.fixture
-def dataset_v2(tmp_path: Path, make_clip: Callable[..., Any]) -> Path:
+def dataset_v2(tmp_path: Path, make_clip: Callable[..., Any], encode: Callable[..., Any]) -> Path:
     """A dataset v2.1 with one table and one video for each episode, two episodes in a chunk."""
     folder = tmp_path / "robot-v2"
     paths = {
@@ -80,7 +69,7 @@ def dataset_v2(tmp_path: Path, make_clip: Callable[..., Any]) -> Path:
     for index, (length, task) in enumerate(zip(LENGTHS, TASKS, strict=True)):
         rows, chunk = rows_of(index), f"chunk-{index // 2:03d}"
         actions = np.array(rows["action"])
-        wrist = [{"bytes": png(picture), "path": None} for picture in make_clip(length, 100 + index, 16)]
+        wrist = [{"bytes": file, "path": None} for file in encode(make_clip(length, 100 + index, 16))]
         write_table(folder / "data" / chunk / f"episode_{index:06d}.parquet", {**rows, WRIST: wrist})
         write_mp4(folder / "videos" / chunk / FRONT / f"episode_{index:06d}.mp4", make_clip(length, index), FPS)
         episodes.append({"episode_index": index, "tasks": [task], "length": length})
@@ -92,7 +81,7 @@ def dataset_v2(tmp_path: Path, make_clip: Callable[..., Any]) -> Path:
 
 
 @pytest.fixture
-def dataset_v3(tmp_path: Path, make_clip: Callable[..., Any]) -> Path:
+def dataset_v3(tmp_path: Path, make_clip: Callable[..., Any], encode: Callable[..., Any]) -> Path:
     """A dataset v3.0 with all episodes in one table and one video."""
     folder = tmp_path / "robot-v3"
     paths = {
@@ -105,7 +94,7 @@ def dataset_v3(tmp_path: Path, make_clip: Callable[..., Any]) -> Path:
     starts = np.cumsum([0, *LENGTHS])
     wrists = [picture for i, length in enumerate(LENGTHS) for picture in make_clip(length, 100 + i, 16)]
     table = {name: [cell for rows in all_rows for cell in rows[name]] for name in all_rows[0]}
-    table[WRIST] = [{"bytes": png(picture), "path": None} for picture in wrists]
+    table[WRIST] = [{"bytes": file, "path": None} for file in encode(wrists)]
     write_table(folder / "data" / "chunk-000" / "file-000.parquet", table)
     write_mp4(folder / "videos" / FRONT / "chunk-000" / "file-000.mp4", np.concatenate(clips), FPS)
     write_table(
@@ -133,16 +122,14 @@ def dataset(request: pytest.FixtureRequest) -> Path:
 
 
 @pytest.mark.parametrize("camera", [FRONT, WRIST])
-def test_episodes(dataset: Path, camera: str, tmp_path: Path, make_clip: Callable[..., Any], convert_all: Any) -> None:
-    assert convert_all("lerobot", dataset, camera).written == 3
-    recordings = Recordings(tmp_path / "out")
-    for index, episode in enumerate(recordings.episodes):
+def test_episodes(dataset: Path, camera: str, make_clip: Callable[..., Any], conversion: Any) -> None:
+    assert conversion.run("lerobot", dataset, camera).written == 3
+    for index, episode in enumerate(conversion.episodes):
         rows, steps = rows_of(index), LENGTHS[index] - 1
         assert episode.path.stem == f"episode_{index:06d}"
         assert (episode.info.task, episode.info.look) == (TASKS[index], camera)
         clip = make_clip(LENGTHS[index], index) if camera == FRONT else make_clip(LENGTHS[index], 100 + index, 16)
-        error = np.abs(episode.frames().astype(int) - clip[:, :16, :16]).max()
-        assert error <= (CODEC_ERROR if camera == FRONT else 0)
+        conversion.check_frames(episode, clip, CODEC_ERROR if camera == FRONT else 0)
         scaled = (np.array(rows["action"])[:steps] - LOW) / np.array([4, 10, 1]) * 2 - 1
         scaled[:, 2] = 0  # it is constant
         np.testing.assert_allclose(episode.actions, scaled, atol=1e-6)
@@ -157,13 +144,13 @@ def test_a_camera_has_to_be_chosen(dataset: Path) -> None:
         open_source("lerobot", dataset, "observation.images.wrst")
 
 
-def test_bad_members_are_named_and_left_out(dataset_v2: Path, convert_all: ConvertAll) -> None:
+def test_bad_members_are_named_and_left_out(dataset_v2: Path, conversion: Any) -> None:
     video = dataset_v2 / "videos" / "chunk-000" / FRONT / "episode_000001.mp4"
     video.write_bytes(video.read_bytes()[:600])
     rows = rows_of(2)
     rows["next.reward"][3] = np.nan
     write_table(dataset_v2 / "data" / "chunk-001" / "episode_000002.parquet", rows)
-    outcome = convert_all("lerobot", dataset_v2, FRONT)
+    outcome = conversion.run("lerobot", dataset_v2, FRONT)
     assert outcome.written == 1
     assert "ffmpeg cannot decode it" in outcome.left_out["episode_000001"]
     assert "got nan at step 3" in outcome.left_out["episode_000002"]
@@ -179,28 +166,30 @@ def test_bad_members_are_named_and_left_out(dataset_v2: Path, convert_all: Conve
         ({"episode_index": [5] * 7}, "got none"),
     ],
 )
-def test_odd_tables(changes: dict[str, Any], reason: str, dataset_v2: Path, convert_all: ConvertAll) -> None:
+def test_odd_tables(changes: dict[str, Any], reason: str, dataset_v2: Path, conversion: Any) -> None:
     write_table(dataset_v2 / "data" / "chunk-001" / "episode_000002.parquet", {**rows_of(2), **changes})
-    assert reason in convert_all("lerobot", dataset_v2, FRONT).left_out["episode_000002"]
+    assert reason in conversion.run("lerobot", dataset_v2, FRONT).left_out["episode_000002"]
 
 
-def test_an_empty_episode(dataset_v2: Path, convert_all: ConvertAll) -> None:
+def test_an_empty_episode(dataset_v2: Path, conversion: Any) -> None:
     path = dataset_v2 / "data" / "chunk-000" / "episode_000001.parquet"
     pq.write_table(pq.read_table(path).slice(0, 0), path)
     lines = (dataset_v2 / "meta" / "episodes.jsonl").read_text().splitlines()
     write_json(dataset_v2 / "meta" / "episodes.jsonl", *({**json.loads(line), "length": None} for line in lines))
-    assert "expected at least 2 frames, got 0" in convert_all("lerobot", dataset_v2, WRIST).left_out["episode_000001"]
+    assert (
+        "expected at least 2 frames, got 0" in conversion.run("lerobot", dataset_v2, WRIST).left_out["episode_000001"]
+    )
 
 
 def test_videos_of_another_length(
-    dataset_v2: Path, make_clip: Callable[..., Any], convert_all: ConvertAll, capsys: pytest.CaptureFixture[str]
+    dataset_v2: Path, make_clip: Callable[..., Any], conversion: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = dataset_v2 / "videos"
     write_mp4(folder / "chunk-000" / FRONT / "episode_000001.mp4", make_clip(2))
     write_mp4(folder / "chunk-001" / FRONT / "episode_000002.mp4", make_clip(14))
     (dataset_v2 / "data" / "chunk-000" / "episode_000000.parquet").write_bytes(b"PAR1")
     with pytest.raises(DataError, match="none of 3; the first reason: not readable"):
-        convert_all("lerobot", dataset_v2, FRONT)
+        conversion.run("lerobot", dataset_v2, FRONT)
     shown = capsys.readouterr().err
     assert "left out episode_000001: expected frames uint8 [3, H, W, 3], got uint8 [2, 16, 16, 3]" in shown
     assert "left out episode_000002: expected frames uint8 [7, H, W, 3], got uint8 [8, 16, 16, 3]" in shown
@@ -225,11 +214,11 @@ def test_other_datasets_are_refused(dataset_v3: Path) -> None:
         open_source("lerobot", dataset_v3)
 
 
-def test_paths_stay_inside_the_dataset(dataset_v3: Path, convert_all: ConvertAll) -> None:
+def test_paths_stay_inside_the_dataset(dataset_v3: Path, conversion: Any) -> None:
     path = dataset_v3 / "meta" / "info.json"
     write_json(path, {**json.loads(path.read_text()), "data_path": "../{episode_index}"})
     with pytest.raises(DataError, match=r"expected a path inside the dataset, got '\.\./0'"):
-        convert_all("lerobot", dataset_v3, FRONT)
+        conversion.run("lerobot", dataset_v3, FRONT)
 
 
 def test_datasets_on_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,3 @@
-import io
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -8,16 +7,13 @@ import gymnasium as gym
 import h5py
 import numpy as np
 import pytest
-from PIL import Image
 
 from worldgym.data.convert.formats import open_source
-from worldgym.data.convert.minari import encode
-from worldgym.data.convert.writing import Outcome
+from worldgym.data.convert.minari_actions import encode as encode_actions
 from worldgym.data.recordings import Recordings
 from worldgym.envs.actions import ActionCodec
 from worldgym.errors import ConfigError, DataError
 
-ConvertAll = Callable[..., Outcome]
 BOX = {"type": "Box", "dtype": "float32", "shape": [2], "low": [-2.0, 0.0], "high": [2.0, 1.0]}
 JPEG_ERROR = 3  # of a flat colour
 DISCRETE = {"type": "Discrete", "dtype": "int64", "start": 1, "n": 3}
@@ -51,15 +47,15 @@ def episode_of(clip: Any, actions: Any, key: str = "observations", end: bool = F
 
 
 @pytest.mark.parametrize("in_file", [False, True])
-def test_a_box(tmp_path: Path, in_file: bool, make_clip: Callable[..., Any], convert_all: ConvertAll) -> None:
+def test_a_box(tmp_path: Path, in_file: bool, make_clip: Callable[..., Any], conversion: Any) -> None:
     clip = make_clip(4)
     actions = np.array([[-2, 0.5], [2, 1], [1, 0]], np.float32)
     episodes = (episode_of(clip, actions, end=True), episode_of(clip[:3], actions[:2]))
     write_dataset(tmp_path / "maze-v1", BOX, *episodes, in_file=in_file)
-    assert convert_all("minari", tmp_path).written == 2
+    assert conversion.run("minari", tmp_path).written == 2
     recordings = Recordings(tmp_path / "out")
     first, second = recordings.episodes
-    np.testing.assert_array_equal(first.frames(), clip[:, :16, :16])
+    conversion.check_frames(first, clip)
     np.testing.assert_allclose(first.actions, [[-1, 0], [1, 1], [0.5, -1]])
     np.testing.assert_array_equal(first.rewards, [0, 1, 2])
     assert (first.info.task, first.info.terminated, second.info.terminated) == ("PointMaze-v3", True, False)
@@ -69,28 +65,24 @@ def test_a_box(tmp_path: Path, in_file: bool, make_clip: Callable[..., Any], con
 
 
 def test_discrete_actions_and_pictures_among_observations(
-    tmp_path: Path, make_clip: Callable[..., Any], convert_all: ConvertAll
+    tmp_path: Path, make_clip: Callable[..., Any], conversion: Any
 ) -> None:
     clip, actions = make_clip(4), np.array([1, 3, 2])
     episode = episode_of(clip, actions, key="observations/rgb")
     episode["observations/goal"] = np.zeros((4, 2))
     write_dataset(tmp_path / "maze", DISCRETE, episode)
-    convert_all("minari", tmp_path / "maze" / "data" / "main_data.hdf5")
-    (found,) = Recordings(tmp_path / "out").episodes
+    conversion.run("minari", tmp_path / "maze" / "data" / "main_data.hdf5")
+    (found,) = conversion.episodes
     np.testing.assert_array_equal(found.actions, [[1, 0, 0], [0, 0, 1], [0, 1, 0]])
     assert found.info.action_space == ActionCodec(gym.spaces.Discrete(3, start=1)).describe()
 
 
 @pytest.mark.parametrize("same_length", [False, True])
 def test_pictures_as_jpegs(
-    same_length: bool, tmp_path: Path, make_clip: Callable[..., Any], convert_all: ConvertAll
+    same_length: bool, tmp_path: Path, make_clip: Callable[..., Any], encode: Callable[..., Any], conversion: Any
 ) -> None:
     clip = make_clip(3)
-    files = []
-    for picture in clip:
-        out = io.BytesIO()
-        Image.fromarray(picture).save(out, "JPEG")
-        files.append(np.frombuffer(out.getvalue(), np.uint8))
+    files = [np.frombuffer(file, np.uint8) for file in encode(clip, "JPEG")]
     longest = max(map(len, files)) + 5
     stored = np.empty(3, object)
     stored[:] = [np.pad(file, (0, index)) for index, file in enumerate(files)]
@@ -102,14 +94,12 @@ def test_pictures_as_jpegs(
     with h5py.File(tmp_path / "maze" / "data" / "main_data.hdf5", "a") as file:
         kind = None if same_length else h5py.vlen_dtype(np.uint8)
         file["episode_0/observations"].create_dataset("rgb", data=stored, dtype=kind)
-    convert_all("minari", tmp_path / "maze")
-    (found,) = Recordings(tmp_path / "out").episodes
-    assert np.abs(found.frames().astype(int) - clip[:, :16, :16]).max() <= JPEG_ERROR
+    conversion.run("minari", tmp_path / "maze")
+    (found,) = conversion.episodes
+    conversion.check_frames(found, clip, JPEG_ERROR)
 
 
-def test_bad_members_are_named_and_left_out(
-    tmp_path: Path, make_clip: Callable[..., Any], convert_all: ConvertAll
-) -> None:
+def test_bad_members_are_named_and_left_out(tmp_path: Path, make_clip: Callable[..., Any], conversion: Any) -> None:
     clip, actions = make_clip(3), np.zeros((2, 2), np.float32)
     write_dataset(
         tmp_path / "maze",
@@ -123,7 +113,7 @@ def test_bad_members_are_named_and_left_out(
         {"actions": actions},
         episode_of(clip[..., 0], actions),  # grayscale
     )
-    outcome = convert_all("minari", tmp_path / "maze")
+    outcome = conversion.run("minari", tmp_path / "maze")
     reasons = {
         "episode_1": "expected at least 2 frames, got 1",
         "episode_2": "expected actions of length 2 as their space has, got length 3",
@@ -132,9 +122,8 @@ def test_bad_members_are_named_and_left_out(
         "episode_5": "expected pictures uint8",
         "episode_6": "expected episode_6/observations, found actions",
     }
-    assert set(outcome.left_out) == set(reasons)
-    assert all(reason in outcome.left_out[name] for name, reason in reasons.items())
-    assert len(Recordings(tmp_path / "out").episodes) == 2
+    conversion.check_left_out(outcome, reasons)
+    assert len(conversion.episodes) == 2
 
 
 def test_action_spaces() -> None:
@@ -142,12 +131,12 @@ def test_action_spaces() -> None:
     unbounded = {**BOX, "low": [-np.inf, 0.0]}
     unit = {**BOX, "low": [-1.0, -1.0], "high": [1.0, 1.0]}
     for space in ({}, unbounded, unit):
-        vectors, described = encode(actions, space)
+        vectors, described = encode_actions(actions, space)
         np.testing.assert_array_equal(vectors, actions)
         assert described == {}
     for values, space in (([4], DISCRETE), ([0], DISCRETE), ([[1, 2]], DISCRETE), ([[1]], {"type": "Tuple"})):
         with pytest.raises(DataError, match="expected actions"):
-            encode(np.array(values), space)
+            encode_actions(np.array(values), space)
 
 
 def test_files_that_cannot_be_opened(tmp_path: Path) -> None:

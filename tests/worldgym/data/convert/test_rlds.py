@@ -1,4 +1,3 @@
-import io
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -6,24 +5,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from worldgym.data.convert.formats import open_source
-from worldgym.data.convert.writing import Outcome
-from worldgym.data.recordings import Recordings
 from worldgym.errors import ConfigError, DataError
 
-ConvertAll = Callable[..., Outcome]
 JPEG_ERROR = 3  # of a flat colour
-
-
-def encoded(clip: Any, form: str) -> list[bytes]:
-    files = []
-    for picture in clip:
-        out = io.BytesIO()
-        Image.fromarray(picture).save(out, form)
-        files.append(out.getvalue())
-    return files
 
 
 def tensor(dtype: str, *shape: int, encoding: str = "none") -> dict[str, Any]:
@@ -63,20 +49,25 @@ def actions_of(count: int, length: int = 7) -> Any:
     return np.random.default_rng(count).uniform(-1, 1, (count, length)).astype(np.float32)
 
 
-def episode_of(clip: Any, **changes: Any) -> dict[str, Any]:
+@pytest.fixture
+def episode_of(encode: Callable[..., list[bytes]]) -> Callable[..., dict[str, Any]]:
     """The features of a record as TFDS flattens them: the values of all steps behind each other."""
-    count = len(clip)
-    return {
-        "steps/observation/image": encoded(clip, "JPEG"),
-        "steps/observation/wrist": encoded(255 - clip, "PNG"),
-        "steps/observation/state": np.zeros(8 * count, np.float32),
-        "steps/action": actions_of(count).reshape(-1),
-        "steps/reward": np.arange(count, dtype=np.float32),
-        "steps/language_instruction": [b"pick up the cup"] * count,
-        "steps/is_terminal": [0] * (count - 1) + [1],
-        "episode_metadata/file_path": [b"/somewhere"],
-        **changes,
-    }
+
+    def make(clip: Any, **changes: Any) -> dict[str, Any]:
+        count = len(clip)
+        return {
+            "steps/observation/image": encode(clip, "JPEG"),
+            "steps/observation/wrist": encode(255 - clip),
+            "steps/observation/state": np.zeros(8 * count, np.float32),
+            "steps/action": actions_of(count).reshape(-1),
+            "steps/reward": np.arange(count, dtype=np.float32),
+            "steps/language_instruction": [b"pick up the cup"] * count,
+            "steps/is_terminal": [0] * (count - 1) + [1],
+            "episode_metadata/file_path": [b"/somewhere"],
+            **changes,
+        }
+
+    return make
 
 
 @pytest.fixture
@@ -91,16 +82,16 @@ def write_shards(make_example: Callable[..., bytes], write_records: Callable[...
 
 
 def test_episodes(
-    tmp_path: Path, make_clip: Callable[..., Any], write_shards: Callable[..., None], convert_all: ConvertAll
+    tmp_path: Path, make_clip: Callable[..., Any], write_shards: Any, episode_of: Any, conversion: Any
 ) -> None:
     clips = [make_clip(count, seed=count) for count in (4, 6, 3)]
     cut = episode_of(clips[2], **{"steps/is_terminal": [0] * 3, "steps/language_instruction": [b""] * 3})
     write_shards(tmp_path / "bridge" / "1.0.0", [episode_of(clips[0]), episode_of(clips[1])], [cut])
-    assert convert_all("rlds", tmp_path / "bridge", "image").written == 3
-    episodes = Recordings(tmp_path / "out").episodes
+    assert conversion.run("rlds", tmp_path / "bridge", "image").written == 3
+    episodes = conversion.episodes
     for episode, clip in zip(episodes, clips, strict=True):
         steps = len(clip) - 1
-        assert np.abs(episode.frames().astype(int) - clip[:, :16, :16]).max() <= JPEG_ERROR
+        conversion.check_frames(episode, clip, JPEG_ERROR)
         np.testing.assert_array_equal(episode.actions, actions_of(steps + 1)[:-1])
         np.testing.assert_array_equal(episode.rewards, np.arange(steps))
     assert [episode.info.task for episode in episodes] == ["pick up the cup", "pick up the cup", "bridge"]
@@ -109,25 +100,21 @@ def test_episodes(
 
 
 def test_a_camera_is_chosen_among_several(
-    tmp_path: Path, make_clip: Callable[..., Any], write_shards: Callable[..., None], convert_all: ConvertAll
+    tmp_path: Path, make_clip: Callable[..., Any], write_shards: Any, episode_of: Any, conversion: Any
 ) -> None:
     clip = make_clip(3)
     write_shards(tmp_path / "bridge", [episode_of(clip)])
-    with pytest.raises(ConfigError, match=r"choose one with --image-key: image, wrist$"):  # and no depth
-        open_source("rlds", tmp_path / "bridge")
-    convert_all("rlds", tmp_path / "bridge", "wrist")
-    (episode,) = Recordings(tmp_path / "out").episodes
-    np.testing.assert_array_equal(episode.frames(), 255 - clip[:, :16, :16])
+    conversion.check_cameras("rlds", tmp_path / "bridge", {"image": clip, "wrist": 255 - clip}, JPEG_ERROR)  # no depth
 
 
 def test_an_action_in_parts(
-    tmp_path: Path, make_clip: Callable[..., Any], write_shards: Callable[..., None], convert_all: ConvertAll
+    tmp_path: Path, make_clip: Callable[..., Any], write_shards: Any, encode: Any, conversion: Any
 ) -> None:
     action = features_of(world=tensor("float32", 3), gripper=tensor("bool"), note=tensor("string"))
     instruction = tensor("string")
     observation = features_of(image=image(), natural_language_instruction=instruction)
     episode = {
-        "steps/observation/image": encoded(make_clip(3)[..., 0], "PNG"),  # grayscale
+        "steps/observation/image": encode(make_clip(3)[..., 0]),  # grayscale
         "steps/observation/natural_language_instruction": [b"wipe"] * 3,
         "steps/action/world": np.arange(9, dtype=np.float32),
         "steps/action/gripper": [1, 0, 1],
@@ -135,16 +122,16 @@ def test_an_action_in_parts(
     }
     step = features_of(observation=observation, action=action)
     write_shards(tmp_path / "fractal", [episode], step=step)
-    convert_all("rlds", tmp_path / "fractal")
-    (found,) = Recordings(tmp_path / "out").episodes
+    conversion.run("rlds", tmp_path / "fractal")
+    (found,) = conversion.episodes
     np.testing.assert_array_equal(found.actions, [[1, 0, 1, 2], [0, 3, 4, 5]])
-    np.testing.assert_array_equal(found.frames(), np.repeat(make_clip(3)[:, :16, :16, :1], 3, axis=3))
+    conversion.check_frames(found, make_clip(3)[..., :1])
     assert found.info.task == "wipe"
     assert not found.rewards.any()
 
 
 def test_bad_members_are_named_and_left_out(
-    tmp_path: Path, make_clip: Callable[..., Any], write_shards: Callable[..., None], convert_all: ConvertAll
+    tmp_path: Path, make_clip: Callable[..., Any], write_shards: Any, episode_of: Any, conversion: Any
 ) -> None:
     clip, folder = make_clip(4), tmp_path / "bridge"
     shards = [
@@ -160,7 +147,7 @@ def test_bad_members_are_named_and_left_out(
     write_shards(folder, shards)
     (shard,) = folder.glob("*.tfrecord*")
     shard.write_bytes(shard.read_bytes()[:-100])
-    outcome = convert_all("rlds", folder, "image")
+    outcome = conversion.run("rlds", folder, "image")
     reasons = {
         1: "expected at least 2 frames, got 0",
         2: "expected actions of length 7 as in the first episode, got length 5",
@@ -170,14 +157,13 @@ def test_bad_members_are_named_and_left_out(
         6: "expected at least 2 frames, got 0",
         7: "is damaged or cut",
     }
-    assert set(outcome.left_out) == {f"{shard.name}/{index:06d}" for index in reasons}
-    for index, reason in reasons.items():
-        assert reason in outcome.left_out[f"{shard.name}/{index:06d}"]
-    assert len(Recordings(tmp_path / "out").episodes) == 1
+    named = {f"{shard.name}/{index:06d}": reason for index, reason in reasons.items()}
+    conversion.check_left_out(outcome, named)
+    assert len(conversion.episodes) == 1
 
 
 def test_folders_without_a_part(
-    tmp_path: Path, make_clip: Callable[..., Any], write_shards: Callable[..., None]
+    tmp_path: Path, make_clip: Callable[..., Any], write_shards: Any, episode_of: Any
 ) -> None:
     folder = tmp_path / "bridge"
     write_shards(folder / "1.0.0", [episode_of(make_clip(3))])

@@ -5,14 +5,8 @@ from typing import Any
 
 import h5py
 import numpy as np
-import pytest
 
 from worldgym.data.convert.formats import open_source
-from worldgym.data.convert.writing import Outcome
-from worldgym.data.recordings import Recordings
-from worldgym.errors import ConfigError
-
-ConvertAll = Callable[..., Outcome]
 
 
 def write_demo(data: Any, name: str, clip: Any, following: Any = None, **changes: Any) -> None:
@@ -31,9 +25,9 @@ def write_demo(data: Any, name: str, clip: Any, following: Any = None, **changes
 
 
 def test_observations_before_and_after_each_action(
-    tmp_path: Path, make_clip: Callable[..., Any], convert_all: ConvertAll
+    tmp_path: Path, make_clip: Callable[..., Any], conversion: Any
 ) -> None:
-    clip = make_clip(41, size=16)
+    clip = make_clip(41)
     with h5py.File(tmp_path / "lift.hdf5", "w") as file:
         data = file.create_group("data")
         data.attrs["env_args"] = json.dumps({"env_name": "Lift"})
@@ -43,18 +37,18 @@ def test_observations_before_and_after_each_action(
         "lift.hdf5/demo_9",
         "lift.hdf5/demo_10",
     ]
-    assert convert_all("robomimic", tmp_path / "lift.hdf5").written == 2
-    short, whole = Recordings(tmp_path / "out").episodes
+    assert conversion.run("robomimic", tmp_path / "lift.hdf5").written == 2
+    short, whole = conversion.episodes
     assert short.info.task == whole.info.task == "Lift"
-    np.testing.assert_array_equal(whole.frames(), clip)
+    conversion.check_frames(whole, clip)
     np.testing.assert_array_equal(whole.rewards, np.arange(40))
-    np.testing.assert_array_equal(short.frames(), clip[:5])
+    conversion.check_frames(short, clip[:5])
     np.testing.assert_array_equal(short.rewards, np.arange(4))
     assert (short.info.terminated, whole.info.terminated) == (False, True)
 
 
 def test_libero_stores_observations_after_each_action(
-    tmp_path: Path, make_clip: Callable[..., Any], convert_all: ConvertAll
+    tmp_path: Path, make_clip: Callable[..., Any], conversion: Any
 ) -> None:
     clip = make_clip(4, size=16).copy()
     clip[:, 0] = 255  # the top
@@ -63,17 +57,15 @@ def test_libero_stores_observations_after_each_action(
         data.attrs["macros_image_convention"] = "opengl"
         data.attrs["problem_info"] = json.dumps({"language_instruction": "turn on the stove"})
         write_demo(data, "demo_0", clip[:, ::-1], actions=np.arange(28.0).reshape(4, 7))
-    convert_all("robomimic", tmp_path)
-    (episode,) = Recordings(tmp_path / "out").episodes
+    conversion.run("robomimic", tmp_path)
+    (episode,) = conversion.episodes
     np.testing.assert_array_equal(episode.frames(), clip)
     np.testing.assert_array_equal(episode.actions, np.arange(7.0, 28).reshape(3, 7))
     np.testing.assert_array_equal(episode.rewards, [1, 2, 3])
     assert (episode.info.task, episode.info.terminated) == ("turn on the stove", True)
 
 
-def test_bad_members_are_named_and_left_out(
-    tmp_path: Path, make_clip: Callable[..., Any], convert_all: ConvertAll
-) -> None:
+def test_bad_members_are_named_and_left_out(tmp_path: Path, make_clip: Callable[..., Any], conversion: Any) -> None:
     clip, folder = make_clip(4), tmp_path / "demos"
     folder.mkdir()
     with h5py.File(folder / "a.hdf5", "w") as file:
@@ -91,7 +83,7 @@ def test_bad_members_are_named_and_left_out(
     (folder / "b.hdf5").write_bytes(content[: len(content) // 3])
     with h5py.File(folder / "c.h5", "w") as file:
         file["other"] = 1
-    outcome = convert_all("robomimic", folder)
+    outcome = conversion.run("robomimic", folder)
     reasons = {
         "a.hdf5/demo_1": "expected at least 2 frames, got 0",
         "a.hdf5/demo_2": "expected actions of length 7 as in the first episode",
@@ -102,20 +94,14 @@ def test_bad_members_are_named_and_left_out(
         "b.hdf5": "not a readable HDF5 file",
         "c.h5": "expected a group data with demonstrations, found other",
     }
-    assert set(outcome.left_out) == set(reasons)
-    assert all(reason in outcome.left_out[name] for name, reason in reasons.items())
-    gray = Recordings(tmp_path / "out").episodes[1]
-    np.testing.assert_array_equal(gray.frames(), np.repeat(clip[:, :16, :16, :1], 3, axis=3))
+    conversion.check_left_out(outcome, reasons)
+    gray = conversion.episodes[1]
+    conversion.check_frames(gray, clip[..., :1])
 
 
-def test_a_camera_is_chosen_among_several(
-    tmp_path: Path, make_clip: Callable[..., Any], convert_all: ConvertAll
-) -> None:
+def test_a_camera_is_chosen_among_several(tmp_path: Path, make_clip: Callable[..., Any], conversion: Any) -> None:
+    clips = {"agentview_image": make_clip(3), "wrist_image": make_clip(3, seed=1)}
     with h5py.File(tmp_path / "two.hdf5", "w") as file:
-        write_demo(file.create_group("data"), "demo_0", make_clip(3))
-        file["data/demo_0/obs/wrist_image"] = make_clip(3, seed=1)
-    with pytest.raises(ConfigError, match="choose one with --image-key: agentview_image, wrist_image"):
-        convert_all("robomimic", tmp_path / "two.hdf5")
-    convert_all("robomimic", tmp_path / "two.hdf5", "wrist_image")
-    (episode,) = Recordings(tmp_path / "out").episodes
-    np.testing.assert_array_equal(episode.frames(), make_clip(3, seed=1)[:, :16, :16])
+        write_demo(file.create_group("data"), "demo_0", clips["agentview_image"])
+        file["data/demo_0/obs/wrist_image"] = clips["wrist_image"]
+    conversion.check_cameras("robomimic", tmp_path / "two.hdf5", clips)

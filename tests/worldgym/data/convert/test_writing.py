@@ -2,17 +2,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 
 from worldgym.data.convert.formats import FORMATS, open_source
 from worldgym.data.convert.source import Member, RawEpisode
-from worldgym.data.convert.writing import Outcome, Target, convert
+from worldgym.data.convert.writing import Target, convert
 from worldgym.data.pictures import resized, to_picture
 from worldgym.data.recordings import Recordings
 from worldgym.errors import ConfigError, DataError
-
-ConvertAll = Callable[..., Outcome]
 
 
 class Listed:
@@ -119,19 +118,37 @@ def test_other_arrays_are_no_pictures(array: Any) -> None:
 TELLTALES = {
     "lerobot": "meta/info.json",
     "rlds": "features.json",
+    "bair": "train/traj_0_to_255.tfrecords",
     "minari": "data/main_data.hdf5",
+    "robonet": "sawyer.hdf5",
+    "maniskill": "PushCube/trajectory.h5",
+    "something-something": "labels/train.json",
     "robomimic": "demo.hdf5",
     "npz": "a.npz",
     "video": "clips/a.mp4",
 }
+GROUPS = {"robonet": ("env", "policy"), "maniskill": ("traj_0",), "robomimic": ("data",)}
 
 
 @pytest.mark.parametrize(("asked", "there"), [(a, b) for a in FORMATS for b in FORMATS if a != b])
 def test_another_format_is_recognised(asked: str, there: str, tmp_path: Path) -> None:
     path = tmp_path / TELLTALES[there]
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.touch()
+    path.write_text('[{"id": "1", "label": "x"}]' if path.name == "train.json" else "")
+    if there in GROUPS:
+        with h5py.File(path, "w") as file:
+            for name in GROUPS[there]:
+                file.create_group(name)
     assert f"`worldgym convert {there} " in _refusal(asked, tmp_path)
+
+
+def test_an_hdf5_file_that_is_damaged_belongs_to_any_of_its_formats(tmp_path: Path) -> None:
+    (tmp_path / "cut.hdf5").write_bytes(b"\x89HDF")
+    for name in ("robonet", "robomimic"):
+        (member,) = (source := open_source(name, tmp_path)).members()
+        with pytest.raises(DataError, match="not a readable HDF5 file"):
+            source.read(member)
+    assert "`worldgym convert robomimic " in _refusal("maniskill", tmp_path)
 
 
 def test_a_dataset_that_contains_videos_is_no_folder_of_videos(tmp_path: Path) -> None:
