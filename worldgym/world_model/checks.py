@@ -31,9 +31,10 @@ def checked_dtype(dtype: torch.dtype | str | None) -> torch.dtype:
     return found
 
 
-def check_frames(frames: Array, config: WorldModelConfig) -> None:
-    """Raise InvalidFrames unless ``frames`` is uint8 ``[B, C, H, W, 3]``."""
-    side, expected = config.resolution, f"expected uint8 frames [batch, {config.context_length}, height, width, 3]"
+def check_frames(frames: Array, config: WorldModelConfig, known: int = 0) -> None:
+    """Raise InvalidFrames unless ``frames`` is uint8 ``[B, C + known, H, W, 3]``."""
+    side, count = config.resolution, config.context_length + known
+    expected = f"expected uint8 frames [batch, {count}, height, width, 3]"
     if not isinstance(frames, (Tensor, np.ndarray)):
         raise InvalidFrames(f"{expected} as a numpy array or tensor, got {type(frames).__name__}")
     got = f"got {frames.dtype} {list(frames.shape)}"
@@ -41,10 +42,28 @@ def check_frames(frames: Array, config: WorldModelConfig) -> None:
         raise InvalidFrames(f"{expected}, {got}: for floats in [0, 1] pass (frames * 255).round() as uint8")
     if frames.ndim != 5 or frames.shape[4] != 3 or len(frames) < 1:
         raise InvalidFrames(f"{expected}, {got}: batch and time first, colours last; frames[None] adds a batch")
-    if frames.shape[1] != config.context_length:
-        raise InvalidFrames(f"{expected}, {got}: this model starts from exactly {config.context_length} frames")
+    if frames.shape[1] != count:
+        behind = f" and {known} behind them, one for each action" if known else ""
+        raise InvalidFrames(f"{expected}, {got}: this model starts from exactly {config.context_length} frames{behind}")
     if tuple(frames.shape[2:4]) != (side, side):
         raise InvalidFrames(f"{expected} of {side} x {side} pixels, {got}: resize them to the model's resolution")
+
+
+def known_frames(frames: Array, actions: Array | None, config: WorldModelConfig) -> int:
+    """How many frames behind the context a start should have: one for each action, all that there are without actions.
+
+    Raises:
+        InvalidAction: for actions that are not ``[B, K, A]``.
+    """
+    if not config.action_dim:
+        return max(0, frames.shape[1] - config.context_length) if np.ndim(frames) == 5 else 0
+    if actions is None:
+        return 0
+    if np.ndim(actions) != 3:
+        raise InvalidAction(
+            f"expected actions [batch, known frames, {config.action_dim}], got {list(np.shape(actions))}"
+        )
+    return int(np.shape(actions)[1])
 
 
 def checked_horizon(actions: Tensor | None, horizon: int | None, config: WorldModelConfig) -> int:

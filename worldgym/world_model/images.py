@@ -26,6 +26,16 @@ def encode_contexts(tokenizer: Tokenizer, frames: Tensor, dtype: torch.dtype) ->
     return torch.cat([codes for codes, _ in parts]), ContextFeatures(tuple(torch.cat(some) for some in stored))
 
 
+def encode_known(tokenizer: Tokenizer, frames: Tensor, features: ContextFeatures, dtype: torch.dtype) -> Tensor:
+    """Dynamics codes, int64 ``[B, K, n]``, of real frames behind their context, uint8 ``[B, K, H, W, 3]``."""
+    rows = torch.arange(len(frames), device=frames.device).split(max(1, TOKENIZER_ROWS // frames.shape[1]))
+    parts = [
+        tokenizer.encode_future(frames[chunk].to(dtype).div(255).movedim(-1, -3), features.select(chunk))
+        for chunk in rows
+    ]
+    return torch.cat(parts)
+
+
 def decode_frame(tokenizer: Tokenizer, codes: Tensor, features: ContextFeatures) -> Tensor:
     """Pixels ``[B, 3, H, W]`` in [0, 1] of one frame's dynamics codes ``[B, n]``."""
     if len(codes) <= TOKENIZER_ROWS and features.rows is None:

@@ -8,7 +8,7 @@ import hashlib
 import json
 import os
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -29,10 +29,11 @@ from worldgym.world_model.checks import (
     checked_dtype,
     checked_horizon,
     checked_noise,
+    known_frames,
     to_floats,
     to_tensor,
 )
-from worldgym.world_model.images import decode_frame, encode_contexts, to_uint8
+from worldgym.world_model.images import decode_frame, encode_contexts, encode_known, to_uint8
 from worldgym.world_model.memory import MemoryEstimate
 from worldgym.world_model.state import WorldModelState
 
@@ -55,6 +56,8 @@ class Imagined(NamedTuple):
     """float32 ``[B, T]``; NaN if the model does not predict it."""
     termination_probability: Tensor
     """float32 ``[B, T]``; NaN if the model does not predict it."""
+    reward_spread: Tensor
+    """float32 ``[B, T]``, standard deviation of each predicted reward; NaN if the model predicts no distribution."""
 
 
 class _Step(NamedTuple):
@@ -130,20 +133,32 @@ class WorldModel:
         return cls(*parts).to(target)
 
     @torch_defaults()
-    def save_pretrained(self, folder: str | os.PathLike[str], dtype: torch.dtype | str | None = None) -> None:
+    def save_pretrained(
+        self,
+        folder: str | os.PathLike[str],
+        dtype: torch.dtype | str | None = None,
+        layout: Literal["worldgym", "published"] = "worldgym",
+    ) -> None:
         """Write ``config.json``, ``tokenizer.safetensors`` and ``transformer.safetensors``.
 
         Args:
             folder: a new or an existing folder; other files in it are kept.
             dtype: of the weights on disk, such as torch.float16 or "float16"; unchanged by default.
+            layout: ``"published"`` writes the folders ``tokenizer`` and ``transformer`` instead, which the reference
+                implementation reads. They have no place for tasks, action names, frame skip, sampling and figures, nor
+                for ``goal_conditioned``: name the folder ``...-goal-cond...``, or pass it when loading.
 
         Raises:
+            ConfigError: for another layout, or a model that the published one cannot hold; lists every reason.
             StorageError: if the folder cannot be written; an earlier checkpoint in it is kept as it was.
         """
-        from worldgym.pretrained import save
+        from worldgym.pretrained import save, save_published
 
+        if layout not in ("worldgym", "published"):
+            raise ConfigError(f"layout: expected 'worldgym' or 'published', got {layout!r}")
         stored = None if dtype is None else checked_dtype(dtype)
-        save(folder, self.config, self.tokenizer, self.transformer, stored)
+        write = save_published if layout == "published" else save
+        write(folder, self.config, self.tokenizer, self.transformer, stored)
 
     @property
     def layout(self) -> TokenLayout:
@@ -170,20 +185,33 @@ class WorldModel:
         return self
 
     @torch_defaults(grad=False)
-    def start(self, frames: Array) -> WorldModelState:
-        """Start from real frames.
+    def start(self, frames: Array, actions: Array | None = None) -> WorldModelState:
+        """Start from real frames, and, if there are more than the context, from what happened since.
+
+        Frames behind the context are encoded as future frames, under the actions that led to them: an imagined episode
+        can branch off a real one and keep the sharp codes of its first frames. Of more frames than the position window
+        holds the newest are kept, as when it slides.
 
         Args:
-            frames: uint8 ``[B, C, H, W, 3]``, oldest first; for a goal-conditioned model the goal, then the others.
+            frames: uint8 ``[B, C + K, H, W, 3]``, oldest first; for a goal-conditioned model the goal, then the others.
+            actions: that led to the last K frames, float ``[B, K, A]``; None if K is 0 or the model is action-free.
 
         Raises:
             InvalidFrames: for other frames.
+            InvalidAction: for other actions.
+            ConfigError: for more frames than the position window holds, if it does not slide.
             OutOfMemory: before anything is allocated, for a batch that does not fit.
         """
-        check_frames(frames, self.config)
+        known = known_frames(frames, actions, self.config)
+        checked = self._checked_action(actions, (len(frames), known)) if known else None
+        check_frames(frames, self.config, known)
         window = self.config.transformer.max_positions
         self.memory_estimate.check(len(frames), window)  # before arrays are copied
-        return self._start(self._to_device(frames), window)
+        images = self._to_device(frames)
+        state = self._start(images[:, : self.config.context_length], window)
+        if known:
+            self._read_known(state, images[:, self.config.context_length :], checked)
+        return state
 
     def restore(self, path: str | os.PathLike[str]) -> WorldModelState:
         """Inverse of :meth:`WorldModelState.save`: the state continues exactly as it would have.
@@ -253,6 +281,48 @@ class WorldModel:
         checked = self._checked_action(action, (len(state),))
         imagined = self._advance(state, checked, self._noise(len(state), generator, noise), sampling)
         return state, state.frames[:, -1].clone(), imagined.reward.clone()
+
+    @torch_defaults(grad=False)
+    def imagine(
+        self,
+        state: WorldModelState,
+        actions: Array,
+        temperature: float = 1.0,
+        top_k: int = 100,
+        generator: torch.Generator | None = None,
+        noise: Array | None = None,
+        decode: bool = True,
+    ) -> Imagined:
+        """Imagine T frames in every row of a state: T times :meth:`step`. Fork the state before to keep it.
+
+        Args:
+            state: changed in place.
+            actions: float ``[B, T, A]``.
+            temperature: of sampling tokens.
+            top_k: of sampling tokens; 1 is greedy.
+            generator: for the noise; PyTorch's default one if None.
+            noise: float ``[B, T, n]`` in [0, 1), in place of the generator.
+            decode: as in :meth:`rollout`.
+
+        Raises:
+            InvalidAction: as in ``step``, and for an action-free model.
+            ConfigError: as in ``step``.
+        """
+        sampling = Sampling(temperature, top_k)
+        self._check_state(state)
+        self._evaluate()
+        values = to_floats(actions, "[batch, horizon, action_dim]")
+        horizon = checked_horizon(values, None, self.config)
+        checked = self._checked_action(values, (len(state), horizon))
+        steps = [None] * horizon if noise is None else to_tensor(noise).unbind(1)
+        if len(steps) != horizon:
+            raise ConfigError(f"expected noise for {horizon} steps, as many as actions, got {len(steps)}")
+        drawn = torch.stack([self._noise(len(state), generator, each) for each in steps], dim=1)
+        # A state with little room left, in a window that does not slide, continues from frames of its own.
+        room = min(state.cache.remaining()) // self.layout.step_length
+        return self._imagine(
+            state, checked, drawn, sampling, decode, decode or not (self.config.slides or horizon <= room)
+        )
 
     @torch_defaults(grad=False)
     def rollout(
@@ -341,15 +411,28 @@ class WorldModel:
         state = self._start(context, positions)
         if batch > len(context):
             state = state.fork(batch)
+        return self._imagine(state, actions, noise, sampling, decode, decoded)
+
+    def _imagine(
+        self,
+        state: WorldModelState,
+        actions: Tensor | None,
+        noise: Tensor,
+        sampling: Sampling,
+        decode: bool,
+        decoded: bool,
+    ) -> Imagined:
+        """Advance a state by T steps for checked inputs; frames are made if ``decoded``, and returned if ``decode``."""
         images, steps = [], []
-        for step in range(horizon):
+        for step in range(noise.shape[1]):
             action = None if actions is None else actions[:, step]
             imagined = self._advance(state, action, noise[:, step], sampling, decoded)
             if decode:
                 images.append(state.frames[:, -1])
-            steps.append((*imagined, state.uncertainty, state.success_probability, state.termination_probability))
+            beside = state.uncertainty, state.success_probability, state.termination_probability, state.reward_spread
+            steps.append((*imagined, *beside))
         codes, rewards, *rest = (torch.stack(parts, dim=1) for parts in zip(*steps, strict=True))
-        empty = context.new_empty(batch, 0, *context.shape[2:])
+        empty = state.frames.new_empty(len(state), 0, *state.frames.shape[2:])
         return Imagined(torch.stack(images, dim=1) if decode else empty, rewards, codes, *rest)
 
     @functools.cached_property
@@ -380,6 +463,28 @@ class WorldModel:
             cache=read_context(self.transformer, codes, positions),
             model=self,
         )
+
+    def _read_known(self, state: WorldModelState, frames: Tensor, actions: Tensor | None) -> None:
+        """Continue a fresh state with real frames ``[B, K, H, W, 3]`` and the actions that led to them, in place."""
+        room, known = self.layout.horizon(state.cache.capacity), frames.shape[1]
+        if known > room:
+            if not self.config.slides:
+                raise ConfigError(
+                    f"start: {known} frames behind the context, but the position window holds {room} and does not "
+                    "slide: give fewer frames"
+                )
+            known = self.config.kept_frames
+            frames, actions = frames[:, -known:], None if actions is None else actions[:, -known:]
+        codes = encode_known(self.tokenizer, frames, state.features, self.dtype)
+        replace_future(self.transformer, state.cache, codes, actions)
+        goal, newest = int(self.config.goal_conditioned), self.config.context_length
+        seen = torch.cat([state.frames, frames], dim=1)
+        state.frames = torch.cat([seen[:, :goal], seen[:, goal - newest :]], dim=1)
+        if self.config.slides:
+            size = self.config.kept_frames
+            state.recent_codes = torch.cat([state.recent_codes, codes], dim=1)[:, -size:]
+            if actions is not None:
+                state.recent_actions = torch.cat([state.recent_actions, actions], dim=1)[:, -size:]
 
     def _advance(
         self, state: WorldModelState, action: Tensor | None, noise: Tensor, sampling: Sampling, decode: bool = True
