@@ -13,6 +13,7 @@ from worldgym.cli.options import Natural, OptionalText, Positive, Texts, parse_o
 EXAMPLE = "worldgym refine --data data/train --held-out data/held-out --out runs/refine --tasks plate-slide --rounds 2"
 FIRST_SEED, SEEDS_A_ROUND = 5_000_000, 10_000  # of recorded episodes
 STACK, SLOTS, HORIZON = 3, 16, 128  # frames an agent sees; episodes imagined at once, and their steps between updates
+CLONED, CLONE_STAGES = 5, (300, 800, 1800)  # expert episodes, and updates at which clones are kept
 LEARNING_RATE_SHARE = 0.3  # of the recipe's: the model is trained already
 
 
@@ -21,9 +22,11 @@ class Refine:
     """Train policies in the present world, record what they do in the simulator, train the world on it, and again.
 
     A policy that is trained in a learned world finds what is wrong with it. Every round trains short-lived policies
-    (PPO of stable-baselines3) in the world, lets them act in the simulator, compares what they were promised with what
-    they earned, adds the episodes to the recordings and trains the transformer further. What is finished is kept: the
-    same command continues. Each round leaves a checkpoint, OUT/round-N/world, and gap.json.
+    (PPO of stable-baselines3) in the world and clones recorded experts, lets them act in the simulator, compares what
+    they were promised with what they earned, adds the episodes to the recordings and trains the transformer further.
+    Clones nearly do what experts do, and often fail close to the goal, where a world that has seen experts succeed
+    promises success. What is finished is kept: the same command continues. Each round leaves a checkpoint,
+    OUT/round-N/world, and gap.json.
     """
 
     data: tuple[Path, ...]
@@ -38,8 +41,10 @@ class Refine:
     """Tasks (default: all of the checkpoint)."""
     rounds: Positive = 3
     """Rounds to have done in the end."""
-    policies: Positive = 2
-    """Policies of each task and round."""
+    policies: Natural = 2
+    """Policies trained in the world, of each task and round."""
+    clones: Natural = 1
+    """Clones of 5 recorded expert episodes, of each task and round; each is kept at three stages."""
     policy_steps: Positive = 20_000
     """Imagined steps that a policy is trained for."""
     episodes: Positive = 10
@@ -59,7 +64,10 @@ class Refine:
         gaps = {}
         for number in range(1, self.rounds + 1):
             folder = self.out / f"round-{number}"
-            policies = {task: self._train_policies(world, task, folder, number) for task in tasks}
+            policies = {
+                task: self._train_policies(world, task, folder, number) + self._clone_experts(task, folder, number)
+                for task in tasks
+            }
             for task, files in policies.items():
                 self._record(task, files, folder, number)
             gaps[number] = self._measure_gap(world, tasks, folder)
@@ -97,12 +105,39 @@ class Refine:
             envs.close()
         return files
 
+    def _clone_experts(self, task: str, folder: Path, number: int) -> list[Path]:
+        """Files of the round's clones of recorded experts, at all stages."""
+        import numpy as np
+
+        from worldgym.agents.cloning import clone
+        from worldgym.agents.presets import preset
+        from worldgym.data.names import file_name
+        from worldgym.data.recordings import Recordings
+        from worldgym.errors import DataError
+
+        found: list[Path] = []
+        experts = [
+            file
+            for file in Recordings(*self.data).episodes
+            if file.info.task == task and file.info.behaviour == "expert"
+        ]
+        if self.clones and not experts:
+            raise DataError(f"--data: expected expert episodes of {task} to clone, found none; or give --clones 0")
+        for index in range(self.clones):
+            seed = self.seed + 1000 * number + index
+            chosen = np.random.default_rng(seed).permutation(len(experts))[:CLONED]
+            names = (f"clone-{file_name(task)}-{index}-{updates}.safetensors" for updates in CLONE_STAGES)
+            files = [folder / "policies" / name for name in names]
+            clone([experts[row].load() for row in chosen], files, CLONE_STAGES, preset(task, "cpu").agent, seed)
+            found += files
+        return found
+
     def _record(self, task: str, files: list[Path], folder: Path, number: int) -> None:
         """What the policies do in the simulator."""
-        from worldgym.agents.policies import SB3Policy
+        from worldgym.agents.policies import find_policy
         from worldgym.envs.collect import collect
 
-        policies = {f"policy-{index}": SB3Policy(path.resolve()) for index, path in enumerate(files)}
+        policies = {f"policy-{index}": find_policy(str(path.resolve())) for index, path in enumerate(files)}
         seed = FIRST_SEED + SEEDS_A_ROUND * number
         counts = dict.fromkeys(policies, self.episodes)
         collect(folder / "data", [task], counts, seed, workers=1, policies=policies)
