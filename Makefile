@@ -4,11 +4,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: help demo test learn bench lint clean
+.PHONY: help demo test test-simulators learn bench lint clean
 
 help:
 	@echo "make demo    imagine held-out episodes of the six Meta-World tasks; writes outputs/demo (no simulator needed)"
-	@echo "make test    all tests but those of make learn, with the simulators that are installed"
+	@echo "make test    all tests but those of the next two, with Meta-World as the only simulator"
+	@echo "make test-simulators   the other simulators; ManiSkill needs a Vulkan driver (.ci/run installs one)"
 	@echo "make learn   whether agents learn toy worlds, with half the real steps by a world model from scratch; takes long"
 	@echo "make bench   imagined steps a second beside a re-reading loop, the simulator and the roofline; replay"
 	@echo "make lint    ruff and mypy alone"
@@ -20,6 +21,9 @@ demo: $(VENV)/.core
 test: $(VENV)/.dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto
 
+test-simulators: $(VENV)/.dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadscope -m other_simulator
+
 learn: $(VENV)/.dev
 	$(BIN)/python -m pytest -m slow -s
 
@@ -27,6 +31,7 @@ bench: $(VENV)/.dev
 	$(BIN)/python tests/benchmarks/bench_transformer.py
 	$(BIN)/python tests/benchmarks/bench_imagination.py
 	$(BIN)/python tests/benchmarks/bench_replay.py
+	$(BIN)/python tests/benchmarks/bench_planning.py
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

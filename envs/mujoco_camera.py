@@ -34,13 +34,17 @@ class MujocoCamera:
 
     Args:
         model: MuJoCo's ``MjModel``.
-        camera: name of the camera.
+        camera: name of the camera, or MuJoCo's ``MjvCamera``.
         resolution: height and width of a frame.
         shadows: whether to draw shadows and reflections, which take most of the time without a GPU.
+        hidden_groups: groups of shapes that are not drawn, such as those that only collide.
     """
 
-    def __init__(self, model: Any, camera: str, resolution: int, shadows: bool) -> None:
+    def __init__(
+        self, model: Any, camera: Any, resolution: int, shadows: bool, hidden_groups: tuple[int, ...] = ()
+    ) -> None:
         self._model, self._camera, self._resolution, self._shadows = model, camera, resolution, shadows
+        self._hidden_groups = hidden_groups
         self._renderer: Any = None
         self._process = 0
         self._free: weakref.finalize[Any, Any] | None = None
@@ -71,7 +75,9 @@ class MujocoCamera:
     def _draw(self, renderer: Any, data: Any) -> NDArray[np.uint8]:
         import mujoco
 
-        renderer.update_scene(data, camera=self._camera)
+        shown = mujoco.MjvOption()
+        shown.geomgroup[list(self._hidden_groups)] = 0
+        renderer.update_scene(data, camera=self._camera, scene_option=shown)
         if not self._shadows:
             renderer.scene.flags[mujoco.mjtRndFlag.mjRND_SHADOW] = 0
             renderer.scene.flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = 0

@@ -14,7 +14,7 @@ import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 
-from worldgym.errors import UnknownTask, nearest
+from worldgym.errors import DependencyNotInstalled, RenderingError, UnknownTask, nearest
 
 WORLD_MODEL_ID = "WorldModel-v0"
 LEARNED_ENV = "worldgym.envs.learned.env:WorldModelEnv"
@@ -112,24 +112,32 @@ def find_spec(env_id: str) -> SimulatorSpec | None:
 def find_task(task: str) -> tuple[SimulatorSpec, str]:
     """The family that has a task, and the task's plain name.
 
-    Families are asked for the tasks that they can name without a simulator first, then for all others. A task with a
-    colon is ``module:id`` of a Gymnasium environment.
+    Families are asked for the tasks that they can name without a simulator first, then those whose simulator is
+    installed for all others; that of any Gymnasium environment comes last, because simulators add ids to it. A task
+    with a colon is ``module:id`` of a Gymnasium environment.
 
     Raises:
-        UnknownTask: if no family has the task; names the nearest ones of all families.
+        UnknownTask: if no family has the task; names the nearest ones of all families, and those not installed.
     """
     if ":" in task:
         return specs()[""], task
-    for spec in specs().values():
+    families = sorted(specs().values(), key=lambda spec: not spec.name)
+    for spec in families:
         if spec.plain_task(task) in spec.tasks:
             return spec, spec.plain_task(task)
     known: list[str] = []
-    for spec in specs().values():
-        names = spec.known_tasks()
+    not_asked: list[str] = []
+    for spec in families:
+        try:
+            names = spec.known_tasks()
+        except (DependencyNotInstalled, RenderingError):
+            names = spec.tasks
+            not_asked.append(f"{spec.name} ({spec.install})")
         if spec.plain_task(task) in names:
             return spec, spec.plain_task(task)
         known += names
-    raise UnknownTask(f"no simulator has a task {task!r}; {nearest(task, known)}")
+    advice = f"; not installed, so that only some of its tasks are known: {', '.join(not_asked)}" if not_asked else ""
+    raise UnknownTask(f"no simulator has a task {task!r}; {nearest(task, known)}{advice}")
 
 
 def register_envs() -> None:

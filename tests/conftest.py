@@ -2,6 +2,7 @@
 
 import functools
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -29,12 +30,15 @@ WINDOW = 4  # frames that the tiny model imagines before it re-anchors
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "simulator: needs Meta-World and an OpenGL library to draw with")
+    config.addinivalue_line("markers", "other_simulator: needs a simulator beyond Meta-World; `make test-simulators`")
     config.addinivalue_line("markers", "native: needs a C compiler")
+    config.addinivalue_line("markers", "browser: needs chromium and its driver")
     config.addinivalue_line("markers", "slow: takes minutes; `make learn` runs these, `make test` all others")
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    for marker, why_not in (("simulator", _why_no_simulator), ("native", _why_no_library)):
+    needed = (("simulator", _why_no_simulator), ("native", _why_no_library), ("browser", _why_no_browser))
+    for marker, why_not in needed:
         if item.get_closest_marker(marker) and (missing := why_not()):
             if os.environ.get("WORLDGYM_REQUIRE_SIMULATORS") == "1":  # nothing may be left out there
                 pytest.fail(missing)
@@ -48,6 +52,11 @@ def _why_no_simulator() -> str | None:
     except (DependencyNotInstalled, RenderingError) as error:
         return str(error)
     return None
+
+
+def _why_no_browser() -> str | None:
+    missing = [name for name in ("chromium", "chromedriver") if shutil.which(name) is None]
+    return f"needs {' and '.join(missing)}: `apt-get install chromium chromium-driver`" if missing else None
 
 
 def _why_no_library() -> str | None:

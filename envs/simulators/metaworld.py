@@ -3,9 +3,9 @@
 Rewards are summed over the repeat and raised by 10 in every step that succeeds (paper, appendix A.5).
 """
 
+import copy
 import functools
 import importlib
-import importlib.util
 import math
 import os
 import sys
@@ -26,6 +26,7 @@ from worldgym.envs.contract import (
     metadata,
 )
 from worldgym.envs.mujoco_camera import GL_ADVICE, MujocoCamera, choose_gl_backend
+from worldgym.envs.packages import missing_packages
 from worldgym.envs.registry import SimulatorSpec
 from worldgym.errors import DependencyNotInstalled, InvalidOption, RenderingError
 
@@ -38,6 +39,7 @@ SUCCESS_BONUS = 10.0
 RESOLUTION = 64
 CAMERA = "corner"
 VIEWED_FIELDS = ("xpos", "site_xpos", "geom_xpos")
+FIXED = ("data", "model", "mujoco_renderer")  # the simulator's attributes that get_state does not copy as they are
 
 Look = Literal["fast", "reference"]
 
@@ -105,14 +107,53 @@ class SimulatorMetaWorld(FrameEnv):
             ResetNeeded: before the first reset.
         """
         self._current_frame("step")
+        reward, success = self.advance(action)
+        return self._show(self._draw()), reward, False, False, self._info(success)
+
+    def advance(self, action: NDArray[np.float32]) -> tuple[float, bool]:
+        """As :meth:`step` without drawing, which takes most of its time: reward and success. ``frame`` stays old."""
+        self._current_frame("advance")
         clipped = checked_action(action, self.action_space)
         reward, success = 0.0, False
         for _ in range(ACTION_REPEAT):
             self.state, part, _, _, result = self.simulator.step(clipped)
             reward += float(part)
             success = success or bool(result["success"])
-        reward += SUCCESS_BONUS * success
-        return self._show(self._draw()), reward, False, False, self._info(success)
+        return reward + SUCCESS_BONUS * success, success
+
+    def draw(self) -> Frame:
+        """The frame of the present state; ``frame`` stays old."""
+        self._current_frame("draw")
+        return self._draw()
+
+    def get_state(self) -> "EpisodeState":
+        """All that the rest of the episode depends on, for :meth:`set_state`.
+
+        Raises:
+            ResetNeeded: before the first reset.
+        """
+        frame = self._current_frame("get_state")
+        data = self.simulator.data
+        views = _find_views(vars(self.simulator), data)
+        kept = {name: value for name, value in vars(self.simulator).items() if name not in (*FIXED, *views)}
+        own = {"state": self.state, "_frame": frame, "_np_random": self._np_random}
+        return EpisodeState(copy.copy(data), views, _copied(kept), _copied(own))
+
+    def set_state(self, state: "EpisodeState") -> None:
+        """Continue as from the moment of :meth:`get_state`, exactly; a state can be set any number of times.
+
+        Args:
+            state: of the same episode: MuJoCo's model, in which a reset places things, is not part of it.
+
+        Raises:
+            ResetNeeded: before the first reset.
+        """
+        self._current_frame("set_state")
+        data = copy.copy(state.data)
+        vars(self.simulator).update(_copied(state.simulator), data=data)
+        vars(self.simulator).update({name: view.of(data) for name, view in state.views.items()})
+        self.simulator.mujoco_renderer.data = data
+        self.__dict__.update(_copied(state.own))
 
     def expert_action(self) -> NDArray[np.float32]:
         """The action of Meta-World's scripted expert, float32 ``[4]`` in [-1, 1].
@@ -162,6 +203,25 @@ class SimulatorMetaWorld(FrameEnv):
         return {"success": success, "task": self.task, "state": self.state.copy()}
 
 
+class EpisodeState(NamedTuple):
+    """A moment of an episode."""
+
+    data: Any
+    """MuJoCo's data, a copy."""
+    views: "dict[str, _View]"
+    """Attributes of the simulator that are parts of the data."""
+    simulator: dict[str, Any]
+    """Its other attributes, copies."""
+    own: dict[str, Any]
+    """Attributes of the environment, copies."""
+
+
+def _copied(attributes: dict[str, Any]) -> dict[str, Any]:
+    """Attributes that a step may change are copied; it changes arrays and generators in place, and nothing else."""
+    mutable = (np.ndarray, np.random.Generator)
+    return {name: copy.deepcopy(value) if isinstance(value, mutable) else value for name, value in attributes.items()}
+
+
 class _View(NamedTuple):
     """Where in MuJoCo's data an attribute of the simulator lies; ``init_left_pad`` for one moves with the pad."""
 
@@ -206,7 +266,7 @@ def _make_simulator(task: str) -> Any:
 @functools.cache
 def _import_metaworld() -> None:
     """Import Meta-World with an OpenGL backend that works without a display."""
-    missing = [name for name in ("metaworld", "mujoco") if not _is_installed(name)]
+    missing = missing_packages("metaworld", "mujoco")
     if missing:
         raise DependencyNotInstalled(
             f"Meta-World is not installed ({' and '.join(missing)} not found); run `{SPEC.install}`. "
@@ -219,13 +279,6 @@ def _import_metaworld() -> None:
         raise RenderingError(
             f"Meta-World cannot be imported with MUJOCO_GL={os.environ.get('MUJOCO_GL')!r}: {error}. {GL_ADVICE}"
         ) from error
-
-
-def _is_installed(name: str) -> bool:
-    try:
-        return importlib.util.find_spec(name) is not None
-    except ValueError:  # it is in sys.modules without a spec
-        return sys.modules[name] is not None
 
 
 @functools.cache

@@ -1,0 +1,107 @@
+"""Scripted experts for ManiSkill's tasks. They know all positions, and keep no memory from one step to the next."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Point = NDArray[np.float64]
+"""x, y and z in metres, float64 ``[3]``; z points upwards."""
+
+MAX_MOVE = 0.1  # of action 1: metres, and radians
+GAIN = 1.5  # the controller moves less far than it is told
+OPEN, CLOSED = 1.0, -1.0
+HOVER = 0.08  # above a cube, before the hand comes down
+ALIGNED = 0.012  # horizontal distance within which the hand comes down
+REACHED = 0.012
+CUBE_SIZE = 0.04
+
+
+def pick_cube(simulator: Any) -> NDArray[np.float32]:
+    """Grasp the cube and carry it to the green mark."""
+    if not _grasps(simulator, simulator.cube):
+        return _grasp(simulator, simulator.cube)
+    return _move(simulator, _point(simulator.goal_site) - _point(simulator.cube), CLOSED)
+
+
+def stack_cube(simulator: Any) -> NDArray[np.float32]:
+    """Grasp the red cube, put it on the green one and let go."""
+    cube, below = _point(simulator.cubeA), _point(simulator.cubeB)
+    to_place = below - cube
+    to_place[2] += CUBE_SIZE
+    sideways = math.hypot(*to_place[:2])
+    if sideways < 0.01 and abs(to_place[2]) < 0.005:
+        hand = _hand(simulator)
+        return _move(simulator, np.array([0, 0, 0.05 if _is_open(simulator) and hand[2] < cube[2] + 0.1 else 0]), OPEN)
+    if not _grasps(simulator, simulator.cubeA):
+        return _grasp(simulator, simulator.cubeA)
+    if sideways > 0.01:  # above first, so that it does not push the other cube away
+        to_place[2] += 0.03
+        if to_place[2] > 0.02:
+            to_place[:2] = 0
+    return _move(simulator, to_place, CLOSED)
+
+
+def push_cube(simulator: Any) -> NDArray[np.float32]:
+    """Push the cube forwards onto the target, from behind."""
+    cube, goal = _point(simulator.obj), _point(simulator.goal_region)
+    behind = cube - [0.08, 0, 0] - _hand(simulator)
+    if abs(behind[1]) > 0.02 or behind[0] < -0.05:
+        above = 0.1 - _hand(simulator)[2]
+        return _move(simulator, np.array([behind[0], behind[1], above]), CLOSED)
+    if _hand(simulator)[2] > 0.03:
+        return _move(simulator, behind, CLOSED)
+    ahead = np.clip(goal[0] - cube[0], 0, 0.03)  # slowly, or the cube slides over the target
+    return _move(simulator, np.array([ahead, behind[1], behind[2]]), CLOSED)
+
+
+EXPERTS: dict[str, Callable[[Any], NDArray[np.float32]]] = {
+    "PickCube-v1": pick_cube,
+    "StackCube-v1": stack_cube,
+    "PushCube-v1": push_cube,
+}
+
+
+def _grasp(simulator: Any, cube: Any) -> NDArray[np.float32]:
+    """Come down over the cube with open fingers along its sides, and close them."""
+    offset = _point(cube) - _hand(simulator)
+    if math.hypot(*offset[:2]) > ALIGNED:
+        offset[2] += HOVER
+        return _move(simulator, offset, OPEN, _turn(simulator, cube))
+    reached = bool(np.linalg.norm(offset) < REACHED)
+    return _move(simulator, offset, CLOSED if reached else OPEN, 0.0 if reached else _turn(simulator, cube))
+
+
+def _move(simulator: Any, offset: Point, gripper: float, turn: float = 0.0) -> NDArray[np.float32]:
+    """The action that moves the hand by an offset and turns it about the vertical, in radians."""
+    action = np.zeros(7)
+    action[:3] = GAIN * offset / MAX_MOVE
+    action[5] = -turn / MAX_MOVE  # ManiSkill turns the other way round
+    action[6] = gripper
+    return np.clip(action, -1.0, 1.0).astype(np.float32)
+
+
+def _turn(simulator: Any, cube: Any) -> float:
+    """By how much the hand must turn about the vertical to close along a side of the cube; at most 45 degrees."""
+    hand, side = (thing.pose.to_transformation_matrix()[0, :2, 1].numpy() for thing in (simulator.agent.tcp, cube))
+    angle = math.atan2(side[1], side[0]) - math.atan2(hand[1], hand[0])
+    return (angle + math.pi / 4) % (math.pi / 2) - math.pi / 4
+
+
+def _hand(simulator: Any) -> Point:
+    return _point(simulator.agent.tcp)
+
+
+def _point(thing: Any) -> Point:
+    position: Point = thing.pose.p[0].numpy().astype(np.float64)
+    return position
+
+
+def _grasps(simulator: Any, cube: Any) -> bool:
+    return bool(simulator.agent.is_grasping(cube))
+
+
+def _is_open(simulator: Any) -> bool:
+    return bool(simulator.agent.robot.get_qpos()[0, -1] > 0.035)
