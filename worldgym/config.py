@@ -119,10 +119,61 @@ class CompactTokenizerConfig:
         )
 
 
-TokenizerConfig = CompressiveTokenizerConfig | CompactTokenizerConfig
-TOKENIZERS: dict[str, type[CompressiveTokenizerConfig] | type[CompactTokenizerConfig]] = {
+@dataclass(frozen=True)
+class IndependentTokenizerConfig:
+    """The tokenizer that the paper compares with (figure 9c): every frame is encoded without any other.
+
+    Attributes:
+        resolution: height and width of frames in pixels.
+        context_length: number of context frames.
+        channels: of the maps, a stage each; the size is halved between stages.
+        layers_per_block: resnet blocks of a stage.
+        latent_channels: dimension of latents and codes.
+        codes: size of the codebook.
+        grid: height and width of a frame's codes.
+        norm_groups: groups of the normalisation layers.
+    """
+
+    resolution: int = 64
+    context_length: int = 2
+    channels: tuple[int, ...] = (128, 256, 512)
+    layers_per_block: int = 2
+    latent_channels: int = 64
+    codes: int = 8192
+    grid: int = 16
+    norm_groups: int = 32
+
+    def __post_init__(self) -> None:
+        network = self.network  # whose checks are those of this configuration
+        if network.latent_size % self.grid:
+            raise ConfigError(f"grid: expected a divisor of {network.latent_size}, got {self.grid}")
+
+    @property
+    def network(self) -> CompressiveTokenizerConfig:
+        """Sizes of encoder and decoder, which are those of context frames of the published tokenizer."""
+        _check_positive(self)
+        return CompressiveTokenizerConfig(
+            resolution=self.resolution,
+            context_length=self.context_length,
+            channels=self.channels,
+            layers_per_block=self.layers_per_block,
+            latent_channels=self.latent_channels,
+            patch_size=1,
+            norm_groups=self.norm_groups,
+        )
+
+    @property
+    def layout(self) -> TokenLayout:
+        return TokenLayout(self.context_length, self.grid**2, self.grid**2, self.codes, self.codes)
+
+
+TokenizerConfig = CompressiveTokenizerConfig | CompactTokenizerConfig | IndependentTokenizerConfig
+TOKENIZERS: dict[
+    str, type[CompressiveTokenizerConfig] | type[CompactTokenizerConfig] | type[IndependentTokenizerConfig]
+] = {
     "compressive": CompressiveTokenizerConfig,
     "compact": CompactTokenizerConfig,
+    "independent": IndependentTokenizerConfig,
 }
 
 

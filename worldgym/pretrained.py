@@ -20,14 +20,14 @@ import torch
 from torch import Tensor, nn
 
 from worldgym.checkpoints import shipped
-from worldgym.config import TransformerConfig, WorldModelConfig, from_dict, to_dict
+from worldgym.config import CompressiveTokenizerConfig, TransformerConfig, WorldModelConfig, from_dict, to_dict
 from worldgym.errors import CheckpointError, ConfigError, nearest
 from worldgym.isolation import torch_defaults
 from worldgym.storage.files import atomic_folder, atomic_json, read_json
-from worldgym.storage.tensors import DIGEST, FORMAT, TensorFile, Tensors, read_tensors, write_tensors
+from worldgym.storage.tensors import DIGEST, FORMAT, TensorFile, Tensors, read_tensors, select_prefix, write_tensors
 from worldgym.tokenizer import build_tokenizer
 from worldgym.tokenizer.base import Tokenizer
-from worldgym.tokenizer.compressive import config_from_published
+from worldgym.tokenizer.compressive import NORM_GROUPS, config_from_published, config_to_published
 from worldgym.transformer.transformer import Transformer
 
 CONFIG = "config.json"
@@ -110,6 +110,64 @@ def save(
         metadata = {FORMAT: "pt", TOKENIZER_DIGEST: pair}
         write_tensors(temporary / TRANSFORMER, _stored(transformer, dtype), metadata)
         atomic_json(temporary / CONFIG, to_dict(config))
+
+
+def save_published(
+    folder: str | os.PathLike[str],
+    config: WorldModelConfig,
+    tokenizer: Tokenizer,
+    transformer: Transformer,
+    dtype: torch.dtype | None = None,
+) -> None:
+    """Write the published layout; see ``WorldModel.save_pretrained``.
+
+    Raises:
+        ConfigError: for a model that this layout cannot hold; lists every reason.
+        StorageError: if the folder cannot be written.
+    """
+    entries = published_configs(config)
+    weights = _stored(transformer, dtype)
+    if not config.action_dim:  # published action-free checkpoints contain the language model alone
+        weights = select_prefix("llm", weights)
+    with (
+        atomic_folder(Path(folder) / "tokenizer") as tokenizer_folder,
+        atomic_folder(Path(folder) / "transformer") as transformer_folder,
+    ):
+        write_tensors(tokenizer_folder / Path(PUBLISHED_TOKENIZER).name, _stored(tokenizer, dtype), {FORMAT: "pt"})
+        write_tensors(transformer_folder / Path(PUBLISHED_TRANSFORMER).name, weights, {FORMAT: "pt"})
+        for place, values in zip((tokenizer_folder, transformer_folder), entries, strict=True):
+            atomic_json(place / CONFIG, values)
+
+
+def published_configs(config: WorldModelConfig) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The published ``tokenizer/config.json`` and ``transformer/config.json`` of a model.
+
+    Raises:
+        ConfigError: lists everything in the model that they cannot describe.
+    """
+    if not isinstance(config.tokenizer, CompressiveTokenizerConfig):
+        raise ConfigError(
+            f"the published layout cannot hold a tokenizer of {type(config.tokenizer).__name__}, which the reference "
+            "implementation does not have; save this model in our own layout"
+        )
+    transformer = config.transformer
+    problems = {
+        "normalisation of the tokenizer with other than 32 groups": config.tokenizer.norm_groups != NORM_GROUPS,
+        "cumulative actions": transformer.cumulative_actions,
+        "place embeddings": transformer.place_embeddings,
+        "a success head": config.success,
+        "a termination head": config.termination,
+        "rewards in bins": bool(config.reward_bins),
+        "rewards that are not learned under symlog": config.reward and config.reward_transform != "symlog",
+        "a reward head without actions": config.reward and not config.action_dim,
+    }
+    found = [name for name, present in problems.items() if present]
+    if found:
+        raise ConfigError(
+            f"the published layout cannot hold {', '.join(found)}, which the reference implementation does not have; "
+            "save this model in our own layout"
+        )
+    return config_to_published(config.tokenizer), transformer_to_published(transformer, config.layout.vocab_size)
 
 
 def locate(name_or_path: str | os.PathLike[str], revision: str | None = None) -> Path:
@@ -276,6 +334,29 @@ def transformer_from_published(values: Mapping[str, Any], where: str) -> Transfo
     fields["rope_theta"] = rope.get("rope_theta", values.get("rope_theta", TransformerConfig.rope_theta))
     fields["norm_eps"] = values.get("rms_norm_eps", TransformerConfig.norm_eps)
     return from_dict(TransformerConfig, fields, where)
+
+
+def transformer_to_published(config: TransformerConfig, vocab_size: int) -> dict[str, Any]:
+    """Inverse of :func:`transformer_from_published`, with what Hugging Face's LlamaConfig needs beside it."""
+    return {
+        "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
+        "vocab_size": vocab_size,
+        "num_hidden_layers": config.layers,
+        "num_attention_heads": config.heads,
+        "num_key_value_heads": config.key_value_heads,
+        "hidden_size": config.hidden_size,
+        "intermediate_size": config.mlp_size,
+        "max_position_embeddings": config.max_positions,
+        "rope_theta": config.rope_theta,
+        "rms_norm_eps": config.norm_eps,
+        "hidden_act": "silu",
+        "attention_bias": False,
+        "attention_dropout": 0.0,
+        "tie_word_embeddings": False,
+        "bos_token_id": None,
+        "eos_token_id": None,
+    }
 
 
 def _prefixed(file: TensorFile | None) -> TensorFile | None:

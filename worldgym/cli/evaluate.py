@@ -10,6 +10,8 @@ from worldgym.cli.options import Natural, OptionalPath, OptionalText, Positive, 
 from worldgym.errors import CheckpointError
 
 if TYPE_CHECKING:
+    from worldgym.config import WorldModelConfig
+    from worldgym.data.recordings import Recordings
     from worldgym.reports.evaluation import Figures
 
 FIRST_SEED = 4_000_000  # of the simulator in the report
@@ -25,13 +27,13 @@ class Evaluate:
     """
 
     data: Path
-    """Folder of held-out episodes."""
+    """Folder of held-out episodes, or a mixture."""
     checkpoint: str = DEFAULT
     """A shipped name or a folder."""
     out: Path = Path("outputs/evaluate.json")
     """File of the figures; a GIF is written beside it."""
     horizon: Positive = 10
-    """Frames imagined from each start."""
+    """Frames imagined from each start; a protocol has its own."""
     starts: Positive = 5
     """Segments sampled from each episode."""
     first_steps: Positive = 60
@@ -47,10 +49,25 @@ class Evaluate:
     """Policies of graded skill in the report: the expert with more and more random actions."""
     episodes: Positive = 6
     """Episodes of each of these policies, and starts from which actions are optimised."""
+    protocol: OptionalText = None
+    """Evaluate as the paper does instead: bair, robonet, vp2 or metaworld. Many futures of every test video are
+    sampled; PSNR, SSIM and LPIPS are those of the best, FVD is that of all. Writes a table (.md) and a plot (.png)
+    beside the figures."""
+    videos: Positive = 256
+    """Test videos of a protocol."""
+    samples: Positive = 100
+    """Futures of each of them."""
+    lpips: OptionalPath = None
+    """Safetensors weights of LPIPS (keys: worldgym.metrics.lpips), for a protocol (default: not measured)."""
+    i3d: OptionalPath = None
+    """Weights of I3D (file: worldgym.metrics.i3d), for the FVD of a protocol (default: not measured)."""
     device: OptionalText = None
     """Such as cpu or cuda:1 (default: the GPU if there is one)."""
 
     def run(self) -> None:
+        if self.protocol is not None:
+            self._run_protocol(self.protocol)
+            return
         from worldgym.reports.tables import horizon_table, task_table
         from worldgym.storage.files import atomic_json
 
@@ -63,6 +80,46 @@ class Evaluate:
         events = ", ".join(f"{name} {value:.2f}" for name, value in figures["events"].items())
         print(f"\n{events}" if events else "")
         print(f"perplexity: context {perplexity['context']:.0f}, dynamics {perplexity['dynamics']:.0f}\n{self.out}")
+
+    def _run_protocol(self, name: str) -> None:
+        from worldgym.data.recordings import Recordings
+        from worldgym.devices import checked_device
+        from worldgym.errors import ConfigError
+        from worldgym.metrics.i3d import I3D
+        from worldgym.metrics.lpips import LPIPS
+        from worldgym.reports.protocol import find_protocol, run_protocol
+        from worldgym.reports.protocol_files import protocol_table, write_protocol
+        from worldgym.reports.provenance import provenance
+        from worldgym.world_model import WorldModel
+
+        protocol, device = find_protocol(name), checked_device(self.device)
+        if self.horizon not in (Evaluate.horizon, protocol.horizon) or self.write_card or self.report is not None:
+            raise ConfigError(
+                f"protocol: {name} predicts {protocol.horizon} frames, and writes no card and no report: leave out "
+                "--horizon, --write-card and --report"
+            )
+        lpips = None if self.lpips is None else LPIPS.from_file(self.lpips).to(device)
+        i3d = None if self.i3d is None else I3D.from_file(self.i3d).to(device)
+        model, recordings = WorldModel.from_pretrained(self.checkpoint, device=device), Recordings(self.data)
+        _check_not_trained_on(model.config, recordings)
+        figures = run_protocol(
+            model,
+            recordings,
+            protocol,
+            self.videos,
+            self.samples,
+            self.seed,
+            lpips,
+            None if i3d is None else i3d.features,
+        )
+        missing = {"lpips": "--lpips names no weights"} if lpips is None else {}
+        if i3d is None:
+            missing["fvd"] = "--i3d names no weights"
+        figures = {**provenance(device), "protocol": name, "checkpoint": self.checkpoint, **figures, "missing": missing}
+        files = write_protocol(self.out, figures, f"{self.checkpoint}: {name}")
+        print(protocol_table(figures))
+        for path in files:
+            print(path)
 
     def _write_report(self, folder: Path, figures: "Figures") -> None:
         from worldgym.errors import ConfigError, DependencyNotInstalled, RenderingError
@@ -115,8 +172,8 @@ class Evaluate:
     def _measure(self) -> "Figures":
         """The figures of a checkpoint and how they were measured; with ``write_card`` also written into it."""
         from worldgym.config import Sampling
-        from worldgym.data.recordings import Recordings, sample_segments
-        from worldgym.data.summary import check_held_out, summaries
+        from worldgym.data.mixture import open_recordings
+        from worldgym.data.recordings import sample_segments
         from worldgym.devices import checked_device
         from worldgym.pretrained import locate
         from worldgym.reports.card import write_figures
@@ -127,9 +184,8 @@ class Evaluate:
 
         device = checked_device(self.device)
         model = WorldModel.from_pretrained(self.checkpoint, device=device)
-        recordings, config = Recordings(self.data), model.config
-        for summary in summaries(config.training_data):
-            check_held_out(summary, recordings)
+        recordings, config = open_recordings(self.data), model.config
+        _check_not_trained_on(config, recordings)
         if "trained_on" not in config.training_data and self.write_card:
             raise CheckpointError(
                 f"{self.checkpoint}: expected training data in config.json, as `worldgym export` writes it; found none"
@@ -148,6 +204,13 @@ class Evaluate:
         if self.write_card:
             write_figures(locate(self.checkpoint), config, figures)
         return figures
+
+
+def _check_not_trained_on(config: "WorldModelConfig", recordings: "Recordings") -> None:
+    from worldgym.data.summary import check_held_out, summaries
+
+    for summary in summaries(config.training_data):
+        check_held_out(summary, recordings)
 
 
 def parse(arguments: Sequence[str]) -> Evaluate:

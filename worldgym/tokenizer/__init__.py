@@ -1,6 +1,6 @@
 """Frames <-> codes."""
 
-from worldgym.config import CompactTokenizerConfig, TokenizerConfig
+from worldgym.config import CompactTokenizerConfig, IndependentTokenizerConfig, TokenizerConfig
 from worldgym.tokenizer.base import Tokenizer
 
 
@@ -10,6 +10,10 @@ def build_tokenizer(config: TokenizerConfig) -> Tokenizer:
         from worldgym.tokenizer.compact import CompactTokenizer
 
         return CompactTokenizer(config)
+    if isinstance(config, IndependentTokenizerConfig):
+        from worldgym.tokenizer.independent import IndependentTokenizer
+
+        return IndependentTokenizer(config)
     from worldgym.tokenizer.compressive import CompressiveTokenizer
 
     return CompressiveTokenizer(config)

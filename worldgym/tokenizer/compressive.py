@@ -132,6 +132,13 @@ class ConditionalDecoder(_DecoderLayers):
             )
         )
 
+    def without_context(self, latents: Tensor) -> Tensor:
+        """As :meth:`forward`, without the attention to the context."""
+        x = self.mid_block(self.conv_in(latents))
+        for block in self.up_blocks[: self.attended]:
+            x = block(x)
+        return self.finish(x)
+
     def forward(self, latents: Tensor, context: Sequence[KeysValues]) -> Tensor:
         """``[N, D, h, w]`` to frames ``[N, 3, H, W]``."""
         x = self.cross_att_blocks[0](self.mid_block(self.conv_in(latents)), context[0])
@@ -183,6 +190,15 @@ class CompressiveTokenizer(Tokenizer):
         self._check_clips(len(codes), features)
         latents = self.dynamics_quantize.lookup(codes.flatten(0, 1))
         frames = self._future_frames(latents, self._split_features(features)[1])
+        return torch.unflatten(frames, 0, codes.shape[:2])
+
+    def decode_without_context(self, codes: Tensor) -> Tensor:
+        """As :meth:`decode_future`, with the decoder's cross-attention dropped: what dynamics codes alone say.
+
+        Paper, figure 10.
+        """
+        latents: Tensor = self.post_quant_linear(self.dynamics_quantize.lookup(codes.flatten(0, 1)))
+        frames = self.cond_decoder.without_context(from_patches(latents, self.config.patch_size))
         return torch.unflatten(frames, 0, codes.shape[:2])
 
     @property
@@ -285,7 +301,9 @@ _PUBLISHED_FIELDS: dict[str, tuple[str, Any]] = {
     "max_att_resolution": ("max_attention_resolution", 32),
     "patch_size": ("patch_size", 4),
 }
-_WITHOUT_EFFECT = ("force_upcast", "lookup_from_codebook", "sample_size", "scaling_factor")
+NORM_GROUPS = 32  # of published tokenizers
+# Entries without effect here, with the values of published files, which the reference implementation may need.
+_WITHOUT_EFFECT = {"force_upcast": True, "lookup_from_codebook": True, "sample_size": 32, "scaling_factor": 0.18215}
 
 
 def config_from_published(values: Mapping[str, Any], where: str) -> CompressiveTokenizerConfig:
@@ -305,7 +323,7 @@ def config_from_published(values: Mapping[str, Any], where: str) -> CompressiveT
     fixed: dict[str, tuple[Any, ...]] = {
         "act_fn": ("silu",),
         "norm_type": ("group",),
-        "norm_num_groups": (32,),
+        "norm_num_groups": (NORM_GROUPS,),
         "in_channels": (3,),
         "out_channels": (3,),
         "mid_block_add_attention": (False,),
@@ -326,3 +344,23 @@ def config_from_published(values: Mapping[str, Any], where: str) -> CompressiveT
         if fields[field] is None:
             raise ConfigError(f"{where}: entry {name!r} is missing")
     return from_dict(CompressiveTokenizerConfig, fields, where)
+
+
+def config_to_published(config: CompressiveTokenizerConfig) -> dict[str, Any]:
+    """Inverse of :func:`config_from_published`; ``norm_groups`` must be :data:`NORM_GROUPS`."""
+    stages = len(config.channels)
+    fields = {name: getattr(config, field) for name, (field, _) in _PUBLISHED_FIELDS.items()}
+    return {
+        "_class_name": "CompressiveVQModel",
+        **fields,
+        **_WITHOUT_EFFECT,
+        "act_fn": "silu",
+        "norm_type": "group",
+        "norm_num_groups": NORM_GROUPS,
+        "in_channels": 3,
+        "out_channels": 3,
+        "mid_block_add_attention": False,
+        "vq_embed_dim": None,
+        "down_block_types": ["DownEncoderBlock2D"] * stages,
+        "up_block_types": ["UpDecoderBlock2D"] * stages,
+    }
