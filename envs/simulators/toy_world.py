@@ -95,8 +95,28 @@ class ToyWorld(FrameEnv):
             ResetNeeded: before the first reset.
         """
         self._current_frame("step")
+        reward, _ = self.advance(action)
+        return self._show(self._draw()), reward, False, False, self._info()
+
+    def advance(self, action: NDArray[np.float32]) -> tuple[float, bool]:
+        """As :meth:`step` without drawing: reward and success. ``frame`` stays old."""
+        self._current_frame("advance")
         self.state = self._next_state(checked_action(action, self.action_space))
-        return self._show(self._draw()), self._reward(), False, False, self._info()
+        return self._reward(), self._succeeds()
+
+    def draw(self) -> Frame:
+        """The frame of the present state; ``frame`` stays old."""
+        self._current_frame("draw")
+        return self._draw()
+
+    def get_state(self) -> tuple[State, Frame]:
+        """All that the rest of the episode depends on, for :meth:`set_state`. Raises ResetNeeded before a reset."""
+        return self.state.copy(), self._current_frame("get_state").copy()
+
+    def set_state(self, state: tuple[State, Frame]) -> None:
+        """Continue as from the moment of :meth:`get_state`, exactly."""
+        self._current_frame("set_state")
+        self.state, self._frame = state[0].copy(), state[1].copy()
 
     def expert_action(self) -> NDArray[np.float32]:
         """An optimal action, float32 ``[A]`` in [-1, 1]. Raises ResetNeeded before the first reset."""

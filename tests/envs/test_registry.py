@@ -12,7 +12,7 @@ from worldgym.envs.registry import find_spec, find_task, specs
 from worldgym.errors import UnknownTask
 
 ROOT = Path(__file__).parents[2]
-NAMES = ("metaworld", "meta-world", "meta_world", "dials", "maniskill", "robosuite", "robodesk")
+NAMES = ("metaworld", "meta-world", "meta_world", "dials", "maniskill", "robosuite", "robodesk", "libero")
 OWN_FILES = (
     "metaworld",
     "dials",

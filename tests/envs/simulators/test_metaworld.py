@@ -137,6 +137,32 @@ def test_copies_follow_moving_parts(copied: Callable[[Any], Any]) -> None:
     twin.close()
 
 
+@pytest.mark.parametrize("task", ["door-lock", "plate-slide"])
+def test_states_are_restored_exactly(task: str) -> None:
+    """What follows is the same to the last bit, however often a state is set and whatever happened in between."""
+    env = SimulatorMetaWorld(task)
+    env.reset(seed=1)
+    for _ in range(6):
+        env.step(env.expert_action())
+    state, frame, taken = env.get_state(), env.frame, [env.expert_action(), *actions(6)]
+    first = [env.step(action) for action in taken]
+    for wander in (actions(3), -actions(9)):
+        for action in wander:
+            env.step(action)
+        env.set_state(state)
+        assert np.array_equal(env.frame, frame)
+        assert np.array_equal(env.draw(), frame)
+        assert np.array_equal(env.expert_action(), taken[0])
+        assert all(
+            data_equivalence(env.step(action), old, exact=True) for action, old in zip(taken, first, strict=True)
+        )
+    env.set_state(state)
+    undrawn = [env.advance(action) for action in taken]
+    assert undrawn == [(reward, info["success"]) for _, reward, _, _, info in first]
+    assert np.array_equal(env.draw(), first[-1][0])
+    env.close()
+
+
 def test_a_script_that_closes_nothing_ends_in_silence() -> None:
     """Also where another library has registered a finalizer of its own before, as stable-baselines3 does."""
     done = subprocess.run([sys.executable, "-c", CLOSES_NOTHING], capture_output=True, text=True, timeout=300)

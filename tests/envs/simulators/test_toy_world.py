@@ -139,6 +139,18 @@ def test_an_episode_goes_on_from_the_state_of_another(env: ToyWorld) -> None:
         assert data_equivalence(other.step(action), env.step(action), exact=True)
 
 
+def test_states_are_restored(env: ToyWorld) -> None:
+    frame, _ = env.reset(seed=0)
+    state, action = env.get_state(), env.expert_action()
+    first = env.step(action)
+    for _ in range(2):
+        env.set_state(state)
+        assert np.array_equal(env.frame, frame)
+        assert env.advance(action) == (first[1], first[4]["success"])
+        assert np.array_equal(env.frame, frame)  # not drawn anew
+        assert np.array_equal(env.draw(), first[0])
+
+
 def test_the_state_given_and_the_state_told_are_copies(env: ToyWorld) -> None:
     _, info = env.reset(seed=0)
     state = info["state"].copy()
