@@ -7,7 +7,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 SOURCES = sorted(
-    path for folder in ("worldgym", "envs", "agents", "checkpoints") for path in (ROOT / folder).rglob("*.py")
+    path for folder in ("worldgym", "envs", "agents", "play", "checkpoints") for path in (ROOT / folder).rglob("*.py")
 )
 
 

@@ -1,4 +1,4 @@
-"""Imports run one way: checkpoints <- worldgym <- envs, and worldgym <- agents; packages are listed by name."""
+"""Imports run one way: checkpoints <- worldgym <- envs and agents; play imports all. Packages are listed by name."""
 
 import ast
 import configparser
@@ -12,12 +12,13 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-FOLDERS = ("checkpoints", "worldgym", "envs", "agents")
+FOLDERS = ("checkpoints", "worldgym", "envs", "agents", "play")
 ALLOWED = {
     "checkpoints": (),
     "worldgym": ("worldgym", "checkpoints"),
     "envs": ("worldgym", "checkpoints", "envs"),
     "agents": ("worldgym", "checkpoints", "agents"),
+    "play": ("worldgym", "checkpoints", "envs", "agents", "play"),
 }
 
 
@@ -112,6 +113,7 @@ def test_a_wheel_holds_every_module_and_the_files_of_checkpoints(tmp_path: Path)
         (points,) = (name for name in file.namelist() if name.endswith("entry_points.txt"))
         assert "worldgym = worldgym.cli:main" in file.read(points).decode()
     expected = {f"{pretended}/{name}" for name in data} | {"worldgym/py.typed", "worldgym/native.c"}
+    expected |= {f"worldgym/play/page/{path.name}" for path in (ROOT / "play" / "page").iterdir()}
     for folder in FOLDERS:
         names = [path.relative_to(ROOT).as_posix() for path in sources(folder)]
         expected |= {name if folder == "worldgym" else f"worldgym/{name}" for name in names}

@@ -1,0 +1,1 @@
+"""The browser interface: a person drives the learned environment, with its simulator beside it."""

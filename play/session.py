@@ -1,0 +1,522 @@
+"""One person's session: an episode of the learned environment, its simulator, and what is recorded of them."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+import gymnasium as gym
+import numpy as np
+from numpy.typing import NDArray
+
+from worldgym.data.episode import EpisodeInfo
+from worldgym.envs.behaviours import Behaviour, Policy
+from worldgym.envs.learned.session import Session, Start
+from worldgym.envs.registry import WORLD_MODEL_ID
+from worldgym.errors import (
+    CheckpointError,
+    DependencyNotInstalled,
+    InvalidOption,
+    RenderingError,
+    ResetNeeded,
+    UnknownTask,
+    nearest,
+)
+from worldgym.play.imagination import Futures, Imagination, Imagined
+from worldgym.play.pictures import read_picture
+from worldgym.play.recorder import BEHAVIOUR, Moment, save_recording
+from worldgym.play.simulator import Follower
+from worldgym.reports.video import difference
+
+Forking: TypeAlias = Literal["luck", "actions"]
+FUTURES = 4
+EXPERT, POLICY = "expert", "policy"
+MAX_STEPS, LEAST_STEPS = 1000, 50
+FRAME_BYTES = 64 * 2**20
+"""The most that the frames of an episode take, so that large frames make shorter episodes."""
+SEEDS = 2**31 - 1
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a session plays.
+
+    Attributes:
+        checkpoint: a shipped name, a folder or a Hugging Face Hub id.
+        out: folder of the recordings.
+        task: of the first episode; the checkpoint's first unless given.
+        simulator: whether to run the simulator beside the learned environment, where it is installed.
+        policy: an agent that can take over.
+        policy_name: its name on the page.
+    """
+
+    checkpoint: str
+    out: Path
+    task: str | None = None
+    simulator: bool = True
+    policy: Behaviour | None = None
+    policy_name: str = ""
+
+
+@dataclass(frozen=True)
+class View:
+    """What the page shows: pictures, uint8 ``[H, W, 3]`` by their names, and JSON values."""
+
+    pictures: Mapping[str, NDArray[np.uint8]]
+    values: Mapping[str, Any]
+
+
+@dataclass
+class _Fork:
+    """Four futures of one moment."""
+
+    by: Forking
+    futures: Futures
+    labels: Sequence[str]
+    actions: Sequence[Any]  # of each future; empty where all take the person's
+    moments: list[list[Moment]] = field(default_factory=list)  # of each step one for each future
+
+
+class PlaySession:
+    """An episode that a person drives. Every method is one thing that the page can ask for.
+
+    Args:
+        settings: what to play.
+
+    Attributes:
+        limit: the most steps of an episode. All of them can be rewound.
+
+    Raises:
+        UnknownTask, CheckpointError, ConfigError: as the learned environment.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self._session = Session(settings.task, settings.checkpoint, None, None, None, None)
+        self._codec, self._config = self._session.codec, self._session.model.config
+        frame_bytes = int(np.prod(self._session.observation_space.shape))
+        self.limit = min(MAX_STEPS, max(LEAST_STEPS, FRAME_BYTES // (2 * frame_bytes)))
+        self._task = settings.task or next(iter(self._session.tasks), "")
+        self._simulator: Follower | None = None
+        self._simulator_task: str | None = None
+        self._why_no_simulator = "" if settings.simulator else "Switched off by --no-simulator."
+        self._seed, self._start = 0, -1
+        self._episode: Imagination | None = None
+        self._moments: list[Moment] = []
+        self._beside = False  # whether the simulator began where this episode did
+        self._fork: _Fork | None = None
+        self._recorded_from: int | None = None
+        self._policy: tuple[str, Policy] | None = None
+
+    # What there is
+
+    def describe(self) -> dict[str, Any]:
+        """What can be played: tasks, actions, number of start states, policies, limits."""
+        starts = self._session.starts
+        return {
+            "checkpoint": _short(self.settings.checkpoint),
+            "tasks": list(self._session.tasks),
+            "task": self._task,
+            "starts": {task: starts.count(task) for task in starts.tasks} if starts else {},
+            "resolution": self._config.resolution,
+            "actions": _describe_space(self._codec.space, self._config.action_names),
+            "predicts": {"reward": self._config.reward, "success": self._config.success},
+            "limit": self.limit,
+            "history": self.history(),
+        }
+
+    def history(self) -> list[dict[str, Any]]:
+        """What the page plots: of each step since the start the entries of ``plotted`` in :meth:`view`."""
+        return [_plotted(moment) for moment in self._moments[1:]]
+
+    def view(self) -> View:
+        """The current frames, and the entries ``task``, ``seed``, ``start``, ``step``, ``limit``, ``drivers``,
+        ``simulator`` (why there is none, or empty), ``recording`` (steps so far, or null), ``labels`` (of the futures,
+        or null), ``plotted`` (of the current step, or of each future), and the returns of the episode.
+        """
+        values = {
+            "task": self._task,
+            "seed": self._seed,
+            "start": self._start,
+            "step": self._step,
+            "limit": self.limit,
+            "drivers": self._drivers(),
+            "simulator": self._why_no_simulator,
+            "recording": None if self._recorded_from is None else len(self._moments) - 1 - self._recorded_from,
+            "labels": None if self._fork is None else self._fork.labels,
+            "forked": None if self._fork is None else self._fork.by,
+            "plotted": [],
+            "return": sum(moment.reward for moment in self._moments[1:]),
+            "real_return": self._real_return(),
+        }
+        if not self._moments:
+            return View({}, values)
+        if self._fork is not None:
+            moments = self._fork.moments[-1] if self._fork.moments else [self._moments[-1]] * FUTURES
+            pictures = {f"future {index}": moment.frame for index, moment in enumerate(moments)}
+            return View(pictures, {**values, "plotted": [_plotted(moment) for moment in moments]})
+        moment = self._moments[-1]
+        pictures = {"imagined": moment.frame}
+        if moment.real is not None:
+            pictures = {"simulator": moment.real, **pictures, "difference": difference(moment.real, moment.frame)}
+        return View(pictures, {**values, "plotted": [_plotted(moment)]})
+
+    # What can be done
+
+    def reset(self, task: str | None = None, seed: int | None = None, start: int | None = None) -> list[Path]:
+        """Start an episode; a recording is saved first.
+
+        Args:
+            task: of the checkpoint; the current one unless given.
+            seed: of the start and of all tokens; the current one unless given.
+            start: index of a start state, in the middle of a recorded episode; unless given the episode begins where
+                the simulator's do: at its first frame if it runs, else at one that came with the checkpoint.
+
+        Returns:
+            The files of the recording.
+
+        Raises:
+            UnknownTask, InvalidOption: for a task or a start state that the checkpoint does not have.
+            CheckpointError: if the checkpoint has no frames to start from, and there is no simulator.
+        """
+        chosen = self._task if task is None else task
+        if chosen and self._session.tasks and chosen not in self._session.tasks:
+            raise UnknownTask(f"the checkpoint has no task {chosen!r}; {nearest(chosen, self._session.tasks)}")
+        files = self.save()
+        if chosen != self._task:
+            self._session = Session(chosen, self.settings.checkpoint, None, None, None, None)
+            self._task = chosen
+        self._seed = self._seed if seed is None else seed
+        if start is not None:
+            self._begin(self._session.choose_start(np.random.default_rng(self._seed), {"start": start}))
+            self._no_simulator("This start is in the middle of a recorded episode, where the simulator cannot begin.")
+            return files
+        simulator = self._find_simulator()
+        if simulator is None:
+            self._begin(self._stored_start())
+        else:
+            frame = simulator.reset(self._seed)
+            self._begin(Start(self._repeated(frame), self._task), frame)
+        return files
+
+    def picture(self, data: bytes) -> list[Path]:
+        """Start from a picture, the bytes of a PNG or JPEG file; a recording is saved first, and its files returned.
+
+        Raises:
+            InvalidFrames: as :func:`worldgym.play.pictures.read_picture`.
+        """
+        frame = read_picture(data, self._config.resolution)
+        files = self.save()
+        self._no_simulator("The simulator cannot begin at a picture.")
+        self._begin(Start(self._repeated(frame), self._task))
+        return files
+
+    def step(self, action: Any, driver: str | None = None) -> None:
+        """Act once, in the learned environment and in the simulator, or in all futures.
+
+        Args:
+            action: of the action space, clipped to its bounds; unused if there is a driver, or futures of different
+                actions.
+            driver: name of the policy that acts.
+
+        Raises:
+            ResetNeeded: before the first reset.
+            InvalidAction: for an action of another kind.
+            InvalidOption: for an unknown driver, or if the episode is as long as it can be.
+            DataError: if the simulator fails.
+        """
+        episode = self._running()
+        if self._step >= self.limit:
+            raise InvalidOption(f"an episode has at most {self.limit} steps here: rewind, or start a new one")
+        if self._fork is not None:
+            self._step_futures(self._fork, action if driver is None else self._driven(driver))
+            return
+        action = action if driver is None else self._driven(driver)
+        vector = self._codec.encode(action)
+        imagined = episode.step(vector)
+        self._moments.append(self._moment(imagined, action, vector))
+        self._follow()
+
+    def rewind(self, steps: int) -> None:
+        """Go back, at most to the start; with futures, to where they began. Recorded steps go back likewise."""
+        episode = self._running()
+        if self._fork is not None:
+            self._fork = None
+            return
+        length = max(0, len(episode) - steps)
+        episode.rewind(length)
+        del self._moments[length + 1 :]
+        self._policy = None
+        if self._recorded_from is not None:
+            self._recorded_from = min(self._recorded_from, length)
+        if self._simulator is not None and self._beside:
+            self._simulator.rewind(length)
+
+    def fork(self, by: Forking) -> None:
+        """Continue as four futures: by ``luck`` (equal actions, different samples) or by ``actions`` (the reverse)."""
+        episode = self._running()
+        choices = _choices(self._codec.space, self._config.action_names, self._seed + self._step)
+        actions = [action for _, action in choices] if by == "actions" else []
+        labels = [label for label, _ in choices] if by == "actions" else [f"luck {n + 1}" for n in range(FUTURES)]
+        self._fork = _Fork(by, episode.fork(FUTURES, by == "luck"), labels, actions)
+
+    def choose(self, future: int | None) -> None:
+        """Continue from one future, with the simulator if it runs; None: from where the futures began.
+
+        Raises:
+            InvalidOption: if there are no futures.
+        """
+        if self._fork is None:
+            raise InvalidOption("there are no futures to choose from: fork first")
+        fork, self._fork = self._fork, None
+        if future is not None and fork.moments:
+            self._running().choose(fork.futures, future)
+            for moments in fork.moments:
+                self._moments.append(moments[future])
+                self._follow()
+
+    def record(self, on: bool) -> list[Path]:
+        """Begin a recording at the current frame, or save it; the files. Raises StorageError as :meth:`save`."""
+        self._running()
+        if not on:
+            return self.save()
+        if self._recorded_from is None:
+            self._recorded_from = len(self._moments) - 1
+        return []
+
+    def save(self) -> list[Path]:
+        """Save a recording, if one was begun and has steps; its files.
+
+        Raises:
+            StorageError: if it cannot be written. It goes on then, so that it can be saved again.
+        """
+        if self._recorded_from is None:
+            return []
+        moments = self._moments[self._recorded_from :]
+        files = [] if len(moments) < 2 else save_recording(self.settings.out, moments, *self._episode_infos())
+        self._recorded_from = None
+        return files
+
+    def close(self) -> list[Path]:
+        """Save a recording and free the simulator; the recording's files."""
+        try:
+            return self.save()
+        finally:
+            if self._simulator is not None:
+                self._simulator.close()
+                self._simulator, self._simulator_task = None, None
+            self._episode = None
+
+    # Parts
+
+    @property
+    def _step(self) -> int:
+        ahead = 0 if self._fork is None else len(self._fork.moments)
+        return max(0, len(self._moments) - 1) + ahead
+
+    def _running(self) -> Imagination:
+        if self._episode is None:
+            raise ResetNeeded("there is no episode: start one, or drop a picture")
+        return self._episode
+
+    def _begin(self, start: Start, real: NDArray[np.uint8] | None = None) -> None:
+        self._episode = Imagination(self._session, start, self._seed, self.limit)
+        self._moments = [Moment(start.frames[-1], real)]
+        self._start, self._beside = start.index, real is not None
+        self._fork, self._policy = None, None
+
+    def _stored_start(self) -> Start:
+        """A first frame that came with the checkpoint, or else a start state."""
+        try:
+            return self._session.choose_start(np.random.default_rng(self._seed), None)
+        except CheckpointError as error:
+            if self._session.starts is not None:
+                raise  # they are damaged
+            raise CheckpointError(
+                "this checkpoint has no start states, and no simulator shows a first frame: drop a picture to start "
+                f"from. ({self._why_no_simulator})"
+            ) from error
+
+    def _repeated(self, frame: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """The context before a first frame, as in training: ``[C, H, W, 3]``."""
+        return np.repeat(frame[None], self._config.context_length, axis=0)
+
+    def _find_simulator(self) -> Follower | None:
+        """The simulator of the task, if it can run here; says why if it cannot."""
+        if not self.settings.simulator:
+            return None
+        if self._config.goal_conditioned:
+            self._no_simulator("The world model needs a goal, which the simulator does not show.")
+            return None
+        if self._simulator_task != self._task:
+            if self._simulator is not None:
+                self._simulator.close()
+            self._simulator, self._simulator_task = None, None
+            try:
+                self._simulator = Follower(self._task, self._config, self._codec)
+                self._simulator_task = self._task
+            except (UnknownTask, DependencyNotInstalled, RenderingError, InvalidOption) as error:
+                self._no_simulator(str(error))
+                return None
+        self._why_no_simulator = ""
+        return self._simulator
+
+    def _no_simulator(self, reason: str) -> None:
+        if self.settings.simulator:
+            self._why_no_simulator = reason
+
+    def _moment(self, imagined: Imagined, action: Any, vector: NDArray[np.float32]) -> Moment:
+        info = imagined.info
+        return Moment(
+            imagined.frame,
+            action=action,
+            vector=vector,
+            reward=imagined.reward,
+            success=bool(info.get("success", False)),
+            terminated=imagined.terminated,
+            info=info,
+        )
+
+    def _follow(self) -> None:
+        """Take the newest action in the simulator too."""
+        if self._simulator is None or not self._beside:
+            return
+        real = self._simulator.follow([moment.action for moment in self._moments[1:]])
+        if real is not None:
+            newest = self._moments[-1]
+            self._moments[-1] = Moment(
+                newest.frame,
+                real.frame,
+                newest.action,
+                newest.vector,
+                newest.reward,
+                real.reward,
+                newest.success,
+                real.success,
+                newest.terminated,
+                real.terminated or real.truncated,
+                real.terminated,
+                newest.info,
+            )
+
+    def _step_futures(self, fork: _Fork, action: Any) -> None:
+        actions = fork.actions or [action] * FUTURES
+        vectors = np.stack([self._codec.encode(each) for each in actions])
+        imagined = fork.futures.step(vectors)
+        fork.moments.append([self._moment(*each) for each in zip(imagined, actions, vectors, strict=True)])
+
+    def _drivers(self) -> list[dict[str, str]]:
+        """The policies that can take over now."""
+        found = []
+        if self._simulator is not None and self._beside and self._simulator.has_expert:
+            found.append({"name": EXPERT, "label": "Scripted expert"})
+        if self.settings.policy is not None:
+            found.append({"name": POLICY, "label": self.settings.policy_name})
+        return found
+
+    def _driven(self, driver: str) -> Any:
+        """The action of a policy."""
+        known = [entry["name"] for entry in self._drivers()]
+        if driver not in known:
+            raise InvalidOption(f"nobody is called {driver!r} here; {nearest(driver, known)}")
+        if driver == EXPERT:
+            assert self._simulator is not None
+            if self._fork is not None:
+                raise InvalidOption("the expert sees the simulator, which has no futures: drive them yourself")
+            return self._simulator.expert_action([moment.action for moment in self._moments[1:]])
+        if self._policy is None or self._policy[0] != driver:
+            assert self.settings.policy is not None
+            self._policy = driver, self.settings.policy(_Seen(self), np.random.default_rng(self._seed))
+        return self._policy[1]()
+
+    @property
+    def frame(self) -> NDArray[np.uint8]:
+        """The imagined frame that a policy sees, uint8 ``[H, W, 3]``; of futures the first."""
+        fork = self._fork
+        return (fork.moments[-1][0] if fork is not None and fork.moments else self._moments[-1]).frame.copy()
+
+    def _real_return(self) -> float | None:
+        rewards = [moment.real_reward for moment in self._moments[1:]]
+        known = [reward for reward in rewards if reward is not None]
+        return sum(known) if self._beside else None
+
+    def _episode_infos(self) -> tuple[EpisodeInfo, EpisodeInfo]:
+        """What the imagined and the simulator's episode say of themselves."""
+        spec = None if self._simulator is None else self._simulator.spec
+        skip, space = self._config.frame_skip or 1, self._codec.describe()
+        about: Any = {"action_space": space, "task": self._task, "behaviour": BEHAVIOUR, "frame_skip": skip}
+        imagined = EpisodeInfo(WORLD_MODEL_ID, seed=self._seed, look="imagined", **about)
+        simulated = EpisodeInfo("" if spec is None else spec.simulator_id, seed=self._seed, **about)
+        return imagined, simulated
+
+
+class _Seen:
+    """A session as the environment that a policy sees."""
+
+    def __init__(self, session: PlaySession) -> None:
+        self._session = session
+        self.observation_space = session._session.observation_space
+        self.action_space = session._codec.space
+
+    @property
+    def frame(self) -> NDArray[np.uint8]:
+        """The current frame, uint8 ``[H, W, 3]``."""
+        return self._session.frame
+
+
+def _short(checkpoint: str) -> str:
+    """The checkpoint's name without its folder, which other players need not know."""
+    return Path(checkpoint).name if Path(checkpoint).is_dir() else checkpoint
+
+
+def _plotted(moment: Moment) -> dict[str, Any]:
+    """What the page plots of a moment."""
+    return {
+        "reward": moment.reward,
+        "real_reward": moment.real_reward,
+        "success_probability": moment.info.get("success_probability"),
+        "success": moment.success,
+        "real_success": moment.real_success,
+        "uncertainty": moment.info.get("uncertainty"),
+        "reanchored": moment.info.get("reanchored", False),
+        "terminated": moment.terminated,
+        "real_ended": moment.real_ended,
+    }
+
+
+def _describe_space(space: gym.spaces.Space[Any], names: Sequence[str]) -> dict[str, Any]:
+    """The action space for the page's controls."""
+    if isinstance(space, gym.spaces.Discrete):
+        start, count = int(space.start), int(space.n)
+        return {
+            "kind": "Discrete",
+            "start": start,
+            "names": list(names) or [f"action {start + n}" for n in range(count)],
+        }
+    if isinstance(space, gym.spaces.MultiDiscrete):
+        return {"kind": "MultiDiscrete", "counts": space.nvec.tolist(), "start": space.start.tolist()}
+    if isinstance(space, gym.spaces.MultiBinary):
+        return {"kind": "MultiBinary", "shape": list(space.shape)}
+    assert isinstance(space, gym.spaces.Box)
+    low, high = space.low.reshape(-1), space.high.reshape(-1)
+    shown = list(names) or [f"action {n}" for n in range(len(low))]
+    return {"kind": "Box", "names": shown, "low": low.tolist(), "high": high.tolist(), "shape": list(space.shape)}
+
+
+def _choices(space: gym.spaces.Space[Any], names: Sequence[str], seed: int) -> list[tuple[str, Any]]:
+    """Four actions with their labels: opposite ones along the first dimensions, or the first ones of a list."""
+    if isinstance(space, gym.spaces.Box) and np.prod(space.shape) > 1:
+        found = []
+        for index in range(FUTURES):
+            dimension, bound = index // 2, (space.low, space.high)[index % 2].reshape(-1)
+            action = ((space.low.astype(np.float64) + space.high) / 2).reshape(-1)
+            action[dimension] = bound[dimension]
+            name = names[dimension] if names else f"action {dimension}"
+            found.append((f"{name} {'-+'[index % 2]}", action.reshape(space.shape).astype(space.dtype)))
+        return found
+    if isinstance(space, gym.spaces.Discrete) and space.n >= FUTURES:
+        shown = _describe_space(space, names)["names"]
+        return [(shown[index], int(space.start) + index) for index in range(FUTURES)]
+    space.seed(seed)
+    drawn = [space.sample() for _ in range(FUTURES)]
+    return [(str(np.round(action, 2).tolist()), action) for action in drawn]
