@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: help demo test test-simulators learn bench lint clean
+.PHONY: help demo test test-simulators learn bench docs lint clean
 
 help:
 	@echo "make demo    imagine held-out episodes of the six Meta-World tasks; writes outputs/demo (no simulator needed)"
@@ -12,8 +12,9 @@ help:
 	@echo "make test-simulators   the other simulators; ManiSkill needs a Vulkan driver (.ci/run installs one)"
 	@echo "make learn   whether agents learn toy worlds, with half the real steps by a world model from scratch; takes long"
 	@echo "make bench   imagined steps a second beside a re-reading loop, the simulator and the roofline; replay"
+	@echo "make docs    the documentation in site/, with warnings as errors (Python 3.11 or newer)"
 	@echo "make lint    ruff and mypy alone"
-	@echo "make clean   remove .venv and outputs"
+	@echo "make clean   remove .venv, outputs and site"
 
 demo: $(VENV)/.core
 	$(BIN)/worldgym demo --out outputs/demo
@@ -33,13 +34,16 @@ bench: $(VENV)/.dev
 	$(BIN)/python tests/benchmarks/bench_replay.py
 	$(BIN)/python tests/benchmarks/bench_planning.py
 
+docs: $(VENV)/.docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
 clean:
-	rm -rf $(VENV) outputs
+	rm -rf $(VENV) outputs site
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' \
@@ -57,4 +61,9 @@ $(VENV)/.core: setup.cfg constraints.txt | $(BIN)/python
 $(VENV)/.dev: $(VENV)/.core
 	@echo "installing the test tools and simulators into $(VENV) ..."
 	$(INSTALL) --editable '.[dev]'
+	@touch $@
+
+$(VENV)/.docs: $(VENV)/.core
+	@echo "installing what builds the documentation into $(VENV) ..."
+	$(INSTALL) --editable '.[docs]'
 	@touch $@

@@ -1,16 +1,33 @@
 """Evaluating an agent: whole episodes without exploration."""
 
 from collections.abc import Sized
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import gymnasium as gym
 import numpy as np
 from gymnasium.wrappers import FrameStackObservation
 from numpy.typing import NDArray
 
-from worldgym.agents.drqv2 import DrQv2
-
 FIRST_SEED = 1_000_000
+
+
+class Stacked(Protocol):
+    """What an agent is built from, as far as an evaluation needs to know."""
+
+    @property
+    def frame_stack(self) -> int:
+        """Frames that the agent sees, S."""
+
+
+class EvaluatedAgent(Protocol):
+    """An agent that can be evaluated, such as DrQ-v2 or one that plans."""
+
+    @property
+    def spec(self) -> Stacked:
+        """What it is built from."""
+
+    def act(self, frames: NDArray[np.uint8], explore: bool = True) -> NDArray[np.float32]:
+        """The action for a stack, uint8 ``[S, H, W, 3]``; without exploration if ``explore`` is False."""
 
 
 class Evaluation(NamedTuple):
@@ -24,7 +41,7 @@ class Evaluation(NamedTuple):
 
 
 def evaluate(
-    env: gym.Env[NDArray[np.uint8], NDArray[np.float32]], agent: DrQv2, episodes: int, stop: Sized = ()
+    env: gym.Env[NDArray[np.uint8], NDArray[np.float32]], agent: EvaluatedAgent, episodes: int, stop: Sized = ()
 ) -> Evaluation | None:
     """Let the agent act without exploration for whole episodes, whose seeds are the same at each call.
 

@@ -302,7 +302,8 @@ class WorldModel:
             top_k: of sampling tokens; 1 is greedy.
             generator: for the noise; PyTorch's default one if None.
             noise: float ``[B, T, n]`` in [0, 1), in place of the generator.
-            decode: as in :meth:`rollout`.
+            decode: if False, no frames are returned and those of the state stay old; unless the window slides, such a
+                state must not be continued beyond its window, from where it would start anew from them.
 
         Raises:
             InvalidAction: as in ``step``, and for an action-free model.

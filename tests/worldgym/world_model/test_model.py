@@ -318,6 +318,25 @@ def assert_same(got: Imagined, wanted: Imagined) -> None:
     torch.testing.assert_close(got.uncertainty, wanted.uncertainty, atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.parametrize(("horizon", "decode"), [(3, True), (3, False), (2 * WINDOW + 1, True)])
+def test_imagining_continues_a_state(model: WorldModel, horizon: int, decode: bool) -> None:
+    context, actions = frames_for(model), actions_for(model, horizon)
+    wanted = seeded(model, context, actions, decode=decode)
+    generator, state = torch.Generator().manual_seed(3), model.start(context)
+    drawn = torch.stack([torch.rand(BATCH, 4, generator=generator) for _ in range(horizon)], dim=1)
+    options = {"temperature": 0.8, "top_k": 6, "decode": decode}
+    parts = [
+        model.imagine(state, actions[:, steps], noise=drawn[:, steps], **options)  # type: ignore[arg-type]
+        for steps in (slice(1), slice(1, None))
+    ]
+    got = Imagined(*(torch.cat(tensors, dim=1) for tensors in zip(*parts, strict=True)))
+    assert_same(got, wanted)
+    torch.testing.assert_close(got.reward_spread, wanted.reward_spread, equal_nan=True)
+    assert got.reward_spread.shape == (BATCH, horizon)
+    with pytest.raises(ConfigError, match="expected noise for 1 steps"):
+        model.imagine(state, actions[:, :1], noise=drawn)
+
+
 def seeded(model: WorldModel, frames: Tensor, actions: Tensor, **options: Any) -> Imagined:
     return model.rollout(frames, actions, 0.8, 6, torch.Generator().manual_seed(3), **options)
 

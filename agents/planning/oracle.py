@@ -1,0 +1,114 @@
+"""The simulator itself as the model that plans are made in.
+
+It makes no mistakes, so what a plan in it does not reach, the planner has missed; what a plan in the learned world
+reaches less, the world has cost. Candidates run one after another.
+"""
+
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+import gymnasium as gym
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from worldgym.agents.planning.futures import Futures
+from worldgym.agents.planning.model import Act, Frames, padded
+from worldgym.errors import ConfigError
+
+CHUNK = 64  # candidates whose frames are in memory at once
+METHODS = ("get_state", "set_state", "advance", "draw")
+
+
+class RestorableEnv(Protocol):
+    """A simulator whose episode can be continued from any moment, exactly."""
+
+    def get_state(self) -> Any:
+        """The present moment."""
+
+    def set_state(self, state: Any) -> None:
+        """Continue from a moment."""
+
+    def advance(self, action: NDArray[np.float32]) -> tuple[float, bool]:
+        """A step without drawing: reward and success."""
+
+    def draw(self) -> NDArray[np.uint8]:
+        """The frame, uint8 ``[H, W, 3]``."""
+
+
+class SimulatorModel:
+    """Plans are made in the environment that the agent acts in, which is put back after every evaluation.
+
+    Args:
+        env: with methods as of :class:`RestorableEnv`; wrappers are looked through, so that time limits do not count.
+
+    Raises:
+        ConfigError: if its state cannot be saved and restored, or its actions are not float ``[A]``.
+    """
+
+    context_length = 1
+
+    def __init__(self, env: gym.Env[Any, Any]) -> None:
+        inner: Any = env.unwrapped
+        if missing := [name for name in METHODS if not hasattr(inner, name)]:
+            raise ConfigError(
+                f"planning in the simulator needs one whose state can be restored, {type(inner).__name__} has no "
+                f"{', '.join(missing)}: plan in a learned model of it"
+            )
+        shape = inner.action_space.shape
+        if not shape or len(shape) != 1:
+            raise ConfigError(f"planning needs actions [action_dim], got {inner.action_space}")
+        self.action_dim: int = shape[0]
+        self._env: RestorableEnv = inner
+        self._history: Tensor | None = None
+
+    def observe(self, history: Frames) -> None:
+        """Frames are for policies and costs; the state is the environment's own."""
+        self._history = torch.from_numpy(np.ascontiguousarray(history))
+
+    def check_horizon(self, horizon: int) -> None:
+        """Any will do."""
+
+    def futures(self, actions: Tensor, frames: int, generator: torch.Generator) -> Iterator[Futures]:
+        assert self._history is not None, "observe() comes first"
+        count = min(frames, actions.shape[1])
+        for chunk in actions.split(CHUNK):
+            rewards, successes = torch.zeros(chunk.shape[:2]), torch.zeros(chunk.shape[:2])
+            images = self._history.new_empty(len(chunk), count, *self._history.shape[1:])
+            start = self._env.get_state()
+            try:
+                for row, sequence in enumerate(chunk.numpy()):
+                    self._env.set_state(start)
+                    self._run(sequence, rewards[row], successes[row], images[row])
+            finally:
+                self._env.set_state(start)
+            nothing = torch.zeros_like(rewards)
+            tokens = torch.empty((*rewards.shape, 0), dtype=torch.int64)
+            yield Futures(self._history, chunk, images, rewards, nothing, nothing, successes, tokens)
+
+    def follow(self, act: Act, frame_stack: int, noise: Tensor, generator: torch.Generator) -> Tensor:
+        assert self._history is not None, "observe() comes first"
+        taken, start = torch.empty_like(noise), self._env.get_state()
+        try:
+            for row, extra in enumerate(noise):
+                self._env.set_state(start)
+                stack = padded(self._history, frame_stack)
+                for step, each in enumerate(extra):
+                    action = (torch.from_numpy(act(stack[None]))[0].cpu() + each).clamp(-1, 1)
+                    taken[row, step] = action
+                    self._env.advance(action.numpy())
+                    frame = torch.from_numpy(np.ascontiguousarray(self._env.draw()))
+                    stack = torch.cat([stack[1:], frame[None]])
+        finally:
+            self._env.set_state(start)
+        return taken
+
+    def _run(self, actions: NDArray[np.float32], rewards: Tensor, successes: Tensor, images: Tensor) -> None:
+        """Carry out one candidate; writes what it leads to, and the last frames."""
+        first = len(actions) - len(images)
+        for step, action in enumerate(actions):
+            reward, success = self._env.advance(action)
+            rewards[step], successes[step] = reward, float(success)
+            if step >= first:
+                images[step - first] = torch.from_numpy(np.ascontiguousarray(self._env.draw()))
