@@ -37,6 +37,7 @@ class Episode:
     Attributes:
         seed: of the episode's random numbers.
         frames: the newest real frames, each uint8 ``[H, W, 3]``.
+        actions: that led to the last of them, each float32 ``[A]``.
         plan: the newest plan, None before the first.
         steps: actions chosen so far.
         used: actions of the plan that were chosen.
@@ -44,6 +45,7 @@ class Episode:
 
     seed: int = 0
     frames: list[Frame] = field(default_factory=list)
+    actions: list[Action] = field(default_factory=list)
     plan: Plan | None = None
     steps: int = 0
     used: int = 0
@@ -85,14 +87,15 @@ class PlanningAgent:
         self.planner, self.cost, self.proposal = planner, cost, proposal
         self.replan_every, self.seed = replan_every, seed
         stack = 1 if proposal is None else proposal.frame_stack
-        self._memory = max(self.model.context_length, stack, min(cost.frames, 16) if cost.frames < ALL_FRAMES else 1)
+        self._stack = max(2, stack, min(cost.frames, 16) if cost.frames < ALL_FRAMES else 1)
+        self._memory = max(self.model.context_length, self._stack)
         self.episode = Episode()
         self._last_stack: Frame | None = None
 
     @property
     def spec(self) -> Spec:
         """The number of frames in the stacks that :meth:`act` is given by an evaluation."""
-        return Spec(max(2, self._memory))
+        return Spec(self._stack)
 
     def reset(self, seed: int = 0) -> None:
         """Forget the episode; ``seed`` is part of the random numbers of the next one."""
@@ -123,7 +126,7 @@ class PlanningAgent:
             return self._act(self.episode, observed)
         if self._last_stack is None or not np.array_equal(self._last_stack[1:], observed[:-1]):
             self.episode = Episode(self.episode.seed)
-            self.episode.frames = list(observed[:-1].copy())
+            self.episode.frames = list(observed[:-1].copy())  # the actions that led to them are unknown
         self._last_stack = observed.copy()
         return self._act(self.episode, observed[-1])
 
@@ -172,18 +175,21 @@ class PlanningAgent:
 
     def _act(self, episode: Episode, frame: Frame) -> Action:
         episode.frames = [*episode.frames, frame][-self._memory :]
+        episode.actions = episode.actions[max(0, len(episode.actions) - len(episode.frames) + 1) :]
         if episode.plan is None or episode.used >= self.replan_every:
             episode.plan = self._search(episode)
             episode.used = 0
         action: Action = episode.plan.actions[episode.used].numpy().copy()
         episode.used += 1
         episode.steps += 1
+        episode.actions.append(action)
         return action
 
     def _search(self, episode: Episode) -> Plan:
         """A plan from the newest frames, begun with what is left of the last plan and with proposals."""
         generator = self._generator(episode, 0)
-        self.model.observe(np.stack(episode.frames))
+        actions = np.array(episode.actions, np.float32).reshape(-1, self.model.action_dim)
+        self.model.observe(np.stack(episode.frames), actions)
         mean, given = self._warm_start(episode)
         if self.proposal is not None:
             proposals = self.proposal.propose(self.model, self.planner.horizon, generator)

@@ -19,8 +19,10 @@ from worldgym.isolation import torch_defaults
 from worldgym.world_model import WorldModel, WorldModelState
 
 BUDGET = 2**30
+KNOWN_FRAMES = 4  # real frames behind the context
 Frames = NDArray[np.uint8]
 """uint8 ``[S, H, W, 3]``, oldest first."""
+Actions = NDArray[np.float32]
 Act = Callable[[Tensor], NDArray[np.float32]]
 """Maps the last frames, uint8 ``[N, S, H, W, 3]``, to actions float32 ``[N, A]``."""
 
@@ -36,8 +38,14 @@ class PlanningModel(Protocol):
     def context_length(self) -> int:
         """How many of the newest real frames :meth:`observe` reads."""
 
-    def observe(self, history: Frames) -> None:
-        """Make the newest real frames the present. May read more than they show, as a simulator's state."""
+    def observe(self, history: Frames, actions: Actions | None = None) -> None:
+        """Make the newest real frames the present. May read more than they show, as a simulator's state.
+
+        Args:
+            history: the frames.
+            actions: that led to the last of them, one for each, float32 ``[K, A]`` with K below S; None where they are
+                unknown.
+        """
 
     def check_horizon(self, horizon: int) -> None:
         """Warn of a horizon that the model cannot see in one piece."""
@@ -73,10 +81,10 @@ def evaluate(model: PlanningModel, cost: Cost, actions: Tensor, generator: torch
 class LearnedModel:
     """Plans are made in a world model.
 
-    At every replan the newest C real frames become the model's context: they are encoded once, and all candidates fork
-    from them. The model so knows nothing of the past beyond these frames, nor which actions led to them: what C frames
-    do not show (with C = 2: accelerations, objects behind others) it does not know. In return its errors do not pile up
-    over an episode. Before the C-th real frame the first is repeated, as in training.
+    At every replan the newest real frames are encoded once, and all candidates fork from them: the oldest C as the
+    context, the last ones as future frames under the actions that led to them, which predicts rewards better than the
+    context alone (docs/experiments.md). The model knows nothing of the past beyond them; in return its errors do not
+    pile up over an episode. Before the C-th real frame the first is repeated, as in training.
 
     All candidates of an evaluation share their random numbers, so that none wins by luck; the next evaluation draws
     others.
@@ -99,15 +107,23 @@ class LearnedModel:
                 "actions with worldgym.training.initial.with_actions, or choose another checkpoint"
             )
         self.model, self.budget = model, budget
-        self.action_dim, self.context_length = config.action_dim, config.context_length
+        self.action_dim = config.action_dim
+        self._known = min(KNOWN_FRAMES, self._window // 2)
+        self.context_length = config.context_length + self._known
         self._state: WorldModelState | None = None
         self._history: Tensor | None = None
+        self._context: Tensor | None = None
         self._chunk_size(1)
 
-    def observe(self, history: Frames) -> None:
+    def observe(self, history: Frames, actions: Actions | None = None) -> None:
         """Encode the newest frames. Raises InvalidFrames for frames of another size."""
         self._history = torch.from_numpy(np.ascontiguousarray(history)).to(self.model.device)
-        self._state = self.model.start(padded(self._history, self.context_length)[None])
+        length, known = self.model.config.context_length, None
+        if actions is not None and len(actions):
+            known = actions[None, -self._known :]
+        frames = padded(self._history, length + (0 if known is None else known.shape[1]))[None]
+        self._context = frames[:, :length]
+        self._state = self.model.start(frames, known)
 
     def check_horizon(self, horizon: int) -> None:
         window = self._window
@@ -138,8 +154,8 @@ class LearnedModel:
             )
             decoded = imagined.frames[:, horizon - count :] if count else imagined.frames
             if count and later:
-                context = padded(history, self.context_length)[None]
-                decoded = self.model.decode(context, imagined.tokens[:, horizon - count :])
+                assert self._context is not None
+                decoded = self.model.decode(self._context, imagined.tokens[:, horizon - count :])
             yield Futures(
                 history,
                 chunk.to(self.model.device),

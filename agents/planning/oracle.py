@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from worldgym.agents.planning.futures import Futures
-from worldgym.agents.planning.model import Act, Frames, padded
+from worldgym.agents.planning.model import Act, Actions, Frames, padded
 from worldgym.errors import ConfigError
 
 CHUNK = 64  # candidates whose frames are in memory at once
@@ -63,7 +63,7 @@ class SimulatorModel:
         self._env: RestorableEnv = inner
         self._history: Tensor | None = None
 
-    def observe(self, history: Frames) -> None:
+    def observe(self, history: Frames, actions: Actions | None = None) -> None:
         """Frames are for policies and costs; the state is the environment's own."""
         self._history = torch.from_numpy(np.ascontiguousarray(history))
 

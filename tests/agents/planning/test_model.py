@@ -221,3 +221,16 @@ def test_the_critic_values_the_last_frames(
     bare, valued = (evaluate(learned, each, ACTIONS, generator()) for each in (RewardCost(), cost))
     value = terminal.value(futures(learned).frames[:, -3:])
     assert torch.allclose(valued, bare - 0.99**4 * value, atol=1e-5)
+
+
+def test_the_newest_actions_are_read_with_the_frames_that_they_led_to(learned: LearnedModel, frames: Frames) -> None:
+    taken = np.random.default_rng(1).uniform(-1, 1, (2, 2)).astype(np.float32)
+    learned.observe(frames, taken)
+    found, model = futures(learned, ACTIONS[:1]), learned.model
+    state = model.start(np.concatenate([frames[:1], frames])[None], taken[None])  # the context is the repeated first
+    noise = torch.rand(1, 4, model.layout.tokens_per_frame, generator=generator())
+    same = model.imagine(state, ACTIONS[:1], top_k=1, noise=noise)
+    assert torch.equal(found.tokens, same.tokens)
+    assert torch.equal(found.frames, same.frames)
+    learned.observe(frames)
+    assert not torch.equal(futures(learned, ACTIONS[:1]).rewards, found.rewards)
