@@ -21,12 +21,16 @@ COMMANDS = {
     "refine": "train a world on what policies that were trained in it do in the simulator",
     "export": "make a checkpoint from the runs of a tokenizer and a transformer",
     "starts": "record first frames of a simulator into a checkpoint, for its learned environments",
+    "predict": "imagine how a recording goes on, and show it beside what was recorded",
     "evaluate": "measure a world model on held-out episodes",
     "returns": "compare returns of whole episodes in a learned environment and in its simulator",
     "mbpo": "train an agent in a simulator and in a world model that learns with it",
     "drqv2": "train an agent in a simulator alone: the baseline of mbpo",
+    "plan": "act by planning in a learned world, or in the simulator itself, and compare with baselines",
     "curves": "plot success and return of runs against simulator steps",
+    "play": "drive a learned environment in the browser, with its simulator beside it",
     "push": "upload a checkpoint to the Hugging Face Hub",
+    "worlds": "list the simulators and the learned worlds that stand for them",
     "checkpoints": "list the checkpoints that ship with worldgym",
 }
 INTERRUPTED = 130
