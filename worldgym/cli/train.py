@@ -9,10 +9,12 @@ from typing import Annotated
 import tyro
 
 from worldgym.checkpoints import DEFAULT, shipped
+from worldgym.cli import INTERRUPTED
 from worldgym.cli.options import (
     OptionalPath,
     OptionalPositive,
     OptionalText,
+    Positive,
     parse_options,
     prepare_device,
     read_option,
@@ -21,6 +23,7 @@ from worldgym.cli.options import (
 from worldgym.config import TokenizerConfig, TransformerConfig
 from worldgym.data.mixture import open_recordings
 from worldgym.errors import ConfigError, nearest
+from worldgym.parallel import LAUNCH, is_main, joined
 from worldgym.training.loop import TrainingConfig
 from worldgym.training.recipe import RECIPE, Recipe, TokenizerRecipe, TransformerRecipe, load_recipe
 from worldgym.training.tokenizer import TokenizerTrainingConfig
@@ -42,6 +45,9 @@ parts:
 
 example:
   {EXAMPLES["tokenizer"]}
+
+several processes, on GPUs or CPUs (pip install worldgym[accelerate]), each with its share of --batch-size:
+  {LAUNCH} tokenizer ...
 
 Options of a part:  worldgym train tokenizer --help"""
 
@@ -65,12 +71,14 @@ class TrainOptions:
     threads: OptionalPositive = None
     """CPU threads (default: PyTorch's choice)."""
     device: OptionalText = None
-    """Such as cpu or cuda:1 (default: the GPU if there is one)."""
+    """Such as cpu or cuda:1 (default: the GPU if there is one; each of several processes takes its own)."""
     training: Annotated[TrainingConfig, tyro.conf.arg(name="")]
 
     def report(self, step: int) -> int:
         """The exit status of a training that ended at this step."""
-        return 0 if step >= self.training.steps else report_stopped(step, self.training.steps)
+        if step >= self.training.steps:
+            return 0
+        return report_stopped(step, self.training.steps) if is_main() else INTERRUPTED
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,17 +95,18 @@ class TrainTokenizer(TrainOptions):
         from worldgym.metrics.lpips import LPIPS
         from worldgym.training.runs import train_tokenizer
 
-        step = train_tokenizer(
-            TokenizerRecipe(self.model, self.job, self.training),
-            open_recordings(*self.data),
-            open_recordings(self.held_out),
-            self.out,
-            prepare_device(self.device, self.threads),
-            None if self.lpips is None else LPIPS.from_file(self.lpips),
-            self.resume,
-            self.initial,
-        )
-        return self.report(step)
+        with joined(self.device) as device:
+            step = train_tokenizer(
+                TokenizerRecipe(self.model, self.job, self.training),
+                open_recordings(*self.data),
+                open_recordings(self.held_out),
+                self.out,
+                prepare_device(device, self.threads),
+                None if self.lpips is None else LPIPS.from_file(self.lpips),
+                self.resume,
+                self.initial,
+            )
+            return self.report(step)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,6 +115,9 @@ class TrainTransformer(TrainOptions):
 
     tokenizer: Path
     """Folder of a tokenizer's run; or a checkpoint, by its folder or shipped name."""
+    accumulate: Positive = 1
+    """Parts of --batch-size whose gradients are computed one after the other to save memory, with the same result but
+    for dropout. Tokenizers cannot do so: their codebooks need the whole batch at once."""
     job: TransformerTrainingConfig
     model: TransformerConfig
 
@@ -115,18 +127,20 @@ class TrainTransformer(TrainOptions):
 
         recordings = open_recordings(*self.data)
         spec = None if recordings.mixture else find_spec(recordings.episodes[0].info.environment)
-        step = train_transformer(
-            TransformerRecipe(self.model, self.job, self.training),
-            self.tokenizer,
-            recordings,
-            open_recordings(self.held_out),
-            self.out,
-            prepare_device(self.device, self.threads),
-            () if spec is None else spec.action_names,
-            self.resume,
-            self.initial,
-        )
-        return self.report(step)
+        with joined(self.device) as device:
+            step = train_transformer(
+                TransformerRecipe(self.model, self.job, self.training),
+                self.tokenizer,
+                recordings,
+                open_recordings(self.held_out),
+                self.out,
+                prepare_device(device, self.threads),
+                () if spec is None else spec.action_names,
+                self.resume,
+                self.initial,
+                self.accumulate,
+            )
+            return self.report(step)
 
 
 def parse(arguments: Sequence[str]) -> TrainTokenizer | TrainTransformer:

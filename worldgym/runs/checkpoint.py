@@ -15,6 +15,7 @@ from typing import Any
 
 from torch import Tensor
 
+from worldgym import parallel
 from worldgym.errors import CheckpointError, ConfigError
 from worldgym.runs.folder import old_format
 from worldgym.runs.log import logged_bytes, truncate_log
@@ -57,12 +58,14 @@ def restore_newest(folder: Path, load: Callable[[Path], None]) -> None:
     Raises:
         CheckpointError: if the checkpoint is damaged.
     """
-    for path in folder.glob(f".{PREFIX}*"):  # incomplete
-        shutil.rmtree(path, ignore_errors=True)
+    if parallel.is_main():
+        for path in folder.glob(f".{PREFIX}*"):  # incomplete
+            shutil.rmtree(path, ignore_errors=True)
     found = checkpoints(folder)
     if found:
         load(found[-1])
-    truncate_log(folder, _progress(found[-1])["logged_bytes"] if found else 0)
+    if parallel.is_main():
+        truncate_log(folder, _progress(found[-1])["logged_bytes"] if found else 0)
 
 
 def save_state(folder: Path, tensors: Mapping[str, Tensor], counters: Mapping[str, Any]) -> None:

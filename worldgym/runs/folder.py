@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from worldgym import parallel
 from worldgym.errors import TrainingError
 from worldgym.storage.files import atomic_json, read_json, to_json
 
@@ -59,7 +60,9 @@ def open_run_folder(folder: Path, config: Mapping[str, Any], resume: bool) -> No
     """
     check_run_folder(folder, resume)
     if not resume:
-        atomic_json(folder / CONFIG, config)
+        parallel.barrier()  # all have seen that the folder holds no run
+        if parallel.is_main():
+            atomic_json(folder / CONFIG, config)
         return
     saved, requested = read_json(folder / CONFIG), json.loads(to_json(config))
     if differences := setting_differences(saved, requested):

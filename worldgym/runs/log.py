@@ -79,6 +79,22 @@ class Log:
         return writing(self._path, CHECKPOINT_KEPT)
 
 
+class NoLog(Log):
+    """The log of a process beside the first one: none."""
+
+    def __init__(self) -> None:
+        pass
+
+    def __exit__(self, *exception: object) -> None:
+        pass
+
+    def write(self, step: int, metrics: Metrics) -> None:
+        pass
+
+    def advance(self, message: str, steps: int = 1) -> None:
+        pass
+
+
 def summary_writer_class() -> Any:
     """TensorBoard's ``SummaryWriter``.
 

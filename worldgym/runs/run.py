@@ -11,9 +11,10 @@ from collections.abc import Mapping, Sized
 from pathlib import Path
 from typing import Any, Protocol
 
+from worldgym import parallel
 from worldgym.runs.checkpoint import restore_newest, write_checkpoint
 from worldgym.runs.folder import open_run_folder
-from worldgym.runs.log import Log, summary_writer_class
+from worldgym.runs.log import Log, NoLog, summary_writer_class
 from worldgym.runs.signals import stop_signals
 
 
@@ -59,7 +60,8 @@ def run(job: Job, folder: Path, config: Mapping[str, Any], resume: bool = False)
     """Run a job until it is finished, or resume it.
 
     SIGINT and SIGTERM end the run after the current unit of work, with a checkpoint. A resumed run ends as an
-    uninterrupted one does.
+    uninterrupted one does. Of several processes (:mod:`worldgym.parallel`) a signal to one ends all after the same
+    unit, and the first one alone writes; all read the checkpoint, so the folder must be on a disk that they share.
 
     Args:
         job: a new one; the state of a resumed run is loaded into it.
@@ -80,11 +82,19 @@ def run(job: Job, folder: Path, config: Mapping[str, Any], resume: bool = False)
     open_run_folder(folder, config, resume)
     if resume:
         restore_newest(folder, job.load)
-    with Log(folder, job.steps, job.step) as log, stop_signals() as stop:
-        while not job.finished and not stop:
+    main = parallel.is_main()
+    with Log(folder, job.steps, job.step) if main else NoLog() as log, stop_signals() as stop:
+        stopped = _stopped(stop)
+        while not job.finished and not stopped:
             job.advance(log, stop)
-            if stop or job.save_due or job.finished:
+            stopped = _stopped(stop)
+            if (stopped or job.save_due or job.finished) and main:
                 write_checkpoint(folder, job.step, job.save)
-    if job.finished:
+    if job.finished and main:
         job.conclude(folder)
     return job.finished
+
+
+def _stopped(stop: Sized) -> bool:
+    """Whether any process should stop."""
+    return parallel.any_(bool(stop) or parallel.launcher_gone())

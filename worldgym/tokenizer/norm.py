@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from worldgym import native
+from worldgym import native, parallel
 
 NUMBERS_PER_THREAD = 2**16  # with fewer, starting a thread takes longer than it saves
 
@@ -66,7 +66,8 @@ class LatentNorm(nn.Module):
 
     Without it all latents shrink towards one code while the decoder still copies the context, and stay there.
 
-    In training mode the statistics are those of the batch, and :meth:`update` adds them to the running ones.
+    In training mode the statistics are those of the batch, over all processes, and :meth:`update` adds them to the
+    running ones.
     """
 
     def __init__(self, channels: int) -> None:
@@ -82,11 +83,23 @@ class LatentNorm(nn.Module):
         if self.training:
             self._pending = mean.clone(), variance.clone()
             with torch.autocast(latents.device.type, enabled=False):
-                scaled = F.batch_norm(flat_NDP, *self._pending, None, None, True, self._momentum, self.norm.eps)
+                scaled = self._scaled_by_batch(flat_NDP, *self._pending)
         else:  # not by batch_norm, because the statistics may have another dtype than the latents
             mean, variance = mean.float(), variance.float()
             scaled = (flat_NDP - mean[:, None]) * torch.rsqrt(variance[:, None] + self.norm.eps)
         return torch.mul(scaled.transpose(1, 2), self.scale)
+
+    def _scaled_by_batch(self, flat_NDP: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
+        """Latents scaled by their statistics over all processes, which are added to the running ones in place."""
+        if parallel.world_size() == 1:
+            return F.batch_norm(flat_NDP, mean, variance, None, None, True, self._momentum, self.norm.eps)
+        count = flat_NDP.shape[0] * flat_NDP.shape[2] * parallel.world_size()
+        new_mean = parallel.summed(flat_NDP.sum((0, 2))) / count
+        centred = flat_NDP - new_mean[:, None]
+        new_variance = parallel.summed(centred.square().sum((0, 2))) / count
+        mean.lerp_(new_mean.detach(), self._momentum)
+        variance.lerp_(new_variance.detach() * count / (count - 1), self._momentum)
+        return centred * torch.rsqrt(new_variance[:, None] + self.norm.eps)
 
     @torch.no_grad()
     def update(self) -> None:

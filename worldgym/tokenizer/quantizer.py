@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from worldgym import parallel
 from worldgym.errors import CheckpointError
 
 
@@ -113,6 +114,7 @@ class VectorQuantizer(nn.Module):
         self._pending = None
         counts = torch.bincount(codes, minlength=len(codebook)).float()
         sums = torch.zeros_like(codebook, dtype=torch.float32).index_add_(0, codes, flat)
+        parallel.sum_([counts, sums])
         usage = usage.lerp(counts, 1 - self.decay)
         step = (1 - self.decay) * (sums - counts[:, None] * codebook)
         self.embedding.weight.copy_(codebook + step / usage[:, None].clamp(min=1e-12))
@@ -124,8 +126,10 @@ class VectorQuantizer(nn.Module):
         """Codebook, usage and generator state after unused codes were replaced by latents far from all codes."""
         codebook, usage = self.embedding.weight.detach().clone(), self.usage.clone()
         dead = usage <= self.dead_below * usage.mean()
-        flat = _flat(latents)
-        if not dead.any() or not flat.isfinite().all():  # with the latter the loss is not finite either
+        if not dead.any():
+            return codebook, usage, self.generator.get_state()
+        flat = parallel.gather(_flat(latents))
+        if not flat.isfinite().all():  # nor is the loss
             return codebook, usage, self.generator.get_state()
         rows = dead.nonzero()[: len(flat), 0]
         generator = torch.Generator(device="cpu")

@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from worldgym.parallel import WHOLE, Part
+
 LARGEST_TABLE = 2048  # codes; of a larger codebook only the rows in use are computed
 
 
@@ -110,19 +112,22 @@ class CodeKernels:
         """
         return None if self._labels is None else self._labels.rows(codebook, codes)
 
-    def add_noise(self, codebook: Tensor, codes: Tensor, rng: np.random.Generator) -> Tensor:
+    def add_noise(self, codebook: Tensor, codes: Tensor, rng: np.random.Generator, part: Part = WHOLE) -> Tensor:
         """Codes for the input.
 
         Args:
             codebook: ``[K, D]``.
             codes: int64 ``[...]``.
             rng: source of randomness.
+            part: of the batch, in which the codes are; the noise is drawn for the whole batch.
 
         Returns:
             Codes with noise, int64 of the same shape; ``codes`` itself if there is no noise.
         """
         if self._noise is None:
             return codes
-        uniforms = torch.from_numpy(rng.random((*codes.shape, 1), np.float32)).to(codes.device)
+        rows = len(codes) * part.count
+        drawn = rng.random((rows, *codes.shape[1:], 1), np.float32)[part.of(rows)]
+        uniforms = torch.from_numpy(drawn).to(codes.device)
         sampled = torch.searchsorted(self._noise.rows(codebook, codes), uniforms).squeeze(-1)
         return sampled.clamp(max=len(codebook) - 1)

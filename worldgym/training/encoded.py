@@ -21,6 +21,7 @@ class EncodedBatch(NamedTuple):
         successes: bool ``[B, T]``; None where they are unknown.
         terminations: bool ``[B, T]``; None where they are unknown.
         weights: float32 ``[B, T]``, of each frame in the loss; None weighs all equally.
+        total: the sum of the weights by which means divide, for a part of a batch; that of ``weights`` unless given.
     """
 
     context: Tensor
@@ -30,6 +31,7 @@ class EncodedBatch(NamedTuple):
     successes: Tensor | None = None
     terminations: Tensor | None = None
     weights: Tensor | None = None
+    total: Tensor | None = None
 
     def map(self, change: Callable[[Tensor], Tensor]) -> "EncodedBatch":
         """The batch with a function applied to every tensor."""
@@ -37,7 +39,9 @@ class EncodedBatch(NamedTuple):
 
     def mean(self, errors: Tensor) -> Tensor:
         """The weighted mean of the frames' errors ``[B, T]``."""
-        return errors.mean() if self.weights is None else (errors * self.weights).sum() / self.weights.sum()
+        if self.weights is None:
+            return errors.mean()
+        return (errors * self.weights).sum() / (self.weights.sum() if self.total is None else self.total)
 
 
 @torch.no_grad()

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from worldgym.config import check_numbers
 from worldgym.errors import CheckpointError
 from worldgym.isolation import torch_defaults
+from worldgym.parallel import Part, copy_from_main, is_main, mean_metrics, parts, rank
 from worldgym.precision import Precision, autocast, check_precision
 from worldgym.runs.checkpoint import load_state, save_state
 from worldgym.runs.folder import CHECKPOINT_KEPT, VIDEOS
@@ -77,8 +78,8 @@ class Trainable(Protocol):
     def slow(self) -> nn.Module | None:
         """A part of the model with a lower learning rate, if any; see :class:`worldgym.training.updater.Updater`."""
 
-    def loss(self, rng: np.random.Generator) -> tuple[Tensor, Metrics]:
-        """The loss of a batch sampled with ``rng``, and metrics."""
+    def loss(self, rng: np.random.Generator, part: Part = ...) -> tuple[Tensor, Metrics]:
+        """The loss of a part of a batch sampled with ``rng``, and metrics; the batch's are the means of all parts."""
 
     def after_update(self) -> None:
         """Called after each update of the weights."""
@@ -103,6 +104,7 @@ def train(
     folder: Path,
     description: Mapping[str, Any],
     resume: bool = False,
+    accumulate: int = 1,
 ) -> int:
     """Train for ``config.steps`` updates, or resume; see :func:`worldgym.runs.run.run`.
 
@@ -112,14 +114,16 @@ def train(
         folder: of the run.
         description: further entries for the run's ``config.json``.
         resume: continue the run in ``folder``.
+        accumulate: parts of a batch that a process computes one after the other to save memory, with the same result.
 
     Returns:
         The number of updates done: fewer than ``config.steps`` if the run was stopped.
 
     Raises:
+        ConfigError: if the batch cannot be divided among the processes and into parts.
         TrainingError: if the loss or its gradient is not finite; the last checkpoint is kept. Else as ``run``.
     """
-    job = _TrainingJob(trainable, config, folder)
+    job = _TrainingJob(trainable, config, folder, accumulate)
     run(job, folder, {"training": vars(config), **description}, resume)
     return job.step
 
@@ -127,8 +131,10 @@ def train(
 class _TrainingJob:
     """A :class:`worldgym.runs.run.Job`: one update at a time."""
 
-    def __init__(self, trainable: Trainable, config: TrainingConfig, folder: Path) -> None:
+    def __init__(self, trainable: Trainable, config: TrainingConfig, folder: Path, accumulate: int) -> None:
         self._trainable, self._config, self._folder = trainable, config, folder
+        self._parts = parts(config.batch_size, accumulate)
+        copy_from_main(trainable.model.state_dict().values())
         self._updater = Updater(
             trainable.model,
             config.learning_rate,
@@ -159,11 +165,13 @@ class _TrainingJob:
     def advance(self, log: Log, stop: Sized) -> None:
         metrics = self._update()
         if self.finished:
-            with self._precision:
-                self._trainable.after_training()
+            if is_main():
+                with self._precision:
+                    self._trainable.after_training()
+            copy_from_main(self._trainable.model.state_dict().values())
         if self.step % self._config.log_every == 0:
             log.write(self.step, metrics)
-        if self.step % self._config.validate_every == 0 or self.finished:
+        if is_main() and (self.step % self._config.validate_every == 0 or self.finished):
             log.write(self.step, self._validate())
         log.advance(f"loss {metrics['loss']:.4f}")
 
@@ -188,13 +196,18 @@ class _TrainingJob:
     def _update(self) -> Metrics:
         config, model, step = self._config, self._trainable.model, self.step
         learning_rate = self._updater.learning_rate
-        with seeded_rng(config.seed * 1_000_003 + step, self._device):
+        terms: list[Metrics] = []
+        with seeded_rng(config.seed * 1_000_003 + step + (rank() << 40), self._device):  # other dropout in each process
             model.train()
-            with self._precision:
-                loss, metrics = self._trainable.loss(np.random.default_rng([config.seed, step]))
-            norm = self._updater.update(loss)
+            for part in self._parts:
+                with self._precision:
+                    loss, metrics = self._trainable.loss(np.random.default_rng([config.seed, step]), part)
+                self._updater.add(loss / len(self._parts))
+                terms.append({"loss": loss.item(), **metrics})
+            norm = self._updater.update()
         self._trainable.after_update()
-        return {"loss": loss.item(), **metrics, "gradient_norm": norm, "learning_rate": learning_rate}
+        means = {name: sum(term[name] for term in terms) / len(terms) for name in terms[0]}
+        return {**mean_metrics(means), "gradient_norm": norm, "learning_rate": learning_rate}
 
     def _validate(self) -> Metrics:
         self._trainable.model.eval()

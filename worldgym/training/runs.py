@@ -87,6 +87,7 @@ def train_transformer(
     action_names: tuple[str, ...] = (),
     resume: bool = False,
     initial: str | None = None,
+    accumulate: int = 1,
 ) -> int:
     """Train a transformer on the codes of a trained tokenizer, or resume.
 
@@ -101,6 +102,7 @@ def train_transformer(
         resume: continue the run in ``folder``.
         initial: checkpoint whose weights training starts from; None starts from new ones. Heads that it does not have
             start anew.
+        accumulate: as for :func:`worldgym.training.loop.train`.
 
     Returns:
         The number of updates done; fewer than the recipe's if the run was stopped.
@@ -143,7 +145,7 @@ def train_transformer(
         "initial": _about(initial),
         "data": data,
     }
-    return train(trainer, recipe.training, folder, description, resume)
+    return train(trainer, recipe.training, folder, description, resume, accumulate)
 
 
 def _recorded_values(recordings: Recordings) -> tuple[Tensor, Tensor, Tensor]:

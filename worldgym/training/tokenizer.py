@@ -12,6 +12,7 @@ from torch import Tensor
 from worldgym.data.recordings import Recordings, to_uint8, to_unit, validation_segments
 from worldgym.errors import ConfigError
 from worldgym.metrics.pixels import psnr, squared_error
+from worldgym.parallel import WHOLE, Part
 from worldgym.reports.video import below, compared, enlarge, write_gif
 from worldgym.runs.log import Metrics
 from worldgym.tokenizer.base import Tokenizer, codes_perplexity
@@ -88,9 +89,10 @@ class TokenizerTrainer:
         self._validation = validation_segments(held_out, length, VALIDATION_STARTS).batch.frames
         self._held_out = held_out
 
-    def loss(self, rng: np.random.Generator) -> tuple[Tensor, Metrics]:
-        """The loss of a batch of clips, and its parts."""
-        clips = np.stack([self._sample_clip(rng) for _ in range(self.batch_size)])
+    def loss(self, rng: np.random.Generator, part: Part = WHOLE) -> tuple[Tensor, Metrics]:
+        """The loss of a part of a batch of clips, and its terms."""
+        chosen = [self._choose_clip(rng) for _ in range(self.batch_size)][part.of(self.batch_size)]
+        clips = np.stack([self.recordings.episodes[episode].frames_at(frames) for episode, frames in chosen])
         return tokenizer_loss(self.model, torch.from_numpy(clips), self.perceptual)
 
     def after_update(self) -> None:
@@ -143,17 +145,17 @@ class TokenizerTrainer:
         means = torch.cat(errors).mean(dim=0)
         return {f"psnr_first/{horizon}": psnr(float(mean)) for horizon, mean in zip(horizons, means, strict=True)}
 
-    def _sample_clip(self, rng: np.random.Generator) -> NDArray[np.uint8]:
-        """Context and later frames of one episode, uint8 ``[C + T, H, W, 3]``."""
+    def _choose_clip(self, rng: np.random.Generator) -> tuple[int, NDArray[np.int64]]:
+        """An episode, and its frames that are the context and later frames, ``[C + T]``."""
         config, context = self.config, self.model.layout.context_length
-        episode = self.recordings.episodes[self.recordings.draw(rng)]
-        frames = episode.shape[0]
+        episode = self.recordings.draw(rng)
+        frames = self.recordings.episodes[episode].shape[0]
         start = int(rng.integers(max(1, frames - context - config.future_frames + 1)))
         if rng.random() < config.first_share or frames <= context:
             start = 1 - context
         later = np.arange(start + context, min(frames, start + config.segment_length))
         chosen = np.sort(rng.choice(later, config.future_frames, replace=len(later) < config.future_frames))
-        return episode.frames_at(np.maximum([*range(start, start + context), *chosen], 0))
+        return episode, np.maximum([*range(start, start + context), *chosen], 0)
 
     def state_dict(self) -> dict[str, Tensor]:
         return state_for_resume(self.model)

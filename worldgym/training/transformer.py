@@ -13,6 +13,7 @@ from tqdm import tqdm
 from worldgym.config import Sampling, WorldModelConfig, check_numbers
 from worldgym.data.recordings import Batch, Recordings, to_batch, to_unit, validation_segments
 from worldgym.errors import ConfigError
+from worldgym.parallel import WHOLE, Part
 from worldgym.reports.evaluation import evaluate
 from worldgym.runs.log import Metrics
 from worldgym.tokenizer.base import Tokenizer
@@ -136,9 +137,9 @@ class TransformerTrainer:
         self._encoded: dict[Place, EncodedBatch] = {}
         self.kernels = CodeKernels(config.label_width, config.noise_width)
 
-    def loss(self, rng: np.random.Generator) -> tuple[Tensor, Metrics]:
-        """The loss of a batch of segments, and its parts."""
-        batch, tokens = self._sample(rng)
+    def loss(self, rng: np.random.Generator, part: Part = WHOLE) -> tuple[Tensor, Metrics]:
+        """The loss of a part of a batch of segments, and its terms."""
+        batch, tokens = self._sample(rng, part)
         targets = self.kernels.targets(self._codebook, batch.future)
         weights = self.config.reward_weight, self.config.event_weight
         return transformer_loss(self.model, batch, tokens, targets, self.world_config.reward_scale, *weights)
@@ -235,10 +236,14 @@ class TransformerTrainer:
     def _codebook(self) -> Tensor:
         return self.tokenizer.codebooks()[1]
 
-    def _sample(self, rng: np.random.Generator) -> tuple[EncodedBatch, Tensor]:
-        """A batch, and the transformer's input for it: its codes with noise, int64 ``[B, N]``."""
-        batch = self._encode([self._sample_place(rng) for _ in range(self.batch_size)])
-        codes = self.kernels.add_noise(self._codebook, batch.future, rng)
+    def _sample(self, rng: np.random.Generator, part: Part) -> tuple[EncodedBatch, Tensor]:
+        """Part of a batch, and the transformer's input for it: its codes with noise, int64 ``[B, N]``."""
+        places = [self._sample_place(rng) for _ in range(self.batch_size)]
+        batch = self._encode(places[part.of(self.batch_size)])
+        if part.count > 1:  # the mean over the parts is that of the whole batch, whichever part has more weight
+            weights = torch.cat([self._weights(place, batch.rewards.shape[1]) for place in places])
+            batch = batch._replace(total=weights.sum().to(batch.rewards) / part.count)
+        codes = self.kernels.add_noise(self._codebook, batch.future, rng, part)
         return batch, self.model.layout.sequence(batch.context, codes)
 
     def _sample_place(self, rng: np.random.Generator) -> Place:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
+from worldgym import parallel
 from worldgym.errors import TrainingError
 from worldgym.storage.optimizer import load_optimizer_state_dict, optimizer_state_dict
 from worldgym.storage.tensors import Tensors
@@ -46,17 +47,25 @@ class Updater:
         self._optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.95))
         self._rate, self._schedule, self._clip_norm = learning_rate, schedule, clip_norm
         self._scheduler = LambdaLR(self._optimizer, schedule)
+        self._loss: Tensor | None = None  # of what was added since the last update
 
     @property
     def learning_rate(self) -> float:
         """The learning rate of the next update."""
         return float(self._scheduler.get_last_lr()[0])
 
-    def update(self, loss: Tensor) -> float:
-        """Update the weights once.
+    def add(self, loss: Tensor) -> None:
+        """Add the gradient of a term of the loss, a scalar, for the next update."""
+        if self._loss is None:
+            self._optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        self._loss = loss.detach() if self._loss is None else self._loss + loss.detach()
+
+    def update(self, loss: Tensor | None = None) -> float:
+        """Update the weights once, by the mean gradient of all processes.
 
         Args:
-            loss: scalar.
+            loss: scalar; None if all of it was given to :meth:`add`.
 
         Returns:
             The norm of the gradient.
@@ -64,8 +73,12 @@ class Updater:
         Raises:
             TrainingError: if the loss or its gradient is not finite; no weight is changed then.
         """
-        self._optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        if loss is not None:
+            self.add(loss)
+        assert self._loss is not None, "expected a loss"
+        loss, self._loss = self._loss.clone(), None
+        gradients = [part.grad for part in self._parameters.values() if part.grad is not None]
+        parallel.mean_([loss, *gradients])
         norm = nn.utils.clip_grad_norm_(self._parameters.values(), self._clip_norm).item()
         if not math.isfinite(loss.item()) or not math.isfinite(norm):
             raise TrainingError(

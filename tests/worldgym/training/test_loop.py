@@ -20,6 +20,7 @@ from worldgym.cli import main
 from worldgym.config import WorldModelConfig
 from worldgym.data.recordings import Recordings
 from worldgym.errors import CheckpointError, ConfigError, StorageError, TrainingError
+from worldgym.parallel import WHOLE, Part
 from worldgym.runs.checkpoint import checkpoint_step, checkpoints, load_state, newest_checkpoint
 from worldgym.runs.log import Metrics
 from worldgym.storage.tensors import Tensors
@@ -47,7 +48,7 @@ class Line:
         self.slow: nn.Module | None = None
         self.at, self.broken_at, self.step = at or {}, broken_at, 0
 
-    def loss(self, rng: np.random.Generator) -> tuple[Tensor, Metrics]:
+    def loss(self, rng: np.random.Generator, part: Part = WHOLE) -> tuple[Tensor, Metrics]:
         self.at.get(self.step, lambda: None)()
         inputs = torch.from_numpy(rng.standard_normal((8, 3)).astype(np.float32))
         loss: Tensor = (self.model(inputs) - inputs.sum(1, keepdim=True)).square().mean()
@@ -130,11 +131,11 @@ def test_interrupted_training_resumes_exactly(
     job, calls = make(), []
     loss = job.loss
 
-    def interrupted(rng: np.random.Generator) -> tuple[Tensor, Metrics]:
+    def interrupted(rng: np.random.Generator, part: Part) -> tuple[Tensor, Metrics]:
         calls.append(rng)
         if len(calls) == 3:
             interrupt()
-        return loss(rng)
+        return loss(rng, part)
 
     job.loss = interrupted  # type: ignore[method-assign]
     train(job, config, tmp_path / "broken", DESCRIPTION)

@@ -104,7 +104,8 @@ def test_clips_begin_anywhere_or_at_the_first_frame(
 ) -> None:
     config = TokenizerTrainingConfig(25, 3, first_share=0.5)
     trainer = TokenizerTrainer(build_tokenizer(recipe.tokenizer.model), config, 4, recordings, held_out)
-    clips = [trainer._sample_clip(np.random.default_rng(seed)) for seed in range(100)]
+    chosen = [trainer._choose_clip(np.random.default_rng(seed)) for seed in range(100)]
+    clips = [recordings.episodes[episode].frames_at(frames) for episode, frames in chosen]
     assert {clip.shape for clip in clips} == {(5, 32, 32, 3)}
     repeated = np.mean([np.array_equal(clip[0], clip[1]) for clip in clips])
     assert 0.4 < repeated < 0.75  # the square also stands still at the border

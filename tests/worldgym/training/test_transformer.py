@@ -10,6 +10,7 @@ from worldgym.config import WorldModelConfig
 from worldgym.data.episode import Episode
 from worldgym.data.recordings import Recordings
 from worldgym.errors import ConfigError
+from worldgym.parallel import Part
 from worldgym.reward_scale import RewardScale
 from worldgym.training.code_kernels import code_kernel
 from worldgym.training.encoded import EncodedBatch
@@ -179,6 +180,34 @@ def test_noise_is_in_the_input_but_not_in_the_target(
     errors = torch.nn.functional.cross_entropy(logits, batch.future.flatten(), reduction="none")
     expected = batch.mean(errors.view(batch.future.shape).mean(-1))
     assert metrics["cross_entropy"] == pytest.approx(expected.item(), rel=1e-4)
+
+
+def test_the_mean_of_the_parts_of_a_batch_is_that_of_the_batch(
+    recipe: Recipe, tokenizer_run: Path, recordings: Recordings, held_out: Recordings
+) -> None:
+    changes = {"segment_length": 3, "start_stride": 1, "later_share": 0.3, "noise_width": 0.05, "label_width": 0.05}
+    trainer = make_trainer(recipe, tokenizer_run, recordings, held_out, **changes)
+    trainer.model.eval()  # no dropout
+
+    def trained(count: int) -> tuple[list[float], torch.Tensor]:
+        """Means of the metrics, and the gradient."""
+        trainer.model.zero_grad()
+        found = []
+        for index in range(count):
+            loss, metrics = trainer.loss(np.random.default_rng(0), Part(index, count))
+            (loss / count).backward()
+            found.append(list(metrics.values()))
+        gradients = [part.grad.flatten() for part in trainer.model.parameters() if part.grad is not None]
+        return np.mean(found, axis=0).tolist(), torch.cat(gradients)
+
+    batch = trainer._sample(np.random.default_rng(0), Part())[0]
+    assert batch.weights is not None
+    assert 0 in batch.weights  # a part of this segment alone has no weight
+    metrics, gradient = trained(1)
+    for count in (2, 8):
+        others, other = trained(count)
+        assert others == pytest.approx(metrics, abs=1e-5)
+        torch.testing.assert_close(other, gradient, rtol=1e-4, atol=1e-6)
 
 
 def test_recordings_of_another_size_raise(
