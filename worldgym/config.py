@@ -18,7 +18,7 @@ from worldgym.tokens import TokenLayout
 
 T = TypeVar("T")
 FORMAT_VERSION = 1
-HEADS = ("reward", "success", "termination")
+HEADS = ("reward", "success", "termination", "frame_error")
 """What a transformer can predict of a step beside its frame. Each is one linear layer on the last hidden state."""
 
 
@@ -262,6 +262,7 @@ class WorldModelConfig:
             predicted (paper). See ``worldgym.reward_scale``.
         success: whether the model predicts the probability that the task counts as solved.
         termination: whether the model predicts the probability that a step ends the episode.
+        frame_error: whether the model predicts the error of its own frames, which is its uncertainty then.
         action_space: description of the environment's action space, from which actions are encoded as vectors; empty
             for vectors in [-1, 1]. See ``worldgym.envs.actions``.
         slides: what happens when the position window is full. If True, the window slides: the context stays, and the
@@ -286,6 +287,7 @@ class WorldModelConfig:
     slides: bool = False
     action_space: Mapping[str, Any] = field(default_factory=dict)
     reward_bins: tuple[float, ...] = ()
+    frame_error: bool = False
 
     def __post_init__(self) -> None:
         if self.action_dim < 0:

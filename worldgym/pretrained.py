@@ -157,6 +157,7 @@ def published_configs(config: WorldModelConfig) -> tuple[dict[str, Any], dict[st
         "place embeddings": transformer.place_embeddings,
         "a success head": config.success,
         "a termination head": config.termination,
+        "a head for the error of frames": config.frame_error,
         "rewards in bins": bool(config.reward_bins),
         "rewards that are not learned under symlog": config.reward and config.reward_transform != "symlog",
         "a reward head without actions": config.reward and not config.action_dim,

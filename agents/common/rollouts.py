@@ -33,7 +33,7 @@ class Rollouts:
         frames: uint8 ``[B, S + T, H, W, 3]``: the real frames of the history, then the imagined ones.
         actions: float32 ``[B, T, A]``.
         rewards: float32 ``[B, T]``, in the environment's scale.
-        uncertainty: float32 ``[B, T]``: the world model's about each frame, in nats.
+        uncertainty: float32 ``[B, T]``: the world model's about each frame.
         lengths: int64 ``[B]``, from 0 to T.
         terminated: bool ``[B]``, whether the last valid step ended the episode.
     """
@@ -78,7 +78,7 @@ def imagine_rollouts(
         horizon: number of steps, T.
         rewards: computes the rewards; the world model's head unless given.
         generator: samples the tokens and the terminations.
-        max_uncertainty: in nats; a rollout ends before the first frame whose uncertainty
+        max_uncertainty: a rollout ends before the first frame whose uncertainty
             (``WorldModelState.uncertainty``) is larger. None never ends one early.
         pessimism: how many standard deviations of the predicted reward are subtracted from it.
 

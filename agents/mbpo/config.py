@@ -59,7 +59,7 @@ class MBPOConfig:
     horizon: int = 10
     """Steps of a rollout at most."""
     max_uncertainty: float | None = None
-    """Nats; a rollout ends before the first frame whose uncertainty is larger. None: rollouts have full length."""
+    """A rollout ends before the first frame whose uncertainty is larger. None: rollouts have full length."""
     pessimism: float = 0.0
     """How many standard deviations of the predicted reward are subtracted from it in rollouts; above 0 the world model
     needs reward bins."""

@@ -43,8 +43,8 @@ class RewardCost:
     Attributes:
         discount: factor of the rewards from one step to the next.
         pessimism: standard deviations of the predicted reward that are subtracted from it.
-        max_uncertainty: in nats. From the first frame that is less certain on, every step earns ``unsure_reward``
-            and there is no terminal value. None trusts every frame.
+        max_uncertainty: of ``WorldModelState.uncertainty``. From the first frame that is less certain on, every step
+            earns ``unsure_reward`` and there is no terminal value. None trusts every frame.
         unsure_reward: see there; a low reward of the task.
         terminal: value of what comes after the horizon, where there is a critic.
     """

@@ -23,7 +23,7 @@ class Futures:
         rewards: float32 ``[N, T]``; NaN if the model predicts none.
         reward_spread: float32 ``[N, T]``, standard deviations of the rewards; NaN if the model predicts none, 0 for a
             simulator.
-        uncertainty: float32 ``[N, T]``, in nats; 0 for a simulator.
+        uncertainty: float32 ``[N, T]``, the world model's; 0 for a simulator.
         success_probability: float32 ``[N, T]``; NaN if the model predicts none.
         tokens: int64 ``[N, T, n]``, dynamics codes; n is 0 for a simulator.
     """

@@ -45,7 +45,7 @@ class ImaginationCallback(BaseCallback):
         rollout_every: real steps between two batches of rollouts.
         rollouts: rollouts in a batch.
         horizon: steps of a rollout at most.
-        max_uncertainty: in nats; a rollout ends before the first frame whose uncertainty is larger. None: rollouts have
+        max_uncertainty: a rollout ends before the first frame whose uncertainty is larger. None: rollouts have
             full length.
         pessimism: how many standard deviations of the predicted reward are subtracted from it; above 0 the world model
             needs reward bins.

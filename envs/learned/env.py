@@ -42,7 +42,7 @@ class WorldModelEnv(SessionEnv, FrameEnv):
         starts: ``reset`` starts episodes where the simulator does, from the first frames that come with the checkpoint,
             so that step t here is step t there; ``anywhere`` starts in the middle of recorded episodes.
         pessimism: how many standard deviations of the predicted reward are subtracted from it.
-        truncate_when_unsure: uncertainty in nats above which an episode is truncated; None never does.
+        truncate_when_unsure: ``info["uncertainty"]`` above which an episode is truncated; None never does.
 
     Raises:
         UnknownTask: for a task that the checkpoint does not have.
@@ -118,10 +118,10 @@ class WorldModelEnv(SessionEnv, FrameEnv):
         Returns:
             The frame, uint8 ``[H, W, 3]``; the reward (0.0 if the checkpoint predicts none); ``terminated``, True with
             the probability that the checkpoint predicts (False if it predicts none); ``truncated``, True from the last
-            step of the episode on; ``info`` as from ``reset``, with ``uncertainty`` (mean entropy of the frame's tokens
-            in nats), ``reanchored`` (True if the model's window was full, and slid or began again from the last frames)
-            and, where the checkpoint predicts them, ``reward_spread``, ``success_probability``, ``success`` (True from
-            probability 0.5 on) and ``termination_probability``.
+            step of the episode on; ``info`` as from ``reset``, with ``uncertainty`` (as
+            ``WorldModelState.uncertainty``), ``reanchored`` (True if the model's window was full, and slid or began
+            again from the last frames) and, where the checkpoint predicts them, ``reward_spread``,
+            ``success_probability``, ``success`` (True from probability 0.5 on) and ``termination_probability``.
 
         Raises:
             ResetNeeded: before the first reset.

@@ -21,6 +21,7 @@ class EncodedBatch(NamedTuple):
         successes: bool ``[B, T]``; None where they are unknown.
         terminations: bool ``[B, T]``; None where they are unknown.
         weights: float32 ``[B, T]``, of each frame in the loss; None weighs all equally.
+        frame_errors: float32 ``[B, T]``, logarithms of the mean squared errors of imagined frames; None unless known.
         total: the sum of the weights by which means divide, for a part of a batch; that of ``weights`` unless given.
     """
 
@@ -31,6 +32,7 @@ class EncodedBatch(NamedTuple):
     successes: Tensor | None = None
     terminations: Tensor | None = None
     weights: Tensor | None = None
+    frame_errors: Tensor | None = None
     total: Tensor | None = None
 
     def map(self, change: Callable[[Tensor], Tensor]) -> "EncodedBatch":

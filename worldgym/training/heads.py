@@ -1,5 +1,6 @@
 """The heads of a transformer: their targets, their initial values, and fitting them to a trained transformer."""
 
+import math
 from collections.abc import Iterable
 
 import torch
@@ -13,6 +14,7 @@ from worldgym.transformer.transformer import Transformer
 
 RIDGE = 1e-3
 FIT_ITERATIONS = 100  # of L-BFGS, for one logistic regression
+USUAL_ERROR = 1e-3  # mean squared error of a frame, before it is known
 LEAST_RATE = 1e-4  # of an event in the initial values, where it was never recorded
 
 
@@ -41,14 +43,16 @@ def initialise_heads(
         if name in heads and events is not None:
             rate = events.float().mean().clamp(LEAST_RATE, 1 - LEAST_RATE)
             heads[name].bias.fill_(float(rate.logit()))
+    if "frame_error" in heads:
+        heads["frame_error"].bias.fill_(math.log(USUAL_ERROR))
 
 
 @torch.no_grad()
 def fit_heads(model: Transformer, batches: Iterable[tuple[EncodedBatch, Tensor]], scale: RewardScale) -> None:
     """Fit the heads to the transformer's hidden states.
 
-    Rewards are fitted by ridge regression, rewards with bins and events by logistic regression. To convergence that
-    gives calibrated probabilities, however rare an event is.
+    Rewards and errors of frames are fitted by ridge regression, rewards with bins and events by logistic regression. To
+    convergence that gives calibrated probabilities, however rare an event is.
 
     Args:
         model: without a head nothing happens.
@@ -64,14 +68,15 @@ def fit_heads(model: Transformer, batches: Iterable[tuple[EncodedBatch, Tensor]]
         last = model.layout.last_positions(batch.future.shape[1], hidden.device)
         counted = torch.ones_like(batch.rewards, dtype=torch.bool) if batch.weights is None else batch.weights > 0
         features.append(hidden[:, last][counted].double())
-        values = scale.targets(batch.rewards), batch.successes, batch.terminations
+        values = scale.targets(batch.rewards), batch.successes, batch.terminations, batch.frame_errors
         known.append(tuple(None if value is None else value[counted].double() for value in values))
     inputs = torch.cat(features)
     for name, parts in zip(HEADS, zip(*known, strict=True), strict=True):
         present = [part for part in parts if part is not None]
         if name not in model.heads or len(present) < len(parts):
             continue
-        head, fit = model.heads[name], ridge if name == "reward" and not scale.bins else logistic
+        linear = name == "frame_error" or (name == "reward" and not scale.bins)
+        head, fit = model.heads[name], ridge if linear else logistic
         weight, bias = fit(inputs, torch.cat(present))
         head.weight.copy_(weight.reshape(head.weight.shape))
         head.bias.copy_(bias.reshape(head.bias.shape))

@@ -129,6 +129,7 @@ def train_transformer(
         action_space=recordings.action_space,
         reward_bins=RewardScale.of(rewards, "symlog", recipe.job.reward_bins).bins,
         termination=any(episode.info.terminated for episode in recordings.episodes),
+        frame_error=True,
     )
     with seeded_rng(recipe.training.seed, torch.device("cpu")):
         model = Transformer.build(config)

@@ -13,6 +13,7 @@ from tqdm import tqdm
 from worldgym.config import Sampling, WorldModelConfig, check_numbers
 from worldgym.data.recordings import Batch, Recordings, to_batch, to_unit, validation_segments
 from worldgym.errors import ConfigError
+from worldgym.metrics.pixels import squared_error
 from worldgym.parallel import WHOLE, Part
 from worldgym.reports.evaluation import evaluate
 from worldgym.runs.log import Metrics
@@ -29,6 +30,7 @@ HEAD_SEED = 300  # of the batches to which the heads are fitted
 HEAD_ROWS = 64  # segments that are imagined at once for it
 HEAD_STEPS = 200  # of an episode that are imagined for it at most
 MOST_ENCODED = 100_000  # segments whose codes are kept, about 2.5 kB each
+SMALLEST_ERROR = 1e-6  # added to squared errors of frames before their logarithm
 SAMPLING = Sampling(0.3)  # of these rollouts; the shipped environments sample so
 VALIDATION_STARTS = (10,)  # first frames of the held-out segments
 VALIDATION_HORIZONS = (1, 5, 10)
@@ -184,6 +186,7 @@ class TransformerTrainer:
                 rewards=encoded.rewards[:, part],
                 successes=_part(encoded.successes, part),
                 terminations=_part(encoded.terminations, part),
+                frame_errors=_part(encoded.frame_errors, part),
                 weights=(weights[:, part] * new).to(tokens.device),
             )
             yield cut, self.model.layout.sequence(cut.context, cut.future)
@@ -199,12 +202,13 @@ class TransformerTrainer:
             SAMPLING.temperature,
             SAMPLING.top_k,
             generator,
-            decode=False,
             horizon=None if model.config.action_dim else actions.shape[1],
         )
         codes, _ = self.tokenizer.encode_context(to_unit(batch.frames[:, :context].to(model.device)))
         steps = (None if values is None else values[:, context - 1 :].to(model.device) for values in batch[1:])
-        return EncodedBatch(codes, imagined.tokens, *steps), imagined.tokens  # type: ignore[arg-type]
+        errors = _squared_errors(imagined.frames, batch.frames[:, context:])
+        encoded = EncodedBatch(codes, imagined.tokens, *steps)  # type: ignore[arg-type]
+        return encoded._replace(frame_errors=(errors + SMALLEST_ERROR).log()), imagined.tokens
 
     def validate(self, video: Path) -> Metrics:
         """Compare held-out segments with what the world model imagines under their actions, with greedy sampling.
@@ -295,3 +299,9 @@ class TransformerTrainer:
 
 def _part(events: Tensor | None, part: slice) -> Tensor | None:
     return None if events is None else events[:, part]
+
+
+def _squared_errors(imagined: Tensor, real: Tensor) -> Tensor:
+    """Mean squared errors ``[B, T]`` of frames uint8 ``[B, T, H, W, 3]``, a step at a time to save memory."""
+    steps = zip(imagined.unbind(1), real.to(imagined.device).unbind(1), strict=True)
+    return torch.stack([squared_error(to_unit(made), to_unit(true)) for made, true in steps], dim=1)

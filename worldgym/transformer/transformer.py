@@ -28,6 +28,8 @@ class StepValues(NamedTuple):
     """Logit of the probability that the task counts as solved."""
     termination: Tensor | None
     """Logit of the probability that the step ends the episode."""
+    frame_error: Tensor | None
+    """Logarithm of the mean squared error of the frame's pixels in [0, 1]."""
 
 
 class TransformerOutput(NamedTuple):
@@ -56,6 +58,7 @@ class Transformer(nn.Module):
         reward: whether there is a reward head.
         success: whether there is a success head.
         termination: whether there is a termination head.
+        frame_error: whether there is a head for the error of the frame itself.
         reward_outputs: outputs of the reward head; see :class:`worldgym.reward_scale.RewardScale`.
 
     Attributes:
@@ -70,6 +73,7 @@ class Transformer(nn.Module):
         reward: bool = False,
         success: bool = False,
         termination: bool = False,
+        frame_error: bool = False,
         reward_outputs: int = 1,
     ) -> None:
         super().__init__()
@@ -81,6 +85,7 @@ class Transformer(nn.Module):
         self.reward_linear = nn.Linear(config.hidden_size, reward_outputs) if reward else None
         self.success_linear = nn.Linear(config.hidden_size, 1) if success else None
         self.termination_linear = nn.Linear(config.hidden_size, 1) if termination else None
+        self.frame_error_linear = nn.Linear(config.hidden_size, 1) if frame_error else None
         rows = layout.prefix_length + layout.step_length
         self.place_embedding = nn.Embedding(rows, config.hidden_size) if config.place_embeddings else None
         self._initialise()

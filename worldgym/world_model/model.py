@@ -51,7 +51,7 @@ class Imagined(NamedTuple):
     tokens: Tensor
     """int64 ``[B, T, n]``, dynamics codes, for :meth:`WorldModel.decode`."""
     uncertainty: Tensor
-    """float32 ``[B, T]``, mean entropy of each frame's tokens in nats."""
+    """float32 ``[B, T]``, as :attr:`WorldModelState.uncertainty`."""
     success_probability: Tensor
     """float32 ``[B, T]``; NaN if the model does not predict it."""
     termination_probability: Tensor
@@ -493,7 +493,9 @@ class WorldModel:
         """Imagine one frame for checked inputs; changes the state in place."""
         self._make_room(state)
         imagined = imagine_frame(self.transformer, state.cache, action, noise, sampling.temperature, sampling.top_k)
-        state.uncertainty = imagined.uncertainty
+        error = imagined.values.frame_error
+        # The root of the mean squared error, whose logarithm is predicted: 1 is the whole range of a pixel.
+        state.uncertainty = imagined.uncertainty if error is None else (error.float() / 2).clamp(max=0).exp()
         state.success_probability = self._probability(imagined.values.success, len(state))
         state.termination_probability = self._probability(imagined.values.termination, len(state))
         raw = imagined.values.reward

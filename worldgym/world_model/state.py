@@ -41,7 +41,9 @@ class WorldModelState:
     Attributes:
         frames: uint8 ``[B, C, H, W, 3]``, the last C frames, oldest first; for a goal-conditioned model the goal and
             the last C - 1. A new start would use them.
-        uncertainty: float32 ``[B]``, mean entropy in nats of the newest frame's tokens; 0 before the first step.
+        uncertainty: float32 ``[B]``, of the newest frame: the error that the model expects of it, as the root of the
+            mean squared difference to the true frame, from 0 to 1; without ``WorldModelConfig.frame_error`` the mean
+            entropy of its tokens in nats. 0 before the first step.
         reanchored: bool ``[B]``, whether the row's position window was full before the last step, so that it slid, or
             the row was started anew from ``frames``; see ``WorldModelConfig.slides``.
         success_probability: float32 ``[B]``, that the task counts as solved at the newest frame; 0 before the first

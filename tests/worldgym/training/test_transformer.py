@@ -307,3 +307,19 @@ def test_rewards_in_bins_are_trained(
     imagined = model.rollout(frames, np.stack([segment.actions[1:] for segment in segments]), 0.3).rewards
     real = np.stack([segment.rewards[1:] for segment in segments])
     assert imagined.mean().item() == pytest.approx(real.mean(), rel=0.35)
+
+
+def test_uncertainty_is_the_error_to_expect_of_a_frame(
+    recipe: Recipe, tokenizer_run: Path, recordings: Recordings, held_out: Recordings, tmp_path: Path
+) -> None:
+    job = dataclasses.replace(recipe.transformer.job, head_batches=40)
+    changed = dataclasses.replace(recipe.transformer, job=job)
+    train_transformer(changed, tokenizer_run, recordings, held_out, tmp_path, torch.device("cpu"))
+    model = load_world_model_run(tokenizer_run, tmp_path).world_model
+    assert model.config.frame_error
+    segments = [recordings.segment(index, start, 8) for index in range(8) for start in (0, 8, 16)]
+    frames = torch.from_numpy(np.stack([segment.frames for segment in segments]))
+    imagined = model.rollout(frames[:, :2], np.stack([segment.actions[1:] for segment in segments]), 0.3)
+    errors = (imagined.frames.float() - frames[:, 2:].float()).div(255).square().mean((2, 3, 4)).sqrt()
+    assert imagined.uncertainty.mean().item() == pytest.approx(errors.mean().item(), rel=0.35)
+    assert imagined.uncertainty.std() > 0

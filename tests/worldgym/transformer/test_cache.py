@@ -70,7 +70,7 @@ def assert_equal(got: ImaginedFrame, wanted: ImaginedFrame) -> None:
 
 def rows(frame: ImaginedFrame, chosen: list[int]) -> ImaginedFrame:
     assert frame.reward is not None
-    values = StepValues(frame.reward[chosen], None, None)
+    values = StepValues(frame.reward[chosen], None, None, None)
     return ImaginedFrame(frame.codes[chosen], values, frame.uncertainty[chosen])
 
 
