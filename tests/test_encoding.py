@@ -21,6 +21,8 @@ def _is_unclear(call: ast.Call) -> bool:
     keywords = {keyword.arg for keyword in call.keywords}
     if "encoding" in keywords:
         return False
+    if ast.unparse(call.func) == "Image.open":  # pictures are bytes
+        return False
     if name == "open":
         # The mode is the first argument of path.open(), and the second one of open().
         modes = call.args[0 if isinstance(call.func, ast.Attribute) else 1 :][:1]
@@ -49,7 +51,15 @@ def test_a_call_without_encoding_is_found(call: str) -> None:
 
 @pytest.mark.parametrize(
     "call",
-    ["p.read_text(encoding='utf-8')", "open(p, 'rb')", "p.open('wb')", "p.open(mode='rb')", "run(c)", "p.read_bytes()"],
+    [
+        "p.read_text(encoding='utf-8')",
+        "open(p, 'rb')",
+        "p.open('wb')",
+        "p.open(mode='rb')",
+        "run(c)",
+        "p.read_bytes()",
+        "Image.open(p)",
+    ],
 )
 def test_a_call_with_encoding_or_of_bytes_is_not(call: str) -> None:
     assert calls_without_encoding(call) == []
