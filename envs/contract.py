@@ -2,7 +2,7 @@
 
 import functools
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import gymnasium as gym
@@ -167,6 +167,20 @@ def check_open(closed: bool, call: str) -> None:
     """Raise EnvironmentClosed if the environment was closed."""
     if closed:
         raise EnvironmentClosed(f"{call}() was called after close(): make a new environment")
+
+
+def check_look(look: str, looks: Sequence[str]) -> None:
+    """Raise InvalidOption for another way to draw than those that a simulator has."""
+    if look not in looks:
+        raise InvalidOption(f"look: expected {' or '.join(map(repr, looks))}, got {look!r}")
+
+
+def no_expert(task: str, known: Iterable[str] = ()) -> InvalidOption:
+    """The error for a task without a scripted expert; names the tasks that have one."""
+    others = f"; tasks that have one: {', '.join(known)}" if known else ""
+    return InvalidOption(
+        f"{task} has no scripted expert{others}. Record random, sticky or smooth actions, or a policy, instead"
+    )
 
 
 def show_frame(frame: Frame, title: str) -> None:

@@ -28,9 +28,11 @@ from worldgym.envs.contract import (
     Info,
     Options,
     action_space,
+    check_look,
     checked_action,
     checked_options,
     metadata,
+    no_expert,
 )
 from worldgym.envs.mujoco_camera import GL_ADVICE, MujocoCamera, choose_gl_backend
 from worldgym.envs.packages import missing_packages
@@ -117,8 +119,7 @@ class SimulatorLIBERO(FrameEnv):
         look: Look = "fast",
         camera: str = CAMERAS[0],
     ) -> None:
-        if look not in SPEC.looks:
-            raise InvalidOption(f"look: expected 'fast' or 'reference', got {look!r}")
+        check_look(look, SPEC.looks)
         if camera not in CAMERAS:
             raise InvalidOption(f"camera: expected {' or '.join(map(repr, CAMERAS))}, got {camera!r}")
         self.task, self.look = SPEC.check_task(task), look
@@ -185,10 +186,7 @@ class SimulatorLIBERO(FrameEnv):
         """
         self._current_frame("expert_action")
         if self.task not in EXPERTS:
-            raise InvalidOption(
-                f"{self.task} has no scripted expert; tasks that have one: {', '.join(EXPERTS)}. For others, record "
-                "random, sticky or smooth actions, or a policy"
-            )
+            raise no_expert(self.task, EXPERTS)
         return EXPERTS[self.task](self.simulator.env)
 
     def close(self) -> None:

@@ -22,6 +22,7 @@ from worldgym.envs.contract import (
     checked_action,
     checked_options,
     metadata,
+    no_expert,
 )
 from worldgym.envs.packages import missing_packages
 from worldgym.envs.registry import SimulatorSpec
@@ -112,10 +113,7 @@ class SimulatorManiSkill(FrameEnv):
         """
         self._current_frame("expert_action")
         if self.task not in EXPERTS:
-            raise InvalidOption(
-                f"{self.task} has no scripted expert; tasks that have one: {', '.join(EXPERTS)}. For others, record "
-                "random, sticky or smooth actions, or a policy"
-            )
+            raise no_expert(self.task, EXPERTS)
         return EXPERTS[self.task](self.simulator)
 
     def close(self) -> None:

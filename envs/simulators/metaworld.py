@@ -21,6 +21,7 @@ from worldgym.envs.contract import (
     Info,
     Options,
     action_space,
+    check_look,
     checked_action,
     checked_options,
     metadata,
@@ -28,7 +29,7 @@ from worldgym.envs.contract import (
 from worldgym.envs.mujoco_camera import GL_ADVICE, MujocoCamera, choose_gl_backend
 from worldgym.envs.packages import missing_packages
 from worldgym.envs.registry import SimulatorSpec
-from worldgym.errors import DependencyNotInstalled, InvalidOption, RenderingError
+from worldgym.errors import DependencyNotInstalled, RenderingError
 
 PAPER_TASKS = ("button-press-topdown-wall", "plate-slide", "hammer", "door-lock", "handle-pull-side", "coffee-push")
 ACTION_NAMES = ("dx", "dy", "dz", "gripper")
@@ -75,8 +76,7 @@ class SimulatorMetaWorld(FrameEnv):
     frame_skip = ACTION_REPEAT
 
     def __init__(self, task: str = PAPER_TASKS[1], render_mode: str | None = None, look: Look = "fast") -> None:
-        if look not in SPEC.looks:
-            raise InvalidOption(f"look: expected 'fast' or 'reference', got {look!r}")
+        check_look(look, SPEC.looks)
         self.task, self.look = SPEC.check_task(task), look
         super().__init__(RESOLUTION, action_space(len(ACTION_NAMES)), f"{SPEC.name} {self.task}", render_mode)
         self.simulator = _make_simulator(self.task)

@@ -21,15 +21,17 @@ from worldgym.envs.contract import (
     Info,
     Options,
     action_space,
+    check_look,
     checked_action,
     checked_options,
     metadata,
+    no_expert,
 )
 from worldgym.envs.mujoco_camera import GL_ADVICE, MujocoCamera, choose_gl_backend
 from worldgym.envs.packages import missing_packages
 from worldgym.envs.registry import SimulatorSpec
 from worldgym.envs.seeding import numpy_seeded
-from worldgym.errors import DependencyNotInstalled, InvalidOption, RenderingError
+from worldgym.errors import DependencyNotInstalled, RenderingError
 
 TASKS = (
     "push_red",
@@ -79,8 +81,7 @@ class SimulatorRoboDesk(FrameEnv):
     frame_skip = ACTION_REPEAT
 
     def __init__(self, task: str = TASKS[0], render_mode: str | None = None, look: Look = "fast") -> None:
-        if look not in SPEC.looks:
-            raise InvalidOption(f"look: expected 'fast' or 'reference', got {look!r}")
+        check_look(look, SPEC.looks)
         self.task, self.look = SPEC.check_task(task), look
         super().__init__(RESOLUTION, action_space(len(ACTION_NAMES)), f"{SPEC.name} {self.task}", render_mode)
         _import_robodesk()
@@ -129,7 +130,7 @@ class SimulatorRoboDesk(FrameEnv):
             InvalidOption: always, after that.
         """
         self._current_frame("expert_action")
-        raise InvalidOption(f"{self.task} has no scripted expert; record random, sticky or smooth actions, or a policy")
+        raise no_expert(self.task)
 
     def close(self) -> None:
         """Free the renderer and the simulator."""

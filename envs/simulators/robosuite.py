@@ -20,14 +20,16 @@ from worldgym.envs.contract import (
     Info,
     Options,
     action_space,
+    check_look,
     checked_action,
     checked_options,
     metadata,
+    no_expert,
 )
 from worldgym.envs.mujoco_camera import GL_ADVICE, MujocoCamera, choose_gl_backend
 from worldgym.envs.packages import missing_packages
 from worldgym.envs.registry import SimulatorSpec
-from worldgym.errors import DependencyNotInstalled, InvalidOption, RenderingError
+from worldgym.errors import DependencyNotInstalled, RenderingError
 
 TASKS = ("Lift", "Stack", "Door", "Wipe", "PickPlaceCan")
 ACTION_NAMES = ("dx", "dy", "dz", "rotate_x", "rotate_y", "rotate_z", "gripper")
@@ -81,8 +83,7 @@ class SimulatorRobosuite(FrameEnv):
     frame_skip = ACTION_REPEAT
 
     def __init__(self, task: str = TASKS[0], render_mode: str | None = None, look: Look = "fast") -> None:
-        if look not in SPEC.looks:
-            raise InvalidOption(f"look: expected 'fast' or 'reference', got {look!r}")
+        check_look(look, SPEC.looks)
         self.task, self.look = SPEC.check_task(task), look
         super().__init__(RESOLUTION, action_space(len(ACTION_NAMES)), f"{SPEC.name} {self.task}", render_mode)
         self.simulator = _make_simulator(self.task)
@@ -128,10 +129,7 @@ class SimulatorRobosuite(FrameEnv):
         """
         self._current_frame("expert_action")
         if self.task != "Lift":
-            raise InvalidOption(
-                f"{self.task} has no scripted expert, only Lift has one; record random, sticky or smooth actions, or a "
-                "policy"
-            )
+            raise no_expert(self.task, ("Lift",))
         return _lift(self.simulator)
 
     def close(self) -> None:
