@@ -71,7 +71,7 @@ class PlanCommand:
     pessimism: float = 0.0
     """Standard deviations of the predicted reward that are subtracted from it."""
     max_uncertainty: OptionalPositiveFloat = None
-    """Nats beyond which an imagined frame, and all after it, earn nothing (default: all are trusted)."""
+    """Uncertainty beyond which an imagined frame, and all after it, earn nothing (default: all are trusted)."""
     dtype: str = "bfloat16"
     """Precision of the learned world."""
     budget: Positive = 1024
