@@ -3,6 +3,7 @@
 Physics and drawing run on the CPU. Every task ends by its own time limit alone, which success does not cut short.
 """
 
+import contextlib
 import functools
 import importlib
 import logging
@@ -24,6 +25,7 @@ from worldgym.envs.contract import (
     metadata,
     no_expert,
 )
+from worldgym.envs.mujoco_camera import choose_gl_backend
 from worldgym.envs.packages import missing_packages
 from worldgym.envs.registry import SimulatorSpec
 from worldgym.envs.simulators.maniskill_experts import EXPERTS
@@ -194,6 +196,9 @@ def _import_maniskill() -> None:
         raise DependencyNotInstalled(
             f"ManiSkill is not installed ({' and '.join(missing)} not found); run `{SPEC.install}`. {VULKAN_ADVICE}"
         )
+    # It imports MuJoCo, which other simulators draw with, and which chooses how to draw when it is imported.
+    with contextlib.suppress(DependencyNotInstalled):
+        choose_gl_backend()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of its dependencies

@@ -95,3 +95,21 @@ def test_a_missing_vulkan_driver_names_its_packages() -> None:
     done = subprocess.run([sys.executable, "-c", WITHOUT_VULKAN], capture_output=True, text=True, timeout=300)
     assert "mesa-vulkan-drivers" in done.stdout, done.stderr
     assert "bookworm-backports" in done.stdout
+
+
+OTHER_SIMULATOR_AFTERWARDS = """
+import os
+os.environ.pop("MUJOCO_GL", None)
+import gymnasium as gym, worldgym
+for name, task in (("ManiSkill", "PickCube-v1"), ("MetaWorld", "plate-slide")):
+    env = gym.make(f"Simulator-{name}-v0", task=task)
+    print(env.reset(seed=0)[0].std() > 10)
+    env.close()
+"""
+
+
+def test_simulators_that_draw_by_mujoco_work_beside_it() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", OTHER_SIMULATOR_AFTERWARDS], capture_output=True, text=True, timeout=300, check=False
+    )
+    assert (done.returncode, done.stdout) == (0, "True\nTrue\n"), done.stderr
