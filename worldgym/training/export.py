@@ -43,10 +43,10 @@ def export(
     if trained.tokenizer_data != trained.data:
         check_held_out(trained.tokenizer_data, held_out)
         training_data["tokenizer_trained_on"] = trained.tokenizer_data
+    for summary in trained.earlier:
+        check_held_out(summary, held_out)
     if trained.earlier:
-        for summary in trained.earlier:
-            check_held_out(summary, held_out)
-        training_data["earlier"] = trained.earlier
+        training_data["earlier"] = _with_other_episodes(trained.earlier)
     model = trained.world_model
     config = dataclasses.replace(model.config, training_data=training_data, sampling=sampling)
     with atomic_folder(folder) as temporary:
@@ -54,3 +54,15 @@ def export(
         WorldModel.from_pretrained(temporary)  # fails if half precision cannot represent a weight
         atomic_json(temporary / RECIPE, recipe_to_dict(trained.recipe))
     return config
+
+
+def _with_other_episodes(summaries: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Summaries that have episodes which none of those before has; those without digests are kept."""
+    seen: set[str] = set()
+    kept = []
+    for summary in summaries:
+        digests = set(summary.get("digests", "").split())
+        if not digests or digests - seen:
+            kept.append(summary)
+        seen |= digests
+    return kept

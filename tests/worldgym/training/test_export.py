@@ -12,7 +12,7 @@ from worldgym.data.recordings import Recordings
 from worldgym.errors import CheckpointError, ConfigError, DataError
 from worldgym.reports.commands import training_commands
 from worldgym.runs.checkpoint import load_state, newest_checkpoint, save_state
-from worldgym.training.export import export
+from worldgym.training.export import _with_other_episodes, export
 from worldgym.training.recipe import Recipe, load_recipe
 from worldgym.training.runs import train_tokenizer, train_transformer
 from worldgym.training.trained import load_world_model_run
@@ -139,3 +139,10 @@ def test_training_starts_from_a_checkpoint_of_the_same_architecture_alone(
         before = () if part == "tokenizer" else (exported,)
         with pytest.raises(ConfigError, match=f"expected the same .*{part}.*{next(iter(changes))}"):
             train(changed, *before, recordings, held_out, tmp_path / part, CPU, initial=str(exported))  # type: ignore[operator]
+
+
+def test_earlier_training_data_is_named_once() -> None:
+    one, more, other = ({"digests": digests} for digests in ("a b", "a b c", "d"))
+    undated: dict[str, str] = {}
+    assert _with_other_episodes([more, one, undated, other, other]) == [more, undated, other]
+    assert _with_other_episodes([one, more]) == [one, more]
