@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 EXAMPLE = "worldgym plan --task plate-slide --planner icem --candidates 256 --horizon 12 --episodes 20 --out runs/plan"
 NOT_SETTINGS = ("out", "episodes", "device", "budget")  # they change no episode
+STD_OF_PROPOSALS = 0.1
 PLAN, RANDOM, PROPOSAL = "plan", "random", "proposal"
 
 
@@ -48,6 +49,9 @@ class PlanCommand:
     """Steps of each."""
     iterations: OptionalPositive = None
     """Rounds of sampling (default: the planner's)."""
+    std: OptionalPositiveFloat = None
+    """Standard deviation of the first iteration's noise; actions are in [-1, 1] (default: 0.5; 0.1 with --proposal, so
+    that plans stay close to what the policy would do)."""
     hold: Positive = 1
     """Steps for which each decision of a plan is held."""
     replan_every: Positive = 1
@@ -144,6 +148,7 @@ class PlanCommand:
 
         sizes: dict[str, Any] = {"candidates": self.candidates, "horizon": self.horizon, "hold": self.hold}
         sizes["elites"] = min(ICEM.elites, max(2, self.candidates // 4))
+        sizes["std"] = self.std or (ICEM.std if self.proposal is None else STD_OF_PROPOSALS)
         if self.planner == "shooting":
             if self.iterations not in (None, 1):
                 raise ConfigError(f"iterations: random shooting has one, got {self.iterations}")
