@@ -11,6 +11,8 @@ from worldgym.envs.actions import ActionCodec
 from worldgym.envs.registry import SimulatorSpec, find_task
 from worldgym.errors import DataError, InvalidOption, WorldGymError
 
+SAVE_EVERY = 10  # steps between two states that are kept, to which a rewind returns
+
 
 class Real(NamedTuple):
     """One step of the simulator."""
@@ -53,6 +55,7 @@ class Follower:
             )
         self._seed, self._steps, self._stale = 0, 0, True
         self._last: Real | None = None
+        self._saved: dict[int, tuple[Any, Real | None]] = {}  # states and last steps, by the number of steps
 
     @property
     def has_expert(self) -> bool:
@@ -62,12 +65,17 @@ class Follower:
     def reset(self, seed: int) -> NDArray[np.uint8]:
         """Start an episode; the first frame, uint8 ``[H, W, 3]``."""
         frame: NDArray[np.uint8] = self.env.reset(seed=seed)[0]
-        self._seed, self._steps, self._stale, self._last = seed, 0, False, None
+        self._seed, self._steps, self._stale, self._last, self._saved = seed, 0, False, None, {}
         return frame
 
     def rewind(self, steps: int) -> None:
-        """Go back to where the episode had this many steps; :meth:`follow` then takes the steps before it again."""
+        """Go back to where the episode had this many steps.
+
+        :meth:`follow` then takes the steps before it again: all of them, or, where the simulator's state can be
+        restored, those since the newest saved state.
+        """
         self._stale = self._stale or steps < self._steps
+        self._saved = {number: moment for number, moment in self._saved.items() if number <= steps}
 
     def follow(self, actions: Sequence[Any]) -> Real | None:
         """Take the actions of the episode that were not taken yet.
@@ -83,10 +91,12 @@ class Follower:
         """
         try:
             if self._stale:
-                self.reset(self._seed)
+                self._go_back()
             for action in actions[self._steps :]:
                 self._last = None if self._ended else self._step(action)
                 self._steps += 1
+                if self._steps % SAVE_EVERY == 0 and hasattr(self.env, "get_state"):
+                    self._saved[self._steps] = self.env.get_state(), self._last
         except WorldGymError:
             raise
         except Exception as error:  # whatever a simulator may raise
@@ -107,6 +117,16 @@ class Follower:
     @property
     def _ended(self) -> bool:
         return self._steps > 0 and (self._last is None or self._last.terminated or self._last.truncated)
+
+    def _go_back(self) -> None:
+        """To the newest saved state, or to the beginning."""
+        if not self._saved:
+            self.reset(self._seed)
+            return
+        self._steps = max(self._saved)
+        state, self._last = self._saved[self._steps]
+        self.env.set_state(state)
+        self._stale = False
 
     def _step(self, action: Any) -> Real:
         frame, reward, terminated, truncated, info = self.env.step(action)
