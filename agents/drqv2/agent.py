@@ -133,12 +133,8 @@ class DrQv2:
         Raises:
             TrainingError: as :meth:`update`.
         """
-        self._check(batch)
         generator = _generator(self.spec.seed, UPDATING, self.updates)
-        frames = random_shift(batch.frames.to(self.device), self.config.pad, generator)
-        with self._precision:
-            chosen = self.actor(self.encoder(frames))
-        loss = _distance(chosen, batch.actions.to(self.device))
+        loss = self._clone_loss(batch, generator, through_encoder=True)
         _descend(loss, self._critic_optimizer, self._actor_optimizer)
         self.updates += 1
         return {"clone_loss": loss.item()}
@@ -177,7 +173,7 @@ class DrQv2:
             actor_loss = -torch.minimum(*self.critic(features, chosen)).mean()
         if demonstrations is not None:
             actor_loss = actor_loss / actor_loss.detach().abs().clamp_min(SMALLEST_VALUE)
-            actor_loss = actor_loss + self.config.clone_weight * self._clone_loss(demonstrations, generator)
+            actor_loss = actor_loss + self.config.clone_weight * self._clone_loss(demonstrations, generator, False)
         _descend(actor_loss, self._actor_optimizer)
         self._move_target()
         self.updates += 1
@@ -249,14 +245,16 @@ class DrQv2:
         agent.load_state_dict(tensors)
         return agent
 
-    def _clone_loss(self, batch: Transitions, generator: torch.Generator) -> Tensor:
-        """The actor's distance to a batch's actions; the encoder is not trained by it."""
+    def _clone_loss(self, batch: Transitions, generator: torch.Generator, through_encoder: bool) -> Tensor:
+        """The mean squared distance of the actor's actions to a batch's; gradients may end before the encoder."""
         self._check(batch)
         frames = random_shift(batch.frames.to(self.device), self.config.pad, generator)
         with self._precision:
-            with torch.no_grad():
+            with torch.set_grad_enabled(through_encoder):
                 features = self.encoder(frames)
-            return _distance(self.actor(features), batch.actions.to(self.device))
+            chosen = self.actor(features)
+        distances: Tensor = (chosen - batch.actions.to(self.device)).square().sum(dim=1)
+        return distances.mean()
 
     @torch.no_grad()
     def _targets(self, rewards: Tensor, discounts: Tensor, next_frames: Tensor, generator: torch.Generator) -> Tensor:
@@ -329,11 +327,6 @@ class DrQv2:
                 )
             if dtype == torch.float32 and not torch.isfinite(value).all():
                 raise TrainingError(f"expected finite {name}, got others: remove the episode that they come from")
-
-
-def _distance(chosen: Tensor, wanted: Tensor) -> Tensor:
-    """The mean squared distance between actions ``[B, A]``."""
-    return (chosen - wanted).square().sum(dim=1).mean()
 
 
 def _descend(loss: Tensor, *optimizers: torch.optim.Optimizer) -> None:

@@ -69,13 +69,14 @@ class MBPO:
         self.config = config = config or MBPOConfig()
         demonstrations = list(demonstrations)
         clones = config.warmup_clone_updates > 0 or agent.config.clone_weight > 0
-        if not demonstrations and (clones or not config.seed_steps):
-            setting = (
-                "warmup_clone_updates, clone_weight: without demonstrations expected 0"
-                if clones
-                else ("seed_steps: without demonstrations expected a number above 0, got 0")
+        if clones and not demonstrations:
+            raise ConfigError(
+                "warmup_clone_updates, clone_weight: without demonstrations expected 0; record some with --demos"
             )
-            raise ConfigError(f"{setting}; record some with --demos")
+        if not config.seed_steps and not demonstrations:
+            raise ConfigError(
+                "seed_steps: without demonstrations expected a number above 0, got 0; record some with --demos"
+            )
         self._streams = RandomStreams(config.seed)
         demonstrated = sum(map(len, demonstrations))
         self.replay = self._make_replay(config.steps + demonstrated)
@@ -242,9 +243,8 @@ class MBPO:
 
     def _warm_up_agent(self) -> Metrics:
         """The agent's updates of one warm-up unit; the last unit may have fewer."""
-        return self._update(
-            self._updates_in_unit(self.config.warmup_agent_updates, self.warmup_done == self.warmup_units)
-        )
+        last = self.warmup_done == self.warmup_units
+        return self._update(self._updates_in_unit(self.config.warmup_agent_updates, last))
 
     def _updates_in_unit(self, total: int, last: bool) -> int:
         """How many of ``total`` updates belong to one warm-up unit."""

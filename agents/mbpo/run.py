@@ -69,9 +69,8 @@ class _AgentJob:
 
     def __init__(self, learner: MBPO, evaluation_env: Env, folder: Path) -> None:
         self._learner, self._evaluation_env, self._folder = learner, evaluation_env, folder
-        self._evaluated = (
-            -1 if learner.warmup_units and not learner.config.seed_steps else 0
-        )  # step of the newest evaluation
+        warmed_up_first = learner.warmup_units > 0 and not learner.config.seed_steps
+        self._evaluated = -1 if warmed_up_first else 0  # the step of the newest evaluation; -1 evaluates step 0 too
         self._evaluation: Metrics = {}
         self._unlogged: Metrics = {}
         self._seconds = 0.0  # spent on evaluations
