@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from worldgym.errors import CheckpointError
-from worldgym.storage.tensors import Tensors, read_tensors
+from worldgym.storage.tensors import Tensors, misfits, read_tensors
 
 MIXED: dict[str, tuple[int, ...]] = {
     "Mixed_3b": (192, 64, 96, 128, 16, 32, 32),
@@ -97,13 +97,7 @@ class I3D(nn.Module):
             expected = cls().state_dict()
         found = _read(path)
         needed = {name: tensor for name, tensor in expected.items() if not name.endswith("num_batches_tracked")}
-        problems = [f"{name} is missing" for name in needed if name not in found]
-        problems += [
-            f"{name} has shape {list(found[name].shape)}, expected {list(tensor.shape)}"
-            for name, tensor in needed.items()
-            if name in found and found[name].shape != tensor.shape
-        ]
-        if problems:
+        if problems := misfits(needed, found):
             raise CheckpointError(
                 f"{path}: expected the weights of I3D, got others: {'; '.join(problems[:8])}; "
                 "worldgym/metrics/i3d.py says which file is meant"

@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from worldgym.errors import CheckpointError
-from worldgym.storage.tensors import Tensors, open_tensors
+from worldgym.storage.tensors import Tensors, misfits, open_tensors
 
 STAGES: tuple[tuple[int, ...], ...] = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
 """Channels of VGG16's convolutions, stage by stage; each stage but the first begins with a max-pooling."""
@@ -68,13 +68,7 @@ class LPIPS(nn.Module):
         with torch.device("meta"):
             expected = cls().state_dict()
         found = _read(path, set(expected))
-        problems = [f"{name} is missing" for name in expected if name not in found]
-        problems += [
-            f"{name} has shape {list(found[name].shape)}, expected {list(tensor.shape)}"
-            for name, tensor in expected.items()
-            if name in found and found[name].shape != tensor.shape
-        ]
-        if problems:
+        if problems := misfits(expected, found):
             raise CheckpointError(
                 f"{path}: expected the weights of LPIPS, got others: {'; '.join(problems)}; make the file as "
                 "worldgym/metrics/lpips.py describes"

@@ -126,6 +126,16 @@ def digest(tensors: Mapping[str, Tensor]) -> str:
     return total.hexdigest()
 
 
+def misfits(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> list[str]:
+    """A message for each expected tensor that is missing or has another shape; further tensors are no matter."""
+    problems = [f"{name} is missing" for name in expected if name not in found]
+    return problems + [
+        f"{name} has shape {list(found[name].shape)}, expected {list(tensor.shape)}"
+        for name, tensor in expected.items()
+        if name in found and found[name].shape != tensor.shape
+    ]
+
+
 def add_prefix(prefix: str, tensors: Mapping[str, Tensor]) -> Tensors:
     """The same tensors under names that begin with ``prefix`` and a dot."""
     return {f"{prefix}.{name}": value for name, value in tensors.items()}
