@@ -26,6 +26,7 @@ class Futures:
         uncertainty: float32 ``[N, T]``, the world model's; 0 for a simulator.
         success_probability: float32 ``[N, T]``; NaN if the model predicts none.
         tokens: int64 ``[N, T, n]``, dynamics codes; n is 0 for a simulator.
+        context: the real frames that the codes refer to, uint8 ``[C, H, W, 3]``; C is 0 for a simulator.
     """
 
     history: Tensor
@@ -36,6 +37,7 @@ class Futures:
     uncertainty: Tensor
     success_probability: Tensor
     tokens: Tensor
+    context: Tensor
 
     def __len__(self) -> int:
         return len(self.actions)

@@ -95,9 +95,8 @@ class DynamicsCodeCost:
 
     @torch_defaults(grad=False)
     def __call__(self, futures: Futures) -> Tensor:
-        model, count = self.model, self.model.config.context_length
-        goal = checked_goal(self.goal, tuple(futures.history.shape[1:]))
-        _, features = encode_contexts(model.tokenizer, futures.history[None, -count:].to(model.device), model.dtype)
+        model, goal = self.model, checked_goal(self.goal, tuple(futures.history.shape[1:]))
+        _, features = encode_contexts(model.tokenizer, futures.context[None].to(model.device), model.dtype)
         wanted = model.tokenizer.encode_future(_pixels(goal, model)[None, None], features)[0, 0]
         _, book = model.tokenizer.codebooks()
         tokens = futures.tokens if self.every_frame else futures.tokens[:, -1:]

@@ -138,6 +138,7 @@ class LearnedModel:
     @torch_defaults(grad=False)
     def futures(self, actions: Tensor, frames: int, generator: torch.Generator) -> Iterator[Futures]:
         state, history = self._present()
+        assert self._context is not None
         horizon, sampling = actions.shape[1], self.model.config.sampling
         count = min(frames, horizon)
         # Frames can be decoded from tokens afterwards, and only those needed, unless the model began anew meanwhile.
@@ -154,7 +155,6 @@ class LearnedModel:
             )
             decoded = imagined.frames[:, horizon - count :] if count else imagined.frames
             if count and later:
-                assert self._context is not None
                 decoded = self.model.decode(self._context, imagined.tokens[:, horizon - count :])
             yield Futures(
                 history,
@@ -165,6 +165,7 @@ class LearnedModel:
                 imagined.uncertainty,
                 imagined.success_probability,
                 imagined.tokens,
+                self._context[0],
             )
 
     @torch_defaults(grad=False)

@@ -85,7 +85,8 @@ class SimulatorModel:
                 self._env.set_state(start)
             nothing = torch.zeros_like(rewards)
             tokens = torch.empty((*rewards.shape, 0), dtype=torch.int64)
-            yield Futures(self._history, chunk, images, rewards, nothing, nothing, successes, tokens)
+            context = self._history[:0]
+            yield Futures(self._history, chunk, images, rewards, nothing, nothing, successes, tokens, context)
 
     def follow(self, act: Act, frame_stack: int, noise: Tensor, generator: torch.Generator) -> Tensor:
         assert self._history is not None, "observe() comes first"

@@ -121,7 +121,8 @@ def made(**changes: Any) -> Futures:
     steps = torch.zeros(2, 3)
     given = {"rewards": steps, "reward_spread": steps, "uncertainty": steps, "success_probability": steps, **changes}
     history, images = torch.zeros(1, 2, 2, 3, dtype=torch.uint8), torch.zeros(2, 3, 2, 2, 3, dtype=torch.uint8)
-    return Futures(history, torch.zeros(2, 3, 1), images, tokens=torch.zeros(2, 3, 1, dtype=torch.int64), **given)
+    tokens = torch.zeros(2, 3, 1, dtype=torch.int64)
+    return Futures(history, torch.zeros(2, 3, 1), images, tokens=tokens, context=history[:0], **given)
 
 
 def test_rewards_are_discounted_pessimistic_and_trusted_while_certain() -> None:
@@ -189,6 +190,19 @@ def test_dynamics_codes_are_compared_without_frames(learned: LearnedModel, frame
     same = (found.tokens[:, None, -1] == found.tokens[None, :, -1]).all(2)
     assert ((costs[:, None] == costs[None]) | ~same).all()
     assert book.shape[0] == learned.model.layout.dynamics_codes
+
+
+def test_codes_are_compared_under_the_context_that_they_refer_to(learned: LearnedModel, frames: Frames) -> None:
+    learned.observe(frames, np.zeros((2, 2), np.float32))  # two frames are read behind the context, the repeated first
+    model, found = learned.model, futures(learned, frames=0)
+    first = torch.from_numpy(frames[[0, 0]])
+    assert torch.equal(found.context, first)
+    pixels = [torch.from_numpy(part).float().div(255).movedim(-1, -3)[None] for part in (frames[[0, 0]], frames[2:])]
+    with torch.no_grad():
+        _, features = model.tokenizer.encode_context(pixels[0])
+        codes = model.tokenizer.encode_future(pixels[1], features)
+    reached = dataclasses.replace(found, tokens=codes.expand(len(found), 4, -1))
+    assert not DynamicsCodeCost(model, frames[2])(reached).any()
 
 
 def test_goals_of_another_size_are_named(learned: LearnedModel) -> None:
