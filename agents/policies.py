@@ -29,7 +29,8 @@ def find_policy(text: str) -> Callable[[Any, np.random.Generator], Act]:
     Args:
         text: path of an ``agent.safetensors`` of ``worldgym drqv2`` or ``mbpo``; path of a stable-baselines3 ``.zip``,
             which can run code when it is loaded; or ``module:function``, a function that gets the current frame, uint8
-            ``[H, W, 3]``, and returns an action.
+            ``[H, W, 3]``, and returns an action. A class in its place is called at the beginning of each episode,
+            without arguments, and makes such a function, which may remember what it saw.
 
     Raises:
         InvalidOption: for anything else.
@@ -52,7 +53,7 @@ def find_policy(text: str) -> Callable[[Any, np.random.Generator], Act]:
 
 @dataclass(frozen=True)
 class FunctionPolicy:
-    """A function ``module:function`` from the current frame to an action."""
+    """A function ``module:function`` from the current frame to an action, or a class of such functions."""
 
     text: str
 
@@ -68,7 +69,8 @@ class FunctionPolicy:
         return found
 
     def __call__(self, env: Any, rng: np.random.Generator) -> Act:
-        function = self.function()
+        found = self.function()
+        function = found() if isinstance(found, type) else found
         return lambda: function(env.frame)
 
 

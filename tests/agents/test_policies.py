@@ -19,14 +19,16 @@ from worldgym.envs.simulators.toy import SimulatorToy
 from worldgym.errors import CheckpointError, ConfigError, InvalidOption
 
 
-def test_a_function_gets_every_frame(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_object_of_a_class_gets_every_frame_of_its_episode(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "examples"))
-    env, policy = GymnasiumEnv("CartPole-v1"), find_policy("cartpole_by_eye:lean")
-    episode = record(env, "policy", 0, policy=policy)
+    env, policy = GymnasiumEnv("CartPole-v1"), find_policy("cartpole_by_eye:Balance")
+    episode, again = (record(env, "policy", 0, policy=policy) for _ in range(2))
     env.close()
-    lean = importlib.import_module("cartpole_by_eye").lean
-    chosen = [lean(frame) for frame in episode.frames[:-1]]
+    balance = importlib.import_module("cartpole_by_eye").Balance()
+    chosen = [balance(frame) for frame in episode.frames[:-1]]
     np.testing.assert_array_equal(episode.actions, np.eye(2)[chosen])
+    np.testing.assert_array_equal(again.actions, episode.actions)  # what an object remembers ends with its episode
+    assert len(chosen) > 40
     assert 0 < sum(chosen) < len(chosen)
 
 

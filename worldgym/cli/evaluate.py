@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from worldgym.checkpoints import DEFAULT
-from worldgym.cli.options import Natural, OptionalPath, OptionalText, Positive, parse_options
+from worldgym.cli.options import Natural, OptionalNatural, OptionalPath, OptionalText, Positive, parse_options
 from worldgym.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -36,6 +36,10 @@ class Evaluate:
     """Frames imagined from each start; a protocol has its own."""
     starts: Positive = 5
     """Segments sampled from each episode."""
+    shown: OptionalNatural = None
+    """Start as an environment that was reset at the episode's first frame and then followed real steps: the model is
+    shown that frame and at most so many of the real frames before each start (default: only the context, the frames
+    right before the start). At most as many as a position window keeps when it slides."""
     first_steps: Positive = 60
     """Steps of an episode from which segments are sampled."""
     seed: Natural = 0
@@ -172,6 +176,7 @@ class Evaluate:
     def _measure(self) -> "Figures":
         """The figures of a checkpoint and how they were measured; with ``write_card`` also written into it."""
         from worldgym.config import Sampling
+        from worldgym.data.branches import sample_branches
         from worldgym.data.mixture import open_recordings
         from worldgym.data.recordings import sample_segments
         from worldgym.devices import checked_device
@@ -190,13 +195,17 @@ class Evaluate:
             raise CheckpointError(
                 f"{self.checkpoint}: expected training data in config.json, as `worldgym export` writes it; found none"
             )
-        length = config.context_length + self.horizon
-        segments = sample_segments(recordings, length, self.starts, self.first_steps, self.seed)
+        drawn = self.starts, self.first_steps, self.seed
+        if self.shown is None:
+            segments = sample_segments(recordings, config.context_length + self.horizon, *drawn)
+        else:
+            segments = sample_branches(recordings, config.context_length, self.horizon, self.shown, *drawn)
         samplings = {"sampled": config.sampling, "greedy": Sampling(top_k=1)}
         figures = {
             **provenance(device),
             "horizon": self.horizon,
             "first_steps": self.first_steps,
+            "shown": self.shown,
             "by_task": evaluate(model, segments, samplings, self.out.with_suffix(".gif"), self.seed),
             "perplexity": perplexities(model, segments),
             "events": event_figures(model, recordings, segments, self.horizon, self.seed),

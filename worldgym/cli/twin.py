@@ -25,6 +25,7 @@ TIMED_UPDATES = 24  # of which the second half is timed
 LABEL_PERPLEXITY, LABEL_FRAMES = 8.0, 10  # codes that a soft target spreads over; frames by which it is fitted
 TEMPERATURE = 0.3  # of sampling; see docs/experiments.md, "metaworld-64, the transformer"
 LEAST_UPDATES = 20
+FIRST_SHARE = 0.8  # of contexts that are an episode's first frame, as after every reset
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ class Twin:
         return 3600 * (self.hours or (QUICK_HOURS if self.quick else HOURS))
 
     def _plan(self) -> dict[str, Any]:
-        """What to do, decided once by recording one episode of each behaviour, and kept in a file.
+        """What to do, decided once by recording one episode of each behaviour (two of the first), and kept in a file.
 
         Entries: ``settings``, by which the twin is known again; ``episodes``, numbers by behaviour; later also
         ``tokenizer_updates``, ``label_width`` and ``transformer_updates``.
@@ -102,15 +103,16 @@ class Twin:
         spec, task = find_task(self.env)
         policies = self._policies()
         names = [*policies, "random", "sticky"]
-        begin, steps = time.perf_counter(), 0
-        for name in names:
-            env = spec.make(task, **self._options())
+        seconds, steps = 0.0, 0
+        for number, name in enumerate(names[:1] + names):
+            begin, env = time.perf_counter(), spec.make(task, **self._options())
             try:
                 episode = record(env, name, self.seed, None, self.max_steps, policies.get(name) or find_behaviour(name))
             finally:
                 env.close()
-            steps += len(episode)
-        seconds = time.perf_counter() - begin
+            if number:  # the first episode is not timed: it loads the environment's libraries
+                seconds += time.perf_counter() - begin
+                steps += len(episode)
         in_time = COLLECTING_SHARE * self._seconds / seconds * len(names) * (self.workers or 1)
         wanted = STEPS_AN_HOUR * self._seconds / 3600 / steps * len(names)
         count = max(LEAST_HELD_OUT, int(min(in_time, wanted) / len(names)))
@@ -239,12 +241,19 @@ class Twin:
         Export(tokenizer, transformer, held_out, self.out, TEMPERATURE).run()
         Starts(self.out, env=find_task(self.env)[0].simulator_id).run()
         longest = max(len(episode) for episode in Recordings(held_out).episodes)
-        horizon = max(1, min(Evaluate.horizon, longest + 1 - read_config(self.out).context_length))
-        Evaluate(held_out, str(self.out), self._work / "evaluate.json", horizon=horizon, write_card=True).run()
+        config = read_config(self.out)
+        horizon = max(1, min(Evaluate.horizon, longest + 1 - config.context_length))
+        # As the twin is used: from a reset, and in the middle of an episode after its real frames.
+        shown = config.kept_frames if config.action_dim else None
+        figures = self._work / "evaluate.json"
+        Evaluate(held_out, str(self.out), figures, horizon=horizon, shown=shown, write_card=True).run()
 
 
 def _recipe(quick: bool, seed: int) -> "Recipe":
-    """The recipe of the shipped checkpoint, with smaller networks for a quick twin."""
+    """The recipe of the shipped checkpoint for short runs, with smaller networks for a quick twin.
+
+    Many updates with small batches serve a short run better; see docs/experiments.md, "a twin of CartPole, again".
+    """
     from worldgym.checkpoints import shipped
     from worldgym.config import CompactTokenizerConfig
     from worldgym.training.recipe import RECIPE, Recipe, load_recipe
@@ -254,13 +263,18 @@ def _recipe(quick: bool, seed: int) -> "Recipe":
     if quick:
         assert isinstance(tokenizer.model, CompactTokenizerConfig)
         tokenizer = replace(tokenizer, model=replace(tokenizer.model, width=24))
-        transformer = replace(transformer, model=replace(transformer.model, layers=3, hidden_size=128, mlp_size=384))
+        transformer = replace(
+            transformer,
+            model=replace(transformer.model, layers=3, hidden_size=128, mlp_size=384),
+            training=replace(transformer.training, learning_rate=1.5e-3),
+        )
     tokenizer = replace(
         tokenizer,
-        job=replace(tokenizer.job, segment_length=100, first_share=0.35),
-        training=replace(tokenizer.training, seed=seed),
+        job=replace(tokenizer.job, segment_length=100, first_share=FIRST_SHARE),
+        training=replace(tokenizer.training, batch_size=4, learning_rate=1e-3, seed=seed),
     )
-    job = replace(transformer.job, first_share=0.3, later_share=0.5, head_batches=20 if quick else 200)
+    batches = 60 if quick else 200
+    job = replace(transformer.job, first_share=FIRST_SHARE, later_share=0.5, head_batches=batches)
     return Recipe(tokenizer, replace(transformer, job=job, training=replace(transformer.training, seed=seed)))
 
 

@@ -50,16 +50,32 @@ class Batch(NamedTuple):
     terminations: Tensor | None = None
 
 
+class Shown(NamedTuple):
+    """Real frames between the contexts of B segments and their future frames, at most K of each.
+
+    Attributes:
+        frames: uint8 ``[B, K, H, W, 3]``. The last ones count; those before are blank.
+        actions: float32 ``[B, K, A]``, the steps to these frames.
+        counts: int64 ``[B]``, how many frames count.
+    """
+
+    frames: Tensor
+    actions: Tensor
+    counts: Tensor
+
+
 class Segments(NamedTuple):
     """Segments for an evaluation.
 
     Attributes:
         batch: B segments.
         tasks: the task of each.
+        shown: real frames between context and future; None if the future follows the context.
     """
 
     batch: Batch
     tasks: list[str]
+    shown: Shown | None = None
 
 
 class Recordings:

@@ -48,11 +48,11 @@ obs, reward, terminated, truncated, info = env.step(env.action_space.sample())
 
 ## Figures on held-out data
 
-{segments} segments of held-out episodes, from their first {first_steps} steps. PSNR in dB of the squared error pooled
-over all segments, so that frames in which nothing moves do not dominate; R² of the rewards; `-` where a figure is not
-finite. *Sampled* is what the environments do (temperature {temperature}, top-k {top_k}), *greedy* takes the most likely
-token, *tokenizer alone* encodes and decodes the real frame (an upper bound for both), *last frame repeated* is the
-trivial predictor.
+{segments} segments of held-out episodes, from their first {first_steps} steps{shown}. PSNR in dB of the squared
+error pooled over all segments, so that frames in which nothing moves do not dominate; R² of the rewards; `-` where a
+figure is not finite. *Sampled* is what the environments do (temperature {temperature}, top-k {top_k}), *greedy* takes
+the most likely token, *tokenizer alone* encodes and decodes the real frame (an upper bound for both), *last frame
+repeated* is the trivial predictor.
 
 {horizon_table}
 
@@ -164,12 +164,20 @@ def _render(name: str, config: WorldModelConfig, counts: Mapping[str, int]) -> s
         task_table=task_table(figures["by_task"]),
         data_table=data_table(config.training_data),
         commands="\n".join(training_commands(name, config)),
+        shown=_shown(figures.get("shown")),
         events=_events(figures),
         earlier=_earlier(config.training_data.get("earlier", ())),
         window=SLIDES if config.slides else STARTS_ANEW,
         termination=TERMINATES if config.termination else NEVER_TERMINATES,
         **{key: figures[key] for key in ("date", "machine", "commit", "command", "first_steps", "horizon")},
     )
+
+
+def _shown(frames: int | None) -> str:
+    """What the model is shown of a segment, where that is more than its context."""
+    if frames is None:
+        return ""
+    return f", each imagined from the episode's first frame and up to {frames} real frames before the segment"
 
 
 def _events(figures: Mapping[str, Any]) -> str:

@@ -1,6 +1,6 @@
 """Figures of a world model on held-out segments: imagined frames and rewards against recorded ones."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,8 +10,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from worldgym.config import Sampling
-from worldgym.data.recordings import Batch, Segments, check_batch, to_uint8, to_unit
-from worldgym.errors import DataError
+from worldgym.data.recordings import Segments, check_batch, to_uint8, to_unit
+from worldgym.errors import ConfigError, DataError
 from worldgym.metrics.pixels import psnr, r_squared, squared_error
 from worldgym.metrics.ranking import auroc
 from worldgym.reports.video import below, compared, enlarge, write_gif
@@ -35,9 +35,9 @@ class _Predictions(NamedTuple):
 def evaluate(
     model: WorldModel, segments: Segments, samplings: Mapping[str, Sampling], video: Path | None = None, seed: int = 0
 ) -> Figures:
-    """Imagine every segment from its context frames under its recorded actions, and compare.
+    """Imagine every segment from the frames that are shown of it under its recorded actions, and compare.
 
-    Frames are compared as uint8, as an agent gets them.
+    Shown are the context frames, and those of ``segments.shown``. Frames are compared as uint8, as an agent gets them.
 
     Args:
         model: the world model.
@@ -51,7 +51,7 @@ def evaluate(
         ``psnr``, a list by horizon of the PSNR of the pooled squared error in dB, and ``reward_r2``, a list by
         horizon, if rewards are predicted; for imagined frames also ``uncertainty_auroc``, how often the uncertainty of
         a frame among the tenth with the largest errors is higher than that of another. The predictors are the names in
-        ``samplings``, ``last_frame`` (the last context frame, repeated) and ``reconstruction`` (the recorded frame,
+        ``samplings``, ``last_frame`` (the last shown frame, repeated) and ``reconstruction`` (the recorded frame,
         encoded and decoded).
 
     Raises:
@@ -63,13 +63,13 @@ def evaluate(
     recorded, rewards = frames[:, context:], segments.batch.rewards[:, context - 1 :]
     predictions: dict[str, _Predictions] = {}
     for name, sampling in samplings.items():
-        predicted, predicted_rewards, uncertainty = _imagine(model, segments.batch, sampling, seed, name)
+        predicted, predicted_rewards, uncertainty = _imagine(model, segments, sampling, seed, name)
         if video is not None and not predictions:
             _write_video(video, recorded, predicted)
         predictions[name] = _Predictions(
             _squared_errors(predicted, recorded), predicted_rewards if model.config.reward else None, uncertainty
         )
-    last = frames[:, context - 1 : context].expand_as(recorded)
+    last = _last_shown(segments, context).expand_as(recorded)
     predictions["last_frame"] = _Predictions(_squared_errors(last, recorded))
     predictions["reconstruction"] = _Predictions(_squared_errors(_reconstruct(model, frames), recorded))
     result = {"all": _figures(predictions, rewards, torch.arange(len(frames)))}
@@ -122,43 +122,84 @@ def _check_segments(model: WorldModel, segments: Segments) -> None:
         raise DataError(f"the segments do not fit the world model: {'; '.join(problems)}; use recordings like its own")
 
 
-def imagine_chunks(
-    model: WorldModel, batch: Batch, sampling: Sampling, seed: int, name: str, decode: bool = True
-) -> Iterator[Imagined]:
-    """Imagine segments from their context frames under their recorded actions, some at a time.
+def imagine_segments(
+    model: WorldModel,
+    segments: Segments,
+    sampling: Sampling,
+    seed: int,
+    name: str,
+    values: Sequence[str],
+    decode: bool = True,
+) -> tuple[Tensor, ...]:
+    """Imagine segments from the frames that are shown of them under their recorded actions, some at a time.
 
     Args:
         model: the world model.
-        batch: the segments.
+        segments: N segments.
         sampling: of the tokens.
         seed: of the sampled tokens.
         name: that the progress bar shows.
+        values: attributes of :class:`worldgym.world_model.Imagined` that are wanted.
         decode: whether frames are imagined.
+
+    Returns:
+        Each of the ``values``, ``[N, T, ...]`` in CPU memory.
+
+    Raises:
+        ConfigError: if frames behind the context are shown to a model without actions.
     """
-    context = model.config.context_length
+    if segments.shown is not None and not model.config.action_dim:
+        raise ConfigError("a model without actions starts from its context alone: show no frames behind it")
     generator = torch.Generator(model.device).manual_seed(seed)
-    for start in tqdm(range(0, len(batch.frames), CHUNK), desc=name, unit="chunk", leave=False):
-        rows = slice(start, start + CHUNK)
-        yield model.rollout(
-            batch.frames[rows, :context],
-            batch.actions[rows, context - 1 :] if model.config.action_dim else None,
-            temperature=sampling.temperature,
-            top_k=sampling.top_k,
-            generator=generator,
-            horizon=None if model.config.action_dim else batch.frames.shape[1] - context,
-            decode=decode,
+    chunks = [rows for group in _alike(segments) for rows in group.split(CHUNK)]
+    parts = []
+    for rows in tqdm(chunks, desc=name, unit="chunk", leave=False):
+        imagined = _imagine_rows(model, segments, rows, sampling, generator, decode)
+        parts.append([getattr(imagined, value).cpu() for value in values])
+    order = torch.cat(chunks).argsort()
+    return tuple(torch.cat(tensors)[order] for tensors in zip(*parts, strict=True))
+
+
+def _alike(segments: Segments) -> list[Tensor]:
+    """Rows of which equally many frames are shown, which can be one batch."""
+    if segments.shown is None:
+        return [torch.arange(len(segments.batch.frames))]
+    counts = segments.shown.counts
+    return [(counts == count).nonzero()[:, 0] for count in counts.unique()]
+
+
+def _imagine_rows(
+    model: WorldModel, segments: Segments, rows: Tensor, sampling: Sampling, generator: torch.Generator, decode: bool
+) -> Imagined:
+    batch, context = segments.batch, model.config.context_length
+    frames, actions = batch.frames[rows, :context], batch.actions[rows, context - 1 :]
+    shown = 0 if segments.shown is None else int(segments.shown.counts[rows[0]])
+    if segments.shown is None or not shown:
+        given, horizon = (actions, None) if model.config.action_dim else (None, batch.frames.shape[1] - context)
+        return model.rollout(
+            frames, given, sampling.temperature, sampling.top_k, generator, horizon=horizon, decode=decode
         )
+    state = model.start(
+        torch.cat([frames, segments.shown.frames[rows, -shown:]], dim=1), segments.shown.actions[rows, -shown:]
+    )
+    return model.imagine(state, actions, sampling.temperature, sampling.top_k, generator, decode=decode)
+
+
+def _last_shown(segments: Segments, context: int) -> Tensor:
+    """The frame before the first future one, uint8 ``[N, 1, H, W, 3]``."""
+    last = segments.batch.frames[:, context - 1 : context]
+    if segments.shown is None or not segments.shown.frames.shape[1]:
+        return last
+    some = (segments.shown.counts > 0)[:, None, None, None, None]
+    return torch.where(some, segments.shown.frames[:, -1:], last)
 
 
 def _imagine(
-    model: WorldModel, batch: Batch, sampling: Sampling, seed: int, name: str
+    model: WorldModel, segments: Segments, sampling: Sampling, seed: int, name: str
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Imagined frames uint8 ``[N, T, H, W, 3]``, rewards ``[N, T]`` and uncertainty ``[N, T]``."""
-    parts = [
-        (imagined.frames.cpu(), imagined.rewards.cpu(), imagined.uncertainty.cpu())
-        for imagined in imagine_chunks(model, batch, sampling, seed, name)
-    ]
-    frames, rewards, uncertainty = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
+    values = ("frames", "rewards", "uncertainty")
+    frames, rewards, uncertainty = imagine_segments(model, segments, sampling, seed, name, values)
     return frames, rewards, uncertainty
 
 

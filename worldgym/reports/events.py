@@ -1,12 +1,12 @@
 """Figures of predicted events: success and termination."""
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
+from worldgym.data.branches import read_branches
 from worldgym.data.recordings import Batch, Recordings, Segments, to_batch
 from worldgym.metrics.ranking import auroc
-from worldgym.reports.evaluation import imagine_chunks
+from worldgym.reports.evaluation import imagine_segments
 from worldgym.world_model import WorldModel
 
 THRESHOLD = 0.5
@@ -29,19 +29,20 @@ def event_figures(
         where both outcomes occur in them. For a model that predicts terminations: ``termination_precision``,
         ``termination_recall`` and ``termination_f1`` of whether the episode ends within a window, by the model with
         probability 0.5 or more, and ``termination_delay``, by how many steps the median predicted end misses the real
-        one where both are. Windows are the segments, and the last ``horizon`` steps of every episode that terminated.
+        one where both are. Windows are the segments, and the last ``horizon`` steps of every episode that terminated,
+        from as many shown frames.
     """
     figures: dict[str, float] = {}
     if model.config.success and segments.batch.successes is not None:
-        probability = _imagined(model, segments.batch, seed)[0]
+        probability = _imagined(model, segments, seed)[0]
         recorded = segments.batch.successes[:, model.config.context_length - 1 :].numpy()
         if recorded.any() and not recorded.all():
             figures["success_auroc"] = auroc(probability, recorded)
             figures["success_brier"] = float(np.mean((probability - recorded) ** 2))
     if model.config.termination and segments.batch.terminations is not None:
-        context = model.config.context_length
-        parts = [segments.batch, *_ends(recordings, context, horizon)]
-        ends = [_end_steps(_imagined(model, part, seed)[1], _terminations(part, context)) for part in parts]
+        context, shown = model.config.context_length, segments.shown
+        parts = [segments, *_ends(recordings, context, horizon, None if shown is None else shown.frames.shape[1])]
+        ends = [_end_steps(_imagined(model, part, seed)[1], _terminations(part.batch, context)) for part in parts]
         predicted, actual = (np.concatenate(steps) for steps in zip(*ends, strict=True))
         hits = (predicted >= 0) & (actual >= 0)
         count = float(hits.sum())
@@ -53,12 +54,13 @@ def event_figures(
     return figures
 
 
-def _imagined(model: WorldModel, batch: Batch, seed: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+def _imagined(model: WorldModel, segments: Segments, seed: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Probabilities of success and termination, float32 ``[N, T]``, under recorded actions."""
-    chunks = imagine_chunks(model, batch, model.config.sampling, seed, "events", decode=False)
-    parts = [(found.success_probability.cpu(), found.termination_probability.cpu()) for found in chunks]
-    success, termination = (torch.cat(tensors).numpy() for tensors in zip(*parts, strict=True))
-    return success, termination
+    values = ("success_probability", "termination_probability")
+    success, termination = imagine_segments(
+        model, segments, model.config.sampling, seed, "events", values, decode=False
+    )
+    return success.numpy(), termination.numpy()
 
 
 def _terminations(batch: Batch, context: int) -> NDArray[np.bool_]:
@@ -77,17 +79,18 @@ def _end_steps(
     return tuple(np.where(mask.any(1), mask.argmax(1), -1) for mask in (gone, ended))  # type: ignore[return-value]
 
 
-def _ends(recordings: Recordings, context: int, horizon: int) -> list[Batch]:
-    """The last steps of the episodes that terminated, those of equal length in one batch."""
+def _ends(recordings: Recordings, context: int, horizon: int, shown: int | None) -> list[Segments]:
+    """The last steps of the episodes that terminated, those of equal length together."""
     by_length: dict[int, list[int]] = {}
     for index, episode in enumerate(recordings.episodes):
         if episode.info.terminated:
             by_length.setdefault(min(horizon, len(episode)), []).append(index)
-    batches = []
+    parts = []
     for steps, found in by_length.items():
-        starts = [recordings.episodes[index].shape[0] - steps - context for index in found]
-        length = context + steps
-        batches.append(
-            to_batch([recordings.segment(index, start, length) for index, start in zip(found, starts, strict=True)])
-        )
-    return batches
+        starts = [(index, len(recordings.episodes[index]) - steps) for index in found]
+        if shown is not None:
+            parts.append(read_branches(recordings, starts, context, steps, shown))
+            continue
+        batch = to_batch([recordings.segment(index, start + 1 - context, context + steps) for index, start in starts])
+        parts.append(Segments(batch, [recordings.episodes[index].info.task for index in found]))
+    return parts
