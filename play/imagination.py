@@ -41,7 +41,7 @@ class Imagination:
         self._session, self._seed = session, seed
         self._past: list[tuple[Vector, int]] = []  # the action and the luck of each step
         self._luck = 0
-        self._state: WorldModelState | None = session.start([start.frames])
+        self._state: WorldModelState | None = session.start([start])
         self._snapshots = {0: self._state.select([0])}
         self._stride = max(1, -(-limit * self._state.nbytes // SNAPSHOT_BYTES))
 

@@ -88,11 +88,13 @@ class WorldModelEnv(SessionEnv, FrameEnv):
 
         Args:
             seed: of the start and of all tokens sampled from now on.
-            options: ``{"frames": uint8 [C, H, W, 3]}`` starts from these, oldest first; ``{"start": index}`` from this
+            options: ``{"frames": uint8 [C, H, W, 3]}`` starts from these, oldest first; with ``{"frames": uint8
+                [C + K, H, W, 3], "actions": [K, ...]}`` the model is also shown the K real frames behind the context,
+                and the actions that led to them, and imagines on from there; ``{"start": index}`` starts from this
                 start state of the task, in the middle of an episode; otherwise the seed chooses as ``starts`` says.
 
         Returns:
-            The newest context frame, uint8 ``[H, W, 3]``, and ``info``, which has the same entries at every step:
+            The newest given frame, uint8 ``[H, W, 3]``, and ``info``, which has the same entries at every step:
             ``task`` (empty if given frames leave it open), ``start`` (the index of the start state, else -1),
             ``simulator_seed`` (the simulator's ``reset`` with this seed shows the same frame; -1 if unknown),
             ``uncertainty`` (0.0 here), ``reanchored`` (False here) and, where the checkpoint predicts them,
@@ -107,7 +109,7 @@ class WorldModelEnv(SessionEnv, FrameEnv):
         self._check_open("reset")
         super().reset(seed=seed)
         start = self._session.choose_start(self.np_random, options)
-        self._state = self._session.start([start.frames])
+        self._state = self._session.start([start])
         self._task, self._elapsed = start.task, 0
         self._start, self._simulator_seed = start.index, start.simulator_seed
         return self._show(start.frames[-1]), self._info()

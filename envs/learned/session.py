@@ -22,7 +22,7 @@ from worldgym.devices import checked_device
 from worldgym.envs.actions import ActionCodec
 from worldgym.envs.contract import checked_options, frame_space
 from worldgym.envs.learned.arguments import json_spec
-from worldgym.errors import CheckpointError, InvalidFrames, InvalidOption, UnknownTask, nearest
+from worldgym.errors import CheckpointError, InvalidAction, InvalidFrames, InvalidOption, UnknownTask, nearest
 from worldgym.pretrained import FIRST_FRAMES, START_STATES, locate
 from worldgym.world_model import WorldModel, WorldModelState
 
@@ -41,16 +41,18 @@ class Start:
     """Where an episode begins.
 
     Attributes:
-        frames: the context, uint8 ``[C, H, W, 3]``.
+        frames: the context and K real frames behind it, uint8 ``[C + K, H, W, 3]``.
         task: of the episode; empty if the caller's frames leave it open.
         index: of the start state within its task, or :data:`NONE`.
         simulator_seed: with which the simulator's reset shows the last frame, or :data:`NONE`.
+        actions: that led to the last K frames, float32 ``[K, A]``; None if K is 0.
     """
 
     frames: NDArray[np.uint8]
     task: str
     index: int = NONE
     simulator_seed: int = NONE
+    actions: NDArray[np.float32] | None = None
 
 
 class Session:
@@ -109,11 +111,15 @@ class Session:
         Raises:
             InvalidOption, InvalidFrames, CheckpointError: as :meth:`WorldModelEnv.reset`.
         """
-        given = checked_options(options, ("frames", "start"))
-        if len(given) > 1:
+        given = checked_options(options, ("frames", "actions", "start"))
+        if "start" in given and len(given) > 1:
             raise InvalidOption("reset options: expected one of 'frames' and 'start', got both")
         if "frames" in given:
-            return Start(self._checked_frames(given["frames"]), self.task or "")
+            actions = self._checked_history(given["actions"]) if "actions" in given else None
+            frames = self._checked_frames(given["frames"], 0 if actions is None else len(actions))
+            return Start(frames, self.task or "", actions=actions)
+        if "actions" in given:
+            raise InvalidOption("reset option 'actions': expected 'frames' beside it, to which the actions led")
         self._check_has_starts()
         task = self.task if self.task is not None else self.tasks[rng.integers(len(self.tasks))]
         if "start" not in given and self._mode == "reset" and not self.model.config.goal_conditioned:
@@ -137,9 +143,19 @@ class Session:
     def _numbers(self) -> int:
         return self.model.layout.tokens_per_frame + int(self.model.config.termination)
 
-    def start(self, contexts: Sequence[NDArray[np.uint8]]) -> WorldModelState:
-        """Encode the contexts of some rows, each uint8 ``[C, H, W, 3]``."""
-        return self.model.start(np.stack(contexts))
+    def start(self, starts: Sequence[Start]) -> WorldModelState:
+        """Encode the real frames with which some rows start."""
+        context = self.model.config.context_length
+        counts = [len(start.frames) - context for start in starts]
+        if not any(counts):
+            return self.model.start(np.stack([start.frames for start in starts]))
+        state = self.model.start(np.stack([start.frames[:context] for start in starts]))
+        for count in set(counts) - {0}:  # rows of a batch have equally many frames
+            rows = [row for row, number in enumerate(counts) if number == count]
+            frames = np.stack([starts[row].frames for row in rows])
+            actions = [actions for row in rows if (actions := starts[row].actions) is not None]
+            state.put(rows, self.model.start(frames, np.stack(actions) if self.model.config.action_dim else None))
+        return state
 
     def step(
         self, state: WorldModelState, actions: Tensor | NDArray[np.float32], noise: NDArray[np.float32]
@@ -254,13 +270,22 @@ class Session:
     def _context_shape(self) -> tuple[int, ...]:
         return (self.model.config.context_length, *self.observation_space.shape)
 
-    def _checked_frames(self, frames: Any) -> NDArray[np.uint8]:
-        expected = f"reset option 'frames': expected uint8 {self._context_shape}"
+    def _checked_history(self, actions: Any) -> NDArray[np.float32]:
+        """Past actions of the action space ``[K, *shape]`` as vectors, float32 ``[K, A]``."""
+        try:
+            return self.codec.encode_batch(actions, np.ones(len(actions), bool))
+        except (InvalidAction, TypeError) as error:
+            raise InvalidOption(f"reset option 'actions': {error}") from error
+
+    def _checked_frames(self, frames: Any, behind: int = 0) -> NDArray[np.uint8]:
+        shape = (self._context_shape[0] + behind, *self._context_shape[1:])
+        expected = f"reset option 'frames': expected uint8 {shape}"
+        expected += f", the context and a frame for each of the {behind} actions" if behind else ""
         try:
             array = frames.numpy(force=True) if isinstance(frames, torch.Tensor) else np.asarray(frames)
         except (TypeError, ValueError, RuntimeError) as error:  # such as ragged lists
             raise InvalidFrames(f"{expected}, got {type(frames).__name__}: {error}") from error
-        if array.dtype != np.uint8 or array.shape != self._context_shape:
+        if array.dtype != np.uint8 or array.shape != shape:
             raise InvalidFrames(f"{expected}, got {array.dtype} {array.shape}")
         return np.array(array)
 

@@ -138,7 +138,8 @@ class WorldModelVectorEnv(SessionEnv, gym.vector.VectorEnv[NDArray[np.uint8], ND
         Args:
             seed: slot ``i`` takes ``seed + i``, or entry ``i`` of a list; None continues with its generator.
             options: as for :meth:`WorldModelEnv.reset`, for every slot alike; ``frames`` may also be
-                ``[num_envs, C, H, W, 3]``. ``reset_mask``, bool ``[num_envs]``, leaves the other slots as they are.
+                ``[num_envs, C, H, W, 3]``, and ``actions`` with them. ``reset_mask``, bool ``[num_envs]``, leaves the
+                other slots as they are.
 
         Returns:
             The newest frames, uint8 ``[num_envs, H, W, 3]``, and infos as arrays with their masks; see
@@ -148,7 +149,7 @@ class WorldModelVectorEnv(SessionEnv, gym.vector.VectorEnv[NDArray[np.uint8], ND
             ResetNeeded: for a mask before all slots were reset once; else as :meth:`WorldModelEnv.reset`.
         """
         self._check_open("reset")
-        given = checked_options(options, ("frames", "start", "reset_mask"))
+        given = checked_options(options, ("frames", "actions", "start", "reset_mask"))
         slots = slots_to_reset(given.pop("reset_mask", None), self.num_envs)
         if self._state is None and len(slots) < self.num_envs:
             raise ResetNeeded("reset_mask leaves slots that were never reset: call reset() without it first")
@@ -334,7 +335,7 @@ class WorldModelVectorEnv(SessionEnv, gym.vector.VectorEnv[NDArray[np.uint8], ND
         starts = [
             self._session.choose_start(self._generator(slot), self._slot_options(options, slot)) for slot in slots
         ]
-        fresh = self._session.start([start.frames for start in starts])
+        fresh = self._session.start(starts)
         if self._state is None or len(slots) == self.num_envs:
             self._state = fresh
         else:
@@ -356,10 +357,11 @@ class WorldModelVectorEnv(SessionEnv, gym.vector.VectorEnv[NDArray[np.uint8], ND
         return generator
 
     def _slot_options(self, options: Options, slot: int) -> Options:
-        """The options of one slot: ``frames`` may hold one context for each."""
+        """The options of one slot: ``frames`` may hold frames for each, and ``actions`` with them."""
         frames: Any = options.get("frames")
         if getattr(frames, "ndim", 0) == 5 and len(frames) == self.num_envs:
-            return {**options, "frames": frames[slot]}
+            each = {name: options[name] for name in ("frames", "actions") if name in options}
+            return {**options, **{name: values[slot] for name, values in each.items()}}
         return options
 
     def _show(self) -> None:

@@ -7,13 +7,15 @@ import pytest
 import torch
 
 from worldgym import WorldModel
-from worldgym.config import Sampling
+from worldgym.config import Sampling, WorldModelConfig
+from worldgym.data.branches import read_branches
 from worldgym.data.recordings import Batch, Recordings, Segments, fixed_segments, sample_segments, to_unit
-from worldgym.errors import DataError
+from worldgym.errors import ConfigError, DataError
 from worldgym.metrics.pixels import psnr
-from worldgym.reports.evaluation import Figures, evaluate, perplexities
+from worldgym.reports.evaluation import Figures, evaluate, imagine_segments, perplexities
 from worldgym.reports.tables import horizon_table, task_table
 from worldgym.storage.files import to_json
+from worldgym.tokenizer import build_tokenizer
 from worldgym.transformer.transformer import Transformer
 
 HORIZON = 3
@@ -85,6 +87,34 @@ def test_chunks_of_another_size_give_equal_figures(
     again = evaluate(tiny, segments, {"greedy": Sampling(top_k=1)})
     for name in ("greedy", "reconstruction"):
         assert again["all"][name]["psnr"] == pytest.approx(figures["all"][name]["psnr"], rel=1e-3)
+
+
+def test_shown_frames_are_read_before_the_future_is_imagined(tiny: WorldModel, synthetic_recordings: Path) -> None:
+    branches = read_branches(Recordings(synthetic_recordings), [(3, 2), (4, 0), (5, 6), (6, 2)], 2, HORIZON, 4)
+    frames, rewards = imagine_segments(tiny, branches, Sampling(top_k=1), 0, "test", ("frames", "rewards"))
+    batch, _, shown = branches
+    assert shown is not None
+    for row, count in enumerate(shown.counts.tolist()):
+        assert count == [2, 0, 4, 2][row]
+        known = torch.cat([batch.frames[row, :2], shown.frames[row, 4 - count :]])[None]
+        state = tiny.start(known, shown.actions[row, 4 - count :][None] if count else None)
+        alone = tiny.imagine(state, batch.actions[row, 1:][None], top_k=1)
+        assert frames[row].equal(alone.frames[0])
+        torch.testing.assert_close(rewards[row], alone.rewards[0])
+    last = evaluate(tiny, branches, {})["all"]["last_frame"]["psnr"][0]
+    shown_last = torch.stack([batch.frames[1, 1] if row == 1 else shown.frames[row, -1] for row in range(4)])
+    error = (to_unit(shown_last) - to_unit(batch.frames[:, 2])).double().square().mean()
+    assert last == pytest.approx(psnr(float(error)), rel=1e-4)
+
+
+def test_a_model_without_actions_is_shown_no_frames_behind_its_context(
+    tiny_config: WorldModelConfig, synthetic_recordings: Path
+) -> None:
+    config = dataclasses.replace(tiny_config, action_dim=0)
+    model = WorldModel(config, build_tokenizer(config.tokenizer), Transformer.build(config))
+    branches = read_branches(Recordings(synthetic_recordings), [(0, 2)], 2, HORIZON, 4)
+    with pytest.raises(ConfigError, match="starts from its context alone"):
+        evaluate(model, branches, SAMPLINGS)
 
 
 def test_a_video_is_written(tiny: WorldModel, segments: Segments, tmp_path: Path) -> None:
