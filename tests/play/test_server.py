@@ -20,6 +20,7 @@ from worldgym.play.server import Server, serve
 from worldgym.play.session import Settings
 
 TOKEN = "a-token"
+SCRIPTS = tuple((name, "text/javascript") for name in ("actions.js", "view.js", "play.js"))
 MOVE = {"type": "step", "action": [0.5, 0]}
 
 
@@ -73,7 +74,7 @@ def run(settings: Settings, visit: Callable[[House], Awaitable[None]]) -> None:
 
 def test_the_page_is_served_under_the_token_alone(settings: Settings) -> None:
     async def visit(house: House) -> None:
-        for name, kind in (("", "text/html"), ("play.css", "text/css"), ("play.js", "text/javascript")):
+        for name, kind in (("", "text/html"), ("play.css", "text/css"), *SCRIPTS):
             async with house.client.get(f"{house.address}/{TOKEN}/{name}") as response:
                 assert (response.status, response.content_type) == (200, kind)
                 assert "default-src 'none'" in response.headers["Content-Security-Policy"]
@@ -162,7 +163,7 @@ def test_a_mistake_of_ours_is_no_traceback_on_the_page(
     async def visit(house: House) -> None:
         player = await house.join()
         await player.answer()
-        monkeypatch.setattr(servers, "answer", lambda session, message: 1 / 0)
+        monkeypatch.setattr(servers, "answer", lambda *arguments: 1 / 0)
         found = await player.ask(MOVE)
         assert (found["name"], "division" in found["message"]) == ("InternalError", False)
         assert "division" in caplog.text

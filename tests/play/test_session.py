@@ -92,7 +92,7 @@ def test_without_the_simulator_episodes_start_at_stored_frames(make_session: Mak
     view = session.view()
     assert list(view.pictures) == ["imagined"]
     assert view.values["simulator"] == "Switched off by --no-simulator."
-    assert view.values["drivers"] == []
+    assert [driver["name"] for driver in view.values["drivers"]] == ["planner"]
     assert view.values["real_return"] is None
 
 
@@ -265,6 +265,7 @@ def test_the_expert_and_an_agent_can_drive(make_session: MakeSession) -> None:
     assert session.view().values["drivers"] == [
         {"name": "expert", "label": "Scripted expert"},
         {"name": "policy", "label": "half"},
+        {"name": "planner", "label": "Planner"},
     ]
     session.step(None, "policy")
     assert session._moments[-1].action == [0.5, 0.5]
