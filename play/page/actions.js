@@ -7,7 +7,7 @@ const CHOICE_KEYS = ["a", "d", "w", "s", "q", "e", "j", "l", "i", "k", "u", "o"]
 const ARROWS = { ArrowLeft: "a", ArrowRight: "d", ArrowUp: "w", ArrowDown: "s" };
 const NAMES = { a: "← A", d: "→ D", w: "↑ W", s: "↓ S", " ": "Space" };
 const IN_PICTURE = ["left, right in the picture", "down, up in the picture", "lower, higher"];
-const PADS = ["in the picture", "height"];
+const PADS = [["in the picture", "arrow keys"], ["height", "Q / E"]];
 const GRIPPER = /grip|finger|jaw/i;
 
 let axes = []; // of a Box: {name, low, high, middle, value, gripper, slider, output}
@@ -36,8 +36,8 @@ function buildAxes(space) {
   moves.forEach((move, index) => Object.assign(move, { keys: AXIS_KEYS[index] || [], pad: 0 }));
   axes.forEach(buildSlider);
   if (space.directions.length) {
-    buildPad(moves[0], moves[1], PADS[0]);
-    if (space.directions.length > 2) buildPad(null, moves[2], PADS[1]);
+    buildPad(moves[0], moves[1], ...PADS[0]);
+    if (space.directions.length > 2) buildPad(null, moves[2], ...PADS[1]);
   } else {
     for (let index = 0; index < Math.min(moves.length, 4); index += 2) {
       const pair = moves.slice(index, index + 2), names = pair.map((move) => move.axis.name).join(", ");
@@ -60,7 +60,7 @@ function buildSlider(axis, index) {
   $("controls").append(make("label", { className: "axis" }, name, axis.slider, axis.output));
 }
 
-function buildPad(horizontal, vertical, text) { // a stick; without a horizontal move it is narrow
+function buildPad(horizontal, vertical, text, keys = "") { // a stick; without a horizontal move it is narrow
   const knob = make("i"), pad = make("div", { className: horizontal ? "pad" : "pad tall" }, knob);
   pad.setAttribute("aria-hidden", "true"); // the sliders do the same for keyboards and screen readers
   const set = (across, up) => {
@@ -75,7 +75,7 @@ function buildPad(horizontal, vertical, text) { // a stick; without a horizontal
   pad.onpointerdown = (event) => { pad.setPointerCapture(event.pointerId); move(event); };
   pad.onpointermove = (event) => { if (pad.hasPointerCapture(event.pointerId)) move(event); };
   pad.onpointerup = pad.onpointercancel = () => set(0, 0);
-  $("pads").append(make("div", { className: "stick" }, pad, make("span", { textContent: text })));
+  $("pads").append(make("div", { className: "stick" }, pad, make("span", {}, text, make("small", { textContent: keys }))));
   pads.push({ knob, horizontal, vertical, pad });
 }
 
@@ -89,14 +89,18 @@ function buildChoice(space) {
   group.setAttribute("aria-label", "Action while no key is held");
   space.names.forEach((name, index) => {
     const button = make("button", { type: "button", onclick: () => { chosen = [space.start + index]; takeOver(); } }, name);
-    for (const keys of keysOf(space.start + index)) button.append(" ", make("kbd", { textContent: keys }));
+    const keys = keysOf(space.start + index);
+    if (keys) button.append(" ", make("kbd", { textContent: keys }));
     button.setAttribute("role", "radio");
     group.append(button);
   });
-  $("controls").append(group, make("p", { className: "legend", textContent: "A key acts while it is held; a click stays." }));
+  $("controls").append(group, make("p", { className: "remark", textContent: "A key acts while it is held; a click stays." }));
 }
 
-const keysOf = (action) => chords.filter((chord) => chord.action === action).map((chord) => chord.keys.map(keyName).join(" + "));
+function keysOf(action) { // the fewest keys that have to be held for it
+  const found = chords.filter((chord) => chord.action === action), fewest = Math.min(...found.map((chord) => chord.keys.length));
+  return found.filter((chord) => chord.keys.length === fewest).map((chord) => chord.keys.map(keyName).join(" + ")).join(" / ");
+}
 
 function heldChoice() { // the action of the keys that are held, or null
   const down = chords.filter((chord) => chord.keys.every((key) => held.has(key)));
@@ -193,6 +197,6 @@ const acts = (key) => moves.some((move) => move.keys.includes(key)) || chords.so
 function actionKeys() { // rows of the list of keys
   const rows = moves.filter((move) => move.keys.length).map((move) => [move.keys.map(keyName).join("  "), move.text]);
   if (gripperIndex() >= 0) rows.push(["Space", `${axes[gripperIndex()].name}: open or close`]);
-  if (welcome.actions.kind === "Discrete") welcome.actions.names.forEach((name, index) => rows.push([keysOf(welcome.actions.start + index).join("  or  "), name]));
+  if (welcome.actions.kind === "Discrete") welcome.actions.names.forEach((name, index) => rows.push([keysOf(welcome.actions.start + index), name]));
   return rows.filter(([keys]) => keys);
 }

@@ -5,15 +5,24 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
 import imageio_ffmpeg
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from stable_baselines3 import PPO
 
+from worldgym.agents.drqv2 import DrQv2
+from worldgym.agents.policies import find_policy
+from worldgym.agents.sb3 import make_vec_env
 from worldgym.data.recordings import Recordings
+from worldgym.envs.actions import ActionCodec
 from worldgym.envs.registry import find_task
 from worldgym.errors import (
     CheckpointError,
+    ConfigError,
+    DataError,
     InvalidAction,
     InvalidFrames,
     InvalidOption,
@@ -278,6 +287,73 @@ def test_the_expert_and_an_agent_can_drive(make_session: MakeSession) -> None:
     session.step(None, "policy")
     with pytest.raises(InvalidOption, match="no futures"):
         session.step(None, "expert")
+
+
+@pytest.mark.parametrize("kind", ["safetensors", "zip"])
+@pytest.mark.filterwarnings("ignore::UserWarning")  # of stable-baselines3
+def test_trained_agents_drive(make_session: MakeSession, tmp_path: Path, kind: str) -> None:
+    path = tmp_path / f"agent.{kind}"
+    if kind == "zip":
+        PPO("MlpPolicy", make_vec_env("Simulator-Toy-v0", seed=0), n_steps=8, batch_size=8).save(path)
+    else:
+        DrQv2((32, 32, 3), 3, 2).save(path)
+    session = make_session(policy=find_policy(str(path)), policy_name=path.name)
+    session.reset()
+    for _ in range(4):
+        session.step(None, "policy")
+    assert session.view().values["acted"]["driver"] == "policy"
+    assert len({tuple(moment.action) for moment in session._moments[1:]}) > 1
+
+
+def test_an_agent_that_does_not_fit_is_named_at_once(make_session: MakeSession, tmp_path: Path) -> None:
+    DrQv2((32, 32, 3), 3, 5).save(tmp_path / "agent.safetensors")
+    with pytest.raises(ConfigError, match=r"takes frames .* and 5 actions"):
+        make_session(policy=find_policy(str(tmp_path / "agent.safetensors")))
+
+
+def test_an_agent_that_fails_is_named_and_the_person_goes_on(make_session: MakeSession) -> None:
+    session = make_session(policy=lambda env, rng: lambda: 1 / 0, policy_name="broken")
+    session.reset()
+    with pytest.raises(DataError, match=r"broken failed: ZeroDivisionError: .*; drive yourself"):
+        session.step(None, "policy")
+    session.step(ACTIONS[0])
+
+
+def test_an_agent_that_comes_back_begins_anew(make_session: MakeSession) -> None:
+    begun: list[Any] = []
+
+    def agent(env: Any, rng: np.random.Generator) -> Callable[[], Any]:
+        begun.append(env)
+        return lambda: [0, 0]
+
+    session = make_session(policy=agent, policy_name="agent")
+    begun.clear()  # it was tried once
+    session.reset()
+    for driver in ("policy", "policy", None, "policy"):
+        session.step([1, 0], driver)
+    assert len(begun) == 2
+
+
+def test_the_page_learns_where_actions_move_things(session: PlaySession) -> None:
+    assert session.describe()["actions"]["directions"] == [[1, 0], [0, -1]]
+
+
+def test_the_page_learns_the_keys_of_the_simulator(make_checkpoint: Any, tmp_path: Path) -> None:
+    space = ActionCodec(gym.spaces.Discrete(3)).describe()
+    folder = make_checkpoint(action_dim=3, tasks=("MountainCar-v0",), action_space=space)
+    session = PlaySession(Settings(str(folder), tmp_path))
+    assert session.describe()["actions"]["keys"] == []
+    session.reset()
+    expected = [[[], 1], [["ArrowLeft"], 0], [["ArrowRight"], 2], [["ArrowRight", "ArrowLeft"], 1]]
+    assert session.describe()["actions"]["keys"] == expected
+    session.close()
+
+
+def test_the_model_has_the_precision_that_was_asked_for(make_session: MakeSession) -> None:
+    session = make_session(device="cpu", dtype="bfloat16")
+    assert session._session.model.dtype is torch.bfloat16
+    session.reset()
+    session.step(ACTIONS[0])
 
 
 def test_an_episode_has_a_longest_length(session: PlaySession) -> None:
