@@ -281,7 +281,9 @@ class PlaySession:
     def fork(self, by: Forking) -> None:
         """Continue as four futures: by ``luck`` (equal actions, different samples) or by ``actions`` (the reverse)."""
         episode = self._running()
-        choices = four_actions(self._codec.space, self._config.action_names, self._seed + self._step)
+        choices = four_actions(
+            self._codec.space, self._config.action_names, self._seed + self._step, self._directions()
+        )
         actions = [action for _, action in choices] if by == "actions" else []
         labels = [label for label, _ in choices] if by == "actions" else [f"luck {n + 1}" for n in range(FUTURES)]
         self._fork = _Fork(by, episode.fork(FUTURES, by == "luck"), labels, actions)

@@ -7,6 +7,7 @@ import gymnasium as gym
 import numpy as np
 
 FUTURES = 4
+SIDES = ("left", "right", "up", "down")  # of the picture
 Space = gym.spaces.Space[Any]
 
 
@@ -48,16 +49,23 @@ def describe_space(
     }
 
 
-def four_actions(space: Space, names: Sequence[str], seed: int) -> list[tuple[str, Any]]:
-    """Four actions with their labels: opposite ones along the first dimensions, or the first ones of a list."""
+def four_actions(
+    space: Space, names: Sequence[str], seed: int, directions: Sequence[Sequence[float]] = ()
+) -> list[tuple[str, Any]]:
+    """Four actions with their labels: to the four sides of the picture, or opposite ones along the first dimensions.
+
+    Of a list of actions the first four; else random ones.
+    """
     if isinstance(space, gym.spaces.Box) and np.prod(space.shape) > 1:
+        sides = np.array(directions[:2]) if len(directions) > 1 else np.eye(int(np.prod(space.shape)))[:2]
+        signs = (-1, 1, 1, -1) if len(directions) > 1 else (-1, 1, -1, 1)
+        low, high = space.low.astype(np.float64), space.high.astype(np.float64)
         found = []
-        for index in range(FUTURES):
-            dimension, bound = index // 2, (space.low, space.high)[index % 2].reshape(-1)
-            action = ((space.low.astype(np.float64) + space.high) / 2).reshape(-1)
-            action[dimension] = bound[dimension]
-            name = names[dimension] if names else f"action {dimension}"
-            found.append((f"{name} {'-+'[index % 2]}", action.reshape(space.shape).astype(space.dtype)))
+        for index, sign in enumerate(signs):
+            push = sign * sides[index // 2].reshape(space.shape)
+            name = names[index // 2] if names else f"action {index // 2}"
+            label = SIDES[index] if len(directions) > 1 else f"{name} {'-+'[index % 2]}"
+            found.append((label, ((low + high) / 2 + push * (high - low) / 2).astype(space.dtype)))
         return found
     if isinstance(space, gym.spaces.Discrete) and space.n >= FUTURES:
         shown = describe_space(space, names)["names"]

@@ -304,7 +304,7 @@ def test_four_futures_and_one_is_kept(page: Page) -> None:
     page.wait(lambda: len(page.canvases) == 4)
     page.step_once()
     page.step_once()
-    assert "dy +" in page.text("screen")
+    assert "left" in page.text("screen")
     page.screenshot("forked")
     page.press("2")
     page.wait(lambda: len(page.canvases) == 3)

@@ -31,9 +31,9 @@ from worldgym.errors import (
     UnknownTask,
 )
 from worldgym.play import imagination, pictures
-from worldgym.play import session as sessions
 from worldgym.play.recorder import video
 from worldgym.play.session import PlaySession, Settings
+from worldgym.play.spaces import FUTURES, four_actions
 
 ACTIONS = np.random.default_rng(0).uniform(-1, 1, (12, 2)).tolist()
 MakeSession = Callable[..., PlaySession]
@@ -166,7 +166,7 @@ def test_futures_by_luck_differ_and_the_first_is_what_would_have_come(make_sessi
 
 def test_futures_by_actions_take_opposite_actions(session: PlaySession) -> None:
     session.fork("actions")
-    assert session.view().values["labels"] == ["dx -", "dx +", "dy -", "dy +"]
+    assert session.view().values["labels"] == ["left", "right", "up", "down"]
     session.step(None)
     session.step(None)
     session.choose(3)
@@ -174,6 +174,13 @@ def test_futures_by_actions_take_opposite_actions(session: PlaySession) -> None:
     assert [list(moment.action) for moment in moments[1:]] == [[0, 1], [0, 1]]
     assert moments[-1].real is not None
     assert len(session.history()) == 2
+
+
+def test_futures_without_directions_take_opposite_actions_of_the_first_dimensions() -> None:
+    space = gym.spaces.Box(np.float32([0, -1, 4]), np.float32([2, 1, 8]))
+    expected = [("x -", [0, 0, 6]), ("x +", [2, 0, 6]), ("y -", [1, -1, 6]), ("y +", [1, 1, 6])]
+    found = four_actions(space, ("x", "y", "z"), 0)
+    assert [(label, action.tolist()) for label, action in found] == expected
 
 
 def test_futures_can_be_left(session: PlaySession) -> None:
@@ -397,7 +404,7 @@ def test_a_checkpoint_without_start_states(discrete_checkpoint: Path, tmp_path: 
         session.step(2)
     session.fork("actions")
     session.step(None)
-    assert len(session.view().values["plotted"]) == sessions.FUTURES
+    assert len(session.view().values["plotted"]) == FUTURES
 
 
 def test_discrete_actions_beside_the_simulator_until_it_ends(discrete_checkpoint: Path, tmp_path: Path) -> None:
