@@ -165,7 +165,7 @@ class Server:
 
     async def _serve(self, seat: _Seat, connection: Any) -> None:
         view = await self._compute(seat.session.view)
-        first = Answer([], view) if view.pictures else await self._compute(answer, seat.session, Reset())
+        first = Answer([], view) if view.pictures else await self._do(seat, Reset())
         await connection.send_str(to_json({"type": "welcome", **await self._compute(seat.session.describe)}))
         await self._send(connection, *first)
         asked: asyncio.Queue[tuple[Any, threading.Event]] = asyncio.Queue(MOST_ASKED)
@@ -192,20 +192,19 @@ class Server:
         """Answer one message after the other, until cancelled."""
         while True:
             message, stop = await asked.get()
-            await self._answer(seat, connection, message, stop.is_set)
+            await self._send(connection, *await self._do(seat, message, stop.is_set))
 
-    async def _answer(self, seat: _Seat, connection: Any, message: Any, stopped: Callable[[], bool]) -> None:
-        """Do what a message asks for, and send the answer."""
+    async def _do(self, seat: _Seat, message: Any, stopped: Callable[[], bool] = bool) -> Answer:
+        """Do what a message asks for. Every error becomes a message."""
         try:
             given = parse_message(message) if isinstance(message, str) else message
-            messages, view = await self._compute(answer, seat.session, given, stopped)
+            return await self._compute(answer, seat.session, given, stopped)
         except WorldGymError as error:
-            messages, view = [error_message(error)], None
+            return Answer([error_message(error)], None)
         except Exception:  # a mistake of ours: the details belong on the terminal
             LOG.exception("a message could not be answered")
             text = "something went wrong in the server, which says more on its terminal; start a new episode"
-            messages, view = [{"type": "error", "name": "InternalError", "message": text}], None
-        await self._send(connection, messages, view)
+            return Answer([{"type": "error", "name": "InternalError", "message": text}], None)
 
     async def _send(self, connection: Any, messages: list[dict[str, Any]], view: View | None) -> None:
         for each in messages:

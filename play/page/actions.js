@@ -6,7 +6,7 @@ const AXIS_KEYS = [["a", "d"], ["s", "w"], ["q", "e"], ["j", "l"], ["k", "i"], [
 const CHOICE_KEYS = ["a", "d", "w", "s", "q", "e", "j", "l", "i", "k", "u", "o"];
 const ARROWS = { ArrowLeft: "a", ArrowRight: "d", ArrowUp: "w", ArrowDown: "s" };
 const NAMES = { a: "← A", d: "→ D", w: "↑ W", s: "↓ S", " ": "Space" };
-const IN_PICTURE = ["left, right in the picture", "down, up in the picture", "lower, higher"];
+const IN_PICTURE = ["move left, right in the picture", "move down, up in the picture", "lower, raise"];
 const PADS = [["in the picture", "arrow keys"], ["height", "Q / E"]];
 const GRIPPER = /grip|finger|jaw/i;
 
@@ -30,7 +30,7 @@ function buildAxes(space) {
     const low = space.low[index], high = space.high[index];
     return { name, low, high, middle: (low + high) / 2, value: (low + high) / 2, gripper: GRIPPER.test(name) };
   });
-  moves = space.directions.map((vector, index) => ({ text: `move ${IN_PICTURE[index]}`, vector }));
+  moves = space.directions.map((vector, index) => ({ text: IN_PICTURE[index], vector }));
   const others = axes.map((axis, index) => index).filter((index) => !axes[index].gripper && !moves.some((move) => move.vector[index]));
   for (const index of others) moves.push({ text: `${axes[index].name}: less, more`, axis: axes[index], vector: axes.map((_, other) => Number(other === index)) });
   moves.forEach((move, index) => Object.assign(move, { keys: AXIS_KEYS[index] || [], pad: 0 }));

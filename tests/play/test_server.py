@@ -173,6 +173,18 @@ def test_a_mistake_of_ours_is_no_traceback_on_the_page(
     run(settings, visit)
 
 
+def test_a_simulator_that_breaks_at_the_first_reset_is_no_silence(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def visit(house: House) -> None:
+        monkeypatch.setattr(servers, "answer", lambda *arguments: 1 / 0)
+        player = await house.join()
+        assert (await player.answer())["name"] == "InternalError"
+        assert player.texts[0]["type"] == "welcome"
+
+    run(settings, visit)
+
+
 def test_a_dropped_connection_loses_nothing_and_the_player_comes_back(settings: Settings) -> None:
     async def visit(house: House) -> None:
         player = await house.join()
