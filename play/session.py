@@ -16,19 +16,17 @@ from worldgym.envs.learned.session import Session, Start
 from worldgym.envs.registry import WORLD_MODEL_ID, find_spec
 from worldgym.errors import (
     CheckpointError,
-    DependencyNotInstalled,
     InvalidOption,
-    RenderingError,
     ResetNeeded,
     UnknownTask,
     nearest,
 )
+from worldgym.play.beside import Beside
 from worldgym.play.drivers import EXPERT, PLANNER, POLICY, Driver, Drivers, SeenSession
 from worldgym.play.imagination import Futures, Imagination, Imagined
 from worldgym.play.pictures import read_picture
 from worldgym.play.planner import Stopped, find_planner
 from worldgym.play.recorder import BEHAVIOUR, Moment, save_recording
-from worldgym.play.simulator import Follower
 from worldgym.play.spaces import FUTURES, describe_space, four_actions
 from worldgym.reports.video import difference
 
@@ -103,13 +101,10 @@ class PlaySession:
         frame_bytes = int(np.prod(self._session.observation_space.shape))
         self.limit = min(MAX_STEPS, max(LEAST_STEPS, FRAME_BYTES // (2 * frame_bytes)))
         self._task = settings.task or next(iter(self._session.tasks), "")
-        self._simulator: Follower | None = None
-        self._simulator_task: str | None = None
-        self._why_no_simulator = "" if settings.simulator else "Switched off by --no-simulator."
+        self._beside = Beside(settings.simulator, self._config, self._codec)
         self._seed, self._start = 0, -1
         self._episode: Imagination | None = None
         self._moments: list[Moment] = []
-        self._beside = False  # whether the simulator began where this episode did
         self._fork: _Fork | None = None
         self._recorded_from: int | None = None
         self._acted: dict[str, Any] | None = None  # who acted last, and how long that took to decide
@@ -131,7 +126,7 @@ class PlaySession:
             "starts": {task: starts.count(task) for task in starts.tasks} if starts else {},
             "resolution": self._config.resolution,
             "actions": describe_space(
-                self._codec.space, self._config.action_names, self._directions(), self._simulator_keys()
+                self._codec.space, self._config.action_names, self._directions(), self._beside.keys()
             ),
             "predicts": {"reward": self._config.reward, "success": self._config.success},
             "limit": self.limit,
@@ -157,7 +152,7 @@ class PlaySession:
             "limit": self.limit,
             "drivers": [{"name": name, "label": each.label} for name, each in self._known_drivers().items()],
             "acted": self._acted,
-            "simulator": self._why_no_simulator,
+            "simulator": self._beside.why_not,
             "recording": None if self._recorded_from is None else len(self._moments) - 1 - self._recorded_from,
             "labels": None if self._fork is None else self._fork.labels,
             "forked": None if self._fork is None else self._fork.by,
@@ -205,14 +200,10 @@ class PlaySession:
         self._seed = self._seed if seed is None else seed
         if start is not None:
             self._begin(self._session.choose_start(np.random.default_rng(self._seed), {"start": start}))
-            self._no_simulator("This start is in the middle of a recorded episode, where the simulator cannot begin.")
+            self._beside.leave("This start is in the middle of a recorded episode, where the simulator cannot begin.")
             return files
-        simulator = self._find_simulator()
-        if simulator is None:
-            self._begin(self._stored_start())
-        else:
-            frame = simulator.reset(self._seed)
-            self._begin(Start(self._repeated(frame), self._task), frame)
+        frame = self._beside.begin(self._task, self._seed)
+        self._begin(self._stored_start() if frame is None else Start(self._repeated(frame), self._task), frame)
         return files
 
     def picture(self, data: bytes) -> list[Path]:
@@ -223,7 +214,7 @@ class PlaySession:
         """
         frame = read_picture(data, self._config.resolution)
         files = self.save()
-        self._no_simulator("The simulator cannot begin at a picture.")
+        self._beside.leave("The simulator cannot begin at a picture.")
         self._begin(Start(self._repeated(frame), self._task))
         return files
 
@@ -261,7 +252,7 @@ class PlaySession:
         vector = self._codec.encode(action)
         imagined = episode.step(vector)
         self._moments.append(self._moment(imagined, action, vector))
-        self._follow()
+        self._moments[-1] = self._beside.follow(self._moments)
 
     def rewind(self, steps: int) -> None:
         """Go back, at most to the start; with futures, to where they began. Recorded steps go back likewise."""
@@ -275,8 +266,7 @@ class PlaySession:
         del self._moments[length + 1 :]
         if self._recorded_from is not None:
             self._recorded_from = min(self._recorded_from, length)
-        if self._simulator is not None and self._beside:
-            self._simulator.rewind(length)
+        self._beside.rewind(length)
 
     def fork(self, by: Forking) -> None:
         """Continue as four futures: by ``luck`` (equal actions, different samples) or by ``actions`` (the reverse)."""
@@ -302,7 +292,7 @@ class PlaySession:
             self._running().choose(fork.futures, future)
             for moments in fork.moments:
                 self._moments.append(moments[future])
-                self._follow()
+                self._moments[-1] = self._beside.follow(self._moments)
 
     def record(self, on: bool) -> list[Path]:
         """Begin a recording at the current frame, or save it; the files. Raises StorageError as :meth:`save`."""
@@ -331,9 +321,7 @@ class PlaySession:
         try:
             return self.save()
         finally:
-            if self._simulator is not None:
-                self._simulator.close()
-                self._simulator, self._simulator_task = None, None
+            self._beside.close()
             self._episode = None
 
     # Parts
@@ -351,8 +339,7 @@ class PlaySession:
     def _begin(self, start: Start, real: NDArray[np.uint8] | None = None) -> None:
         self._episode = Imagination(self._session, start, self._seed, self.limit)
         self._moments = [Moment(start.frames[-1], real)]
-        self._start, self._beside = start.index, real is not None
-        self._fork = None
+        self._start, self._fork = start.index, None
         self._past_changed()
 
     def _stored_start(self) -> Start:
@@ -364,36 +351,12 @@ class PlaySession:
                 raise  # they are damaged
             raise CheckpointError(
                 "this checkpoint has no start states, and no simulator shows a first frame: drop a picture to start "
-                f"from. ({self._why_no_simulator})"
+                f"from. ({self._beside.why_not})"
             ) from error
 
     def _repeated(self, frame: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """The context before a first frame, as in training: ``[C, H, W, 3]``."""
         return np.repeat(frame[None], self._config.context_length, axis=0)
-
-    def _find_simulator(self) -> Follower | None:
-        """The simulator of the task, if it can run here; says why if it cannot."""
-        if not self.settings.simulator:
-            return None
-        if self._config.goal_conditioned:
-            self._no_simulator("The world model needs a goal, which the simulator does not show.")
-            return None
-        if self._simulator_task != self._task:
-            if self._simulator is not None:
-                self._simulator.close()
-            self._simulator, self._simulator_task = None, None
-            try:
-                self._simulator = Follower(self._task, self._config, self._codec)
-                self._simulator_task = self._task
-            except (UnknownTask, DependencyNotInstalled, RenderingError, InvalidOption) as error:
-                self._no_simulator(str(error))
-                return None
-        self._why_no_simulator = ""
-        return self._simulator
-
-    def _no_simulator(self, reason: str) -> None:
-        if self.settings.simulator:
-            self._why_no_simulator = reason
 
     def _moment(self, imagined: Imagined, action: Any, vector: NDArray[np.float32]) -> Moment:
         info = imagined.info
@@ -407,28 +370,6 @@ class PlaySession:
             info=info,
         )
 
-    def _follow(self) -> None:
-        """Take the newest action in the simulator too."""
-        if self._simulator is None or not self._beside:
-            return
-        real = self._simulator.follow([moment.action for moment in self._moments[1:]])
-        if real is not None:
-            newest = self._moments[-1]
-            self._moments[-1] = Moment(
-                newest.frame,
-                real.frame,
-                newest.action,
-                newest.vector,
-                newest.reward,
-                real.reward,
-                newest.success,
-                real.success,
-                newest.terminated,
-                real.terminated or real.truncated,
-                real.terminated,
-                newest.info,
-            )
-
     def _step_futures(self, fork: _Fork, action: Any) -> None:
         actions = fork.actions or [action] * FUTURES
         vectors = np.stack([self._codec.encode(each) for each in actions])
@@ -438,7 +379,7 @@ class PlaySession:
     def _known_drivers(self) -> dict[str, Driver]:
         """Who can take over now."""
         found = {}
-        if self._simulator is not None and self._beside and self._simulator.has_expert:
+        if self._beside.has_expert:
             found[EXPERT] = Driver("Scripted expert", lambda seen, rng: self._expert_action)
         if self.settings.policy is not None:
             found[POLICY] = Driver(self.settings.policy_name, self.settings.policy)
@@ -455,10 +396,9 @@ class PlaySession:
         return action
 
     def _expert_action(self) -> Any:
-        assert self._simulator is not None
         if self._fork is not None:
             raise InvalidOption("the expert sees the simulator, which has no futures: drive them yourself")
-        return self._simulator.expert_action([moment.action for moment in self._moments[1:]])
+        return self._beside.expert_action(self._moments)
 
     def _seen_moments(self) -> list[Moment]:
         """The moments that a driver sees; of futures the first."""
@@ -477,24 +417,21 @@ class PlaySession:
         spec = find_spec(name) if isinstance(name, str) else None
         return () if spec is None else spec.directions
 
-    def _simulator_keys(self) -> dict[tuple[str, ...], int]:
-        return {} if self._simulator is None else self._simulator.keys()
-
     def _load(self, task: str | None) -> Session:
         return Session(task, self.settings.checkpoint, self.settings.device, self.settings.dtype, None, None)
 
     def _real_return(self) -> float | None:
         rewards = [moment.real_reward for moment in self._moments[1:]]
         known = [reward for reward in rewards if reward is not None]
-        return sum(known) if self._beside else None
+        return sum(known) if self._beside.follows else None
 
     def _episode_infos(self) -> tuple[EpisodeInfo, EpisodeInfo]:
         """What the imagined and the simulator's episode say of themselves."""
-        spec = None if self._simulator is None else self._simulator.spec
+        simulator = self._beside.simulator
         skip, space = self._config.frame_skip or 1, self._codec.describe()
         about: Any = {"action_space": space, "task": self._task, "behaviour": BEHAVIOUR, "frame_skip": skip}
         imagined = EpisodeInfo(WORLD_MODEL_ID, seed=self._seed, look="imagined", **about)
-        simulated = EpisodeInfo("" if spec is None else spec.simulator_id, seed=self._seed, **about)
+        simulated = EpisodeInfo("" if simulator is None else simulator.spec.simulator_id, seed=self._seed, **about)
         return imagined, simulated
 
 
