@@ -68,6 +68,12 @@ class ActionCodec:
         vector: NDArray[np.float32] = self._encode(values[None])[0]
         return vector
 
+    def decode_box(self, vector: NDArray[np.float32]) -> NDArray[Any]:
+        """Inverse of :meth:`encode` for a ``Box``: the action of a vector, float32 ``[A]`` in [-1, 1]."""
+        low, high = self._box.low.astype(np.float64), self._box.high.astype(np.float64)
+        action: NDArray[Any] = ((high + low) / 2 + vector.reshape(low.shape) * (high - low) / 2).astype(self._box.dtype)
+        return action
+
     def encode_batch(self, actions: ArrayLike, acting: NDArray[np.bool_]) -> NDArray[np.float32]:
         """The actions of N slots as vectors, float32 ``[N, A]``.
 

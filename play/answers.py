@@ -1,5 +1,6 @@
 """What a session does for each message of the page."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from worldgym.errors import WorldGymError
@@ -14,10 +15,16 @@ class Answer(NamedTuple):
     view: View | None
 
 
-def answer(session: PlaySession, message: Message | bytes) -> Answer:
-    """Do what a message asks for. Errors that are raised on purpose become messages."""
+def answer(session: PlaySession, message: Message | bytes, stopped: Callable[[], bool] = bool) -> Answer:
+    """Do what a message asks for. Errors that are raised on purpose become messages.
+
+    Args:
+        session: what is played.
+        message: of the page, or the bytes of a picture.
+        stopped: whether the person has taken over from the driver of this step.
+    """
     try:
-        files = _do(session, message)
+        files = _do(session, message, stopped)
     except WorldGymError as error:
         return Answer([error_message(error)], None)
     shown = [str(file.relative_to(session.settings.out)) for file in files]
@@ -28,7 +35,7 @@ def answer(session: PlaySession, message: Message | bytes) -> Answer:
     return Answer(saved, view)
 
 
-def _do(session: PlaySession, message: Message | bytes) -> list[Any]:
+def _do(session: PlaySession, message: Message | bytes, stopped: Callable[[], bool]) -> list[Any]:
     if isinstance(message, bytes):
         return list(session.picture(message))
     if isinstance(message, Reset):
@@ -36,12 +43,11 @@ def _do(session: PlaySession, message: Message | bytes) -> list[Any]:
     if isinstance(message, Record):
         return list(session.record(message.on))
     if isinstance(message, Step):
-        session.step(message.action, message.driver)
+        session.step(message.action, message.driver, stopped)
     elif isinstance(message, Rewind):
         session.rewind(message.steps)
     elif isinstance(message, Fork):
         session.fork(message.by)
-    else:
-        assert isinstance(message, Choose)
+    elif isinstance(message, Choose):
         session.choose(message.future)
     return []

@@ -9,7 +9,10 @@ The page sends text messages, JSON objects with a ``type``:
     choose   continue from one future. future: 0 to 3, or null to return to where they began
     record   on: true begins a recording, false saves it
 
-and one binary message: the bytes of a PNG or JPEG picture, from which an episode starts. Every message has one answer.
+and one binary message: the bytes of a PNG or JPEG picture, from which an episode starts. Every message has one answer;
+but not this one, which may be sent before the answer to the message before it has come:
+
+    take over  the driver of that step need not decide any more; the step's answer is then the view as it was
 
 The server sends text messages:
 
@@ -32,7 +35,8 @@ from typing import Any, TypeAlias
 from worldgym.config import from_dict
 from worldgym.errors import ConfigError, InvalidOption, nearest
 from worldgym.play.pictures import to_png
-from worldgym.play.session import FUTURES, Forking, View
+from worldgym.play.session import Forking, View
+from worldgym.play.spaces import FUTURES
 from worldgym.storage.files import parse_json, to_json
 
 MAX_SEED, MAX_STEPS = 2**31 - 1, 10_000
@@ -83,7 +87,12 @@ class Record:
     on: bool
 
 
-Message: TypeAlias = Reset | Step | Rewind | Fork | Choose | Record
+@dataclass(frozen=True)
+class TakeOver:
+    """Act in place of the driver that is deciding."""
+
+
+Message: TypeAlias = Reset | Step | Rewind | Fork | Choose | Record | TakeOver
 KINDS: Mapping[str, type[Message]] = {
     "reset": Reset,
     "step": Step,
@@ -91,6 +100,7 @@ KINDS: Mapping[str, type[Message]] = {
     "fork": Fork,
     "choose": Choose,
     "record": Record,
+    "take over": TakeOver,
 }
 
 

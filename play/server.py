@@ -1,4 +1,4 @@
-"""The server: three files of the page, and a WebSocket for each player.
+"""The server: the files of the page, and a WebSocket for each player.
 
 Every address begins with a random token, so that no other user of the machine and no other page can play. All sessions
 compute in one thread, one message after the other: simulators draw with libraries that dislike several.
@@ -14,6 +14,7 @@ import secrets
 import signal
 import socket
 import sys
+import threading
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -22,10 +23,10 @@ from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from worldgym.errors import ConfigError, DependencyNotInstalled, InvalidOption, WorldGymError
-from worldgym.play.answers import answer
+from worldgym.play.answers import Answer, answer
 from worldgym.play.pictures import MAX_BYTES
-from worldgym.play.protocol import Reset, error_message, pack_view, parse_message
-from worldgym.play.session import PlaySession, Settings
+from worldgym.play.protocol import Reset, TakeOver, error_message, pack_view, parse_message
+from worldgym.play.session import PlaySession, Settings, View
 from worldgym.storage.files import to_json
 
 T = TypeVar("T")
@@ -35,7 +36,7 @@ PAGE = Path(__file__).parent / "page"
 FILES = {
     "": ("index.html", "text/html"),
     "play.css": ("play.css", "text/css"),
-    "play.js": ("play.js", "text/javascript"),
+    **{name: (name, "text/javascript") for name in ("actions.js", "view.js", "play.js")},
 }
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
@@ -47,6 +48,8 @@ HEADERS = {
 TAKEN_OVER = "This session goes on in another tab."
 HEARTBEAT = 30.0
 """Seconds after which a connection is asked whether it still lives."""
+MOST_ASKED = 100
+"""Messages that may wait for their answers; the page waits for each."""
 LOG = logging.getLogger("worldgym.play")
 
 
@@ -161,34 +164,53 @@ class Server:
         await self._compute(self._seats.pop(left).session.close)
 
     async def _serve(self, seat: _Seat, connection: Any) -> None:
-        await connection.send_str(to_json({"type": "welcome", **await self._compute(seat.session.describe)}))
         view = await self._compute(seat.session.view)
-        if view.pictures:
-            await connection.send_bytes(await self._compute(pack_view, view))
-        else:
-            await self._answer(seat, connection, Reset())
-        async for message in connection:
-            if seat.socket is not connection:
-                break
-            if message.type in (self._web.WSMsgType.BINARY, self._web.WSMsgType.TEXT):
-                await self._answer(seat, connection, message.data)
+        first = Answer([], view) if view.pictures else await self._do(seat, Reset())
+        await connection.send_str(to_json({"type": "welcome", **await self._compute(seat.session.describe)}))
+        await self._send(connection, *first)
+        asked: asyncio.Queue[tuple[Any, threading.Event]] = asyncio.Queue(MOST_ASKED)
+        working = asyncio.create_task(self._work(seat, connection, asked))
+        stop = threading.Event()
+        try:
+            async for message in connection:
+                if seat.socket is not connection or working.done() or asked.full():
+                    break
+                if message.type not in (self._web.WSMsgType.BINARY, self._web.WSMsgType.TEXT):
+                    continue
+                if _takes_over(message.data):
+                    stop.set()
+                else:
+                    stop = threading.Event()
+                    asked.put_nowait((message.data, stop))
+        finally:
+            stop.set()
+            working.cancel()
+            with contextlib.suppress(asyncio.CancelledError, ConnectionResetError):
+                await working
 
-    async def _answer(self, seat: _Seat, connection: Any, message: Any) -> None:
-        """Do what a message asks for, and send the answer."""
+    async def _work(self, seat: _Seat, connection: Any, asked: "asyncio.Queue[tuple[Any, threading.Event]]") -> None:
+        """Answer one message after the other, until cancelled."""
+        while True:
+            message, stop = await asked.get()
+            await self._send(connection, *await self._do(seat, message, stop.is_set))
+
+    async def _do(self, seat: _Seat, message: Any, stopped: Callable[[], bool] = bool) -> Answer:
+        """Do what a message asks for. Every error becomes a message."""
         try:
             given = parse_message(message) if isinstance(message, str) else message
-            messages, view = await self._compute(answer, seat.session, given)
-            packed = None if view is None else await self._compute(pack_view, view)
+            return await self._compute(answer, seat.session, given, stopped)
         except WorldGymError as error:
-            messages, packed = [error_message(error)], None
+            return Answer([error_message(error)], None)
         except Exception:  # a mistake of ours: the details belong on the terminal
             LOG.exception("a message could not be answered")
             text = "something went wrong in the server, which says more on its terminal; start a new episode"
-            messages, packed = [{"type": "error", "name": "InternalError", "message": text}], None
+            return Answer([{"type": "error", "name": "InternalError", "message": text}], None)
+
+    async def _send(self, connection: Any, messages: list[dict[str, Any]], view: View | None) -> None:
         for each in messages:
             await connection.send_str(to_json(each))
-        if packed is not None:
-            await connection.send_bytes(packed)
+        if view is not None:
+            await connection.send_bytes(await self._compute(pack_view, view))
 
     async def _leave(self, seat: _Seat, connection: Any) -> None:
         """After a connection was lost: save what was recorded, keep the session for when the player comes back."""
@@ -222,6 +244,13 @@ class Server:
     def _check_token(self, request: Any) -> None:
         if not hmac.compare_digest(request.match_info["token"].encode(), self.token.encode()):
             raise self._web.HTTPNotFound(text="Open the whole address that `worldgym play` printed.\n")
+
+
+def _takes_over(data: Any) -> bool:
+    """Whether a message must not wait for the answer to the one before it."""
+    with contextlib.suppress(InvalidOption):
+        return isinstance(data, str) and isinstance(parse_message(data), TakeOver)
+    return False
 
 
 def serve(settings: Settings, host: str, port: int) -> None:

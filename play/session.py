@@ -1,36 +1,36 @@
 """One person's session: an episode of the learned environment, its simulator, and what is recorded of them."""
 
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
-import gymnasium as gym
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from worldgym.data.episode import EpisodeInfo
-from worldgym.envs.behaviours import Behaviour, Policy
+from worldgym.envs.behaviours import Behaviour
 from worldgym.envs.learned.session import Session, Start
-from worldgym.envs.registry import WORLD_MODEL_ID
+from worldgym.envs.registry import WORLD_MODEL_ID, find_spec
 from worldgym.errors import (
     CheckpointError,
-    DependencyNotInstalled,
     InvalidOption,
-    RenderingError,
     ResetNeeded,
     UnknownTask,
     nearest,
 )
+from worldgym.play.beside import Beside
+from worldgym.play.drivers import EXPERT, PLANNER, POLICY, Driver, Drivers, SeenSession
 from worldgym.play.imagination import Futures, Imagination, Imagined
 from worldgym.play.pictures import read_picture
+from worldgym.play.planner import Stopped, find_planner
 from worldgym.play.recorder import BEHAVIOUR, Moment, save_recording
-from worldgym.play.simulator import Follower
+from worldgym.play.spaces import FUTURES, describe_space, four_actions
 from worldgym.reports.video import difference
 
 Forking: TypeAlias = Literal["luck", "actions"]
-FUTURES = 4
-EXPERT, POLICY = "expert", "policy"
 MAX_STEPS, LEAST_STEPS = 1000, 50
 FRAME_BYTES = 64 * 2**20
 """The most that the frames of an episode take, so that large frames make shorter episodes."""
@@ -48,6 +48,8 @@ class Settings:
         simulator: whether to run the simulator beside the learned environment, where it is installed.
         policy: an agent that can take over.
         policy_name: its name on the page.
+        device: of the world model.
+        dtype: of the world model, such as ``bfloat16``; the checkpoint's unless given.
     """
 
     checkpoint: str
@@ -56,6 +58,8 @@ class Settings:
     simulator: bool = True
     policy: Behaviour | None = None
     policy_name: str = ""
+    device: torch.device | str = "cpu"
+    dtype: str | None = None
 
 
 @dataclass(frozen=True)
@@ -92,21 +96,23 @@ class PlaySession:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self._session = Session(settings.task, settings.checkpoint, None, None, None, None)
+        self._session = self._load(settings.task)
         self._codec, self._config = self._session.codec, self._session.model.config
         frame_bytes = int(np.prod(self._session.observation_space.shape))
         self.limit = min(MAX_STEPS, max(LEAST_STEPS, FRAME_BYTES // (2 * frame_bytes)))
         self._task = settings.task or next(iter(self._session.tasks), "")
-        self._simulator: Follower | None = None
-        self._simulator_task: str | None = None
-        self._why_no_simulator = "" if settings.simulator else "Switched off by --no-simulator."
+        self._beside = Beside(settings.simulator, self._config, self._codec)
         self._seed, self._start = 0, -1
         self._episode: Imagination | None = None
         self._moments: list[Moment] = []
-        self._beside = False  # whether the simulator began where this episode did
         self._fork: _Fork | None = None
         self._recorded_from: int | None = None
-        self._policy: tuple[str, Policy] | None = None
+        self._acted: dict[str, Any] | None = None  # who acted last, and how long that took to decide
+        seen = SeenSession(self._session.observation_space, self._codec.space, self._seen_moments)
+        self._drivers = Drivers(seen)
+        self._planner = find_planner(self._session.model, self._codec)
+        if settings.policy is not None:
+            settings.policy(seen, np.random.default_rng(0))  # an agent that does not fit is named before the first step
 
     # What there is
 
@@ -119,7 +125,9 @@ class PlaySession:
             "task": self._task,
             "starts": {task: starts.count(task) for task in starts.tasks} if starts else {},
             "resolution": self._config.resolution,
-            "actions": _describe_space(self._codec.space, self._config.action_names),
+            "actions": describe_space(
+                self._codec.space, self._config.action_names, self._directions(), self._beside.keys()
+            ),
             "predicts": {"reward": self._config.reward, "success": self._config.success},
             "limit": self.limit,
             "history": self.history(),
@@ -131,6 +139,8 @@ class PlaySession:
 
     def view(self) -> View:
         """The current frames, and the entries ``task``, ``seed``, ``start``, ``step``, ``limit``, ``drivers``,
+        ``acted`` (the driver of the last step, its action, and the milliseconds that it took to decide; null if the
+        person acted),
         ``simulator`` (why there is none, or empty), ``recording`` (steps so far, or null), ``labels`` (of the futures,
         or null), ``plotted`` (of the current step, or of each future), and the returns of the episode.
         """
@@ -140,8 +150,9 @@ class PlaySession:
             "start": self._start,
             "step": self._step,
             "limit": self.limit,
-            "drivers": self._drivers(),
-            "simulator": self._why_no_simulator,
+            "drivers": [{"name": name, "label": each.label} for name, each in self._known_drivers().items()],
+            "acted": self._acted,
+            "simulator": self._beside.why_not,
             "recording": None if self._recorded_from is None else len(self._moments) - 1 - self._recorded_from,
             "labels": None if self._fork is None else self._fork.labels,
             "forked": None if self._fork is None else self._fork.by,
@@ -184,19 +195,15 @@ class PlaySession:
             raise UnknownTask(f"the checkpoint has no task {chosen!r}; {nearest(chosen, self._session.tasks)}")
         files = self.save()
         if chosen != self._task:
-            self._session = Session(chosen, self.settings.checkpoint, None, None, None, None)
+            self._session = self._load(chosen)
             self._task = chosen
         self._seed = self._seed if seed is None else seed
         if start is not None:
             self._begin(self._session.choose_start(np.random.default_rng(self._seed), {"start": start}))
-            self._no_simulator("This start is in the middle of a recorded episode, where the simulator cannot begin.")
+            self._beside.leave("This start is in the middle of a recorded episode, where the simulator cannot begin.")
             return files
-        simulator = self._find_simulator()
-        if simulator is None:
-            self._begin(self._stored_start())
-        else:
-            frame = simulator.reset(self._seed)
-            self._begin(Start(self._repeated(frame), self._task), frame)
+        frame = self._beside.begin(self._task, self._seed)
+        self._begin(self._stored_start() if frame is None else Start(self._repeated(frame), self._task), frame)
         return files
 
     def picture(self, data: bytes) -> list[Path]:
@@ -207,55 +214,66 @@ class PlaySession:
         """
         frame = read_picture(data, self._config.resolution)
         files = self.save()
-        self._no_simulator("The simulator cannot begin at a picture.")
+        self._beside.leave("The simulator cannot begin at a picture.")
         self._begin(Start(self._repeated(frame), self._task))
         return files
 
-    def step(self, action: Any, driver: str | None = None) -> None:
+    def step(self, action: Any, driver: str | None = None, stopped: Callable[[], bool] = bool) -> None:
         """Act once, in the learned environment and in the simulator, or in all futures.
+
+        Nothing happens if the person takes over while the driver decides.
 
         Args:
             action: of the action space, clipped to its bounds; unused if there is a driver, or futures of different
                 actions.
             driver: name of the policy that acts.
+            stopped: whether the person has taken over from the driver.
 
         Raises:
             ResetNeeded: before the first reset.
             InvalidAction: for an action of another kind.
             InvalidOption: for an unknown driver, or if the episode is as long as it can be.
-            DataError: if the simulator fails.
+            DataError: if the simulator or the driver fails.
         """
         episode = self._running()
         if self._step >= self.limit:
             raise InvalidOption(f"an episode has at most {self.limit} steps here: rewind, or start a new one")
+        if driver is None:
+            self._drivers.leave()
+            self._acted = None
+        else:
+            try:
+                action = self._driven(driver, stopped)
+            except Stopped:
+                return
         if self._fork is not None:
-            self._step_futures(self._fork, action if driver is None else self._driven(driver))
+            self._step_futures(self._fork, action)
             return
-        action = action if driver is None else self._driven(driver)
         vector = self._codec.encode(action)
         imagined = episode.step(vector)
         self._moments.append(self._moment(imagined, action, vector))
-        self._follow()
+        self._moments[-1] = self._beside.follow(self._moments)
 
     def rewind(self, steps: int) -> None:
         """Go back, at most to the start; with futures, to where they began. Recorded steps go back likewise."""
         episode = self._running()
+        self._past_changed()
         if self._fork is not None:
             self._fork = None
             return
         length = max(0, len(episode) - steps)
         episode.rewind(length)
         del self._moments[length + 1 :]
-        self._policy = None
         if self._recorded_from is not None:
             self._recorded_from = min(self._recorded_from, length)
-        if self._simulator is not None and self._beside:
-            self._simulator.rewind(length)
+        self._beside.rewind(length)
 
     def fork(self, by: Forking) -> None:
         """Continue as four futures: by ``luck`` (equal actions, different samples) or by ``actions`` (the reverse)."""
         episode = self._running()
-        choices = _choices(self._codec.space, self._config.action_names, self._seed + self._step)
+        choices = four_actions(
+            self._codec.space, self._config.action_names, self._seed + self._step, self._directions()
+        )
         actions = [action for _, action in choices] if by == "actions" else []
         labels = [label for label, _ in choices] if by == "actions" else [f"luck {n + 1}" for n in range(FUTURES)]
         self._fork = _Fork(by, episode.fork(FUTURES, by == "luck"), labels, actions)
@@ -269,11 +287,12 @@ class PlaySession:
         if self._fork is None:
             raise InvalidOption("there are no futures to choose from: fork first")
         fork, self._fork = self._fork, None
+        self._past_changed()
         if future is not None and fork.moments:
             self._running().choose(fork.futures, future)
             for moments in fork.moments:
                 self._moments.append(moments[future])
-                self._follow()
+                self._moments[-1] = self._beside.follow(self._moments)
 
     def record(self, on: bool) -> list[Path]:
         """Begin a recording at the current frame, or save it; the files. Raises StorageError as :meth:`save`."""
@@ -302,9 +321,7 @@ class PlaySession:
         try:
             return self.save()
         finally:
-            if self._simulator is not None:
-                self._simulator.close()
-                self._simulator, self._simulator_task = None, None
+            self._beside.close()
             self._episode = None
 
     # Parts
@@ -322,8 +339,8 @@ class PlaySession:
     def _begin(self, start: Start, real: NDArray[np.uint8] | None = None) -> None:
         self._episode = Imagination(self._session, start, self._seed, self.limit)
         self._moments = [Moment(start.frames[-1], real)]
-        self._start, self._beside = start.index, real is not None
-        self._fork, self._policy = None, None
+        self._start, self._fork = start.index, None
+        self._past_changed()
 
     def _stored_start(self) -> Start:
         """A first frame that came with the checkpoint, or else a start state."""
@@ -334,36 +351,12 @@ class PlaySession:
                 raise  # they are damaged
             raise CheckpointError(
                 "this checkpoint has no start states, and no simulator shows a first frame: drop a picture to start "
-                f"from. ({self._why_no_simulator})"
+                f"from. ({self._beside.why_not})"
             ) from error
 
     def _repeated(self, frame: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """The context before a first frame, as in training: ``[C, H, W, 3]``."""
         return np.repeat(frame[None], self._config.context_length, axis=0)
-
-    def _find_simulator(self) -> Follower | None:
-        """The simulator of the task, if it can run here; says why if it cannot."""
-        if not self.settings.simulator:
-            return None
-        if self._config.goal_conditioned:
-            self._no_simulator("The world model needs a goal, which the simulator does not show.")
-            return None
-        if self._simulator_task != self._task:
-            if self._simulator is not None:
-                self._simulator.close()
-            self._simulator, self._simulator_task = None, None
-            try:
-                self._simulator = Follower(self._task, self._config, self._codec)
-                self._simulator_task = self._task
-            except (UnknownTask, DependencyNotInstalled, RenderingError, InvalidOption) as error:
-                self._no_simulator(str(error))
-                return None
-        self._why_no_simulator = ""
-        return self._simulator
-
-    def _no_simulator(self, reason: str) -> None:
-        if self.settings.simulator:
-            self._why_no_simulator = reason
 
     def _moment(self, imagined: Imagined, action: Any, vector: NDArray[np.float32]) -> Moment:
         info = imagined.info
@@ -377,91 +370,69 @@ class PlaySession:
             info=info,
         )
 
-    def _follow(self) -> None:
-        """Take the newest action in the simulator too."""
-        if self._simulator is None or not self._beside:
-            return
-        real = self._simulator.follow([moment.action for moment in self._moments[1:]])
-        if real is not None:
-            newest = self._moments[-1]
-            self._moments[-1] = Moment(
-                newest.frame,
-                real.frame,
-                newest.action,
-                newest.vector,
-                newest.reward,
-                real.reward,
-                newest.success,
-                real.success,
-                newest.terminated,
-                real.terminated or real.truncated,
-                real.terminated,
-                newest.info,
-            )
-
     def _step_futures(self, fork: _Fork, action: Any) -> None:
         actions = fork.actions or [action] * FUTURES
         vectors = np.stack([self._codec.encode(each) for each in actions])
         imagined = fork.futures.step(vectors)
         fork.moments.append([self._moment(*each) for each in zip(imagined, actions, vectors, strict=True)])
 
-    def _drivers(self) -> list[dict[str, str]]:
-        """The policies that can take over now."""
-        found = []
-        if self._simulator is not None and self._beside and self._simulator.has_expert:
-            found.append({"name": EXPERT, "label": "Scripted expert"})
+    def _known_drivers(self) -> dict[str, Driver]:
+        """Who can take over now."""
+        found = {}
+        if self._beside.has_expert:
+            found[EXPERT] = Driver("Scripted expert", lambda seen, rng: self._expert_action)
         if self.settings.policy is not None:
-            found.append({"name": POLICY, "label": self.settings.policy_name})
+            found[POLICY] = Driver(self.settings.policy_name, self.settings.policy)
+        if self._planner is not None:
+            found[PLANNER] = Driver("Planner", self._planner)
         return found
 
-    def _driven(self, driver: str) -> Any:
-        """The action of a policy."""
-        known = [entry["name"] for entry in self._drivers()]
-        if driver not in known:
-            raise InvalidOption(f"nobody is called {driver!r} here; {nearest(driver, known)}")
-        if driver == EXPERT:
-            assert self._simulator is not None
-            if self._fork is not None:
-                raise InvalidOption("the expert sees the simulator, which has no futures: drive them yourself")
-            return self._simulator.expert_action([moment.action for moment in self._moments[1:]])
-        if self._policy is None or self._policy[0] != driver:
-            assert self.settings.policy is not None
-            self._policy = driver, self.settings.policy(_Seen(self), np.random.default_rng(self._seed))
-        return self._policy[1]()
+    def _driven(self, name: str, stopped: Callable[[], bool]) -> Any:
+        """The action of a driver."""
+        began = time.perf_counter()
+        action = self._drivers.act(name, self._known_drivers(), self._seed, stopped)
+        took = 1000 * (time.perf_counter() - began)
+        self._acted = {"driver": name, "milliseconds": took, "action": np.asarray(action).tolist()}
+        return action
 
-    @property
-    def frame(self) -> NDArray[np.uint8]:
-        """The imagined frame that a policy sees, uint8 ``[H, W, 3]``; of futures the first."""
-        fork = self._fork
-        return (fork.moments[-1][0] if fork is not None and fork.moments else self._moments[-1]).frame.copy()
+    def _expert_action(self) -> Any:
+        if self._fork is not None:
+            raise InvalidOption("the expert sees the simulator, which has no futures: drive them yourself")
+        return self._beside.expert_action(self._moments)
+
+    def _seen_moments(self) -> list[Moment]:
+        """The moments that a driver sees; of futures the first."""
+        ahead = [] if self._fork is None else [moments[0] for moments in self._fork.moments]
+        return [*self._moments, *ahead]
+
+    def _past_changed(self) -> None:
+        """A driver must not go on from steps that are no more."""
+        self._drivers.leave()
+        self._acted = None
+
+    def _directions(self) -> tuple[tuple[float, ...], ...]:
+        """Actions by where they move things in the picture, if the family of the training data says so."""
+        trained_on = self._config.training_data.get("trained_on")
+        name = trained_on.get("environment") if isinstance(trained_on, dict) else None
+        spec = find_spec(name) if isinstance(name, str) else None
+        return () if spec is None else spec.directions
+
+    def _load(self, task: str | None) -> Session:
+        return Session(task, self.settings.checkpoint, self.settings.device, self.settings.dtype, None, None)
 
     def _real_return(self) -> float | None:
         rewards = [moment.real_reward for moment in self._moments[1:]]
         known = [reward for reward in rewards if reward is not None]
-        return sum(known) if self._beside else None
+        return sum(known) if self._beside.follows else None
 
     def _episode_infos(self) -> tuple[EpisodeInfo, EpisodeInfo]:
         """What the imagined and the simulator's episode say of themselves."""
-        spec = None if self._simulator is None else self._simulator.spec
+        simulator = self._beside.simulator
         skip, space = self._config.frame_skip or 1, self._codec.describe()
         about: Any = {"action_space": space, "task": self._task, "behaviour": BEHAVIOUR, "frame_skip": skip}
         imagined = EpisodeInfo(WORLD_MODEL_ID, seed=self._seed, look="imagined", **about)
-        simulated = EpisodeInfo("" if spec is None else spec.simulator_id, seed=self._seed, **about)
+        simulated = EpisodeInfo("" if simulator is None else simulator.spec.simulator_id, seed=self._seed, **about)
         return imagined, simulated
-
-
-class _Seen:
-    """A session as the environment that a policy sees."""
-
-    def __init__(self, session: PlaySession) -> None:
-        self._session = session
-        self.observation_space = session._session.observation_space
-        self.action_space = session._codec.space
-
-    @property
-    def frame(self) -> NDArray[np.uint8]:
-        """The current frame, uint8 ``[H, W, 3]``."""
-        return self._session.frame
 
 
 def _short(checkpoint: str) -> str:
@@ -482,41 +453,3 @@ def _plotted(moment: Moment) -> dict[str, Any]:
         "terminated": moment.terminated,
         "real_ended": moment.real_ended,
     }
-
-
-def _describe_space(space: gym.spaces.Space[Any], names: Sequence[str]) -> dict[str, Any]:
-    """The action space for the page's controls."""
-    if isinstance(space, gym.spaces.Discrete):
-        start, count = int(space.start), int(space.n)
-        return {
-            "kind": "Discrete",
-            "start": start,
-            "names": list(names) or [f"action {start + n}" for n in range(count)],
-        }
-    if isinstance(space, gym.spaces.MultiDiscrete):
-        return {"kind": "MultiDiscrete", "counts": space.nvec.tolist(), "start": space.start.tolist()}
-    if isinstance(space, gym.spaces.MultiBinary):
-        return {"kind": "MultiBinary", "shape": list(space.shape)}
-    assert isinstance(space, gym.spaces.Box)
-    low, high = space.low.reshape(-1), space.high.reshape(-1)
-    shown = list(names) or [f"action {n}" for n in range(len(low))]
-    return {"kind": "Box", "names": shown, "low": low.tolist(), "high": high.tolist(), "shape": list(space.shape)}
-
-
-def _choices(space: gym.spaces.Space[Any], names: Sequence[str], seed: int) -> list[tuple[str, Any]]:
-    """Four actions with their labels: opposite ones along the first dimensions, or the first ones of a list."""
-    if isinstance(space, gym.spaces.Box) and np.prod(space.shape) > 1:
-        found = []
-        for index in range(FUTURES):
-            dimension, bound = index // 2, (space.low, space.high)[index % 2].reshape(-1)
-            action = ((space.low.astype(np.float64) + space.high) / 2).reshape(-1)
-            action[dimension] = bound[dimension]
-            name = names[dimension] if names else f"action {dimension}"
-            found.append((f"{name} {'-+'[index % 2]}", action.reshape(space.shape).astype(space.dtype)))
-        return found
-    if isinstance(space, gym.spaces.Discrete) and space.n >= FUTURES:
-        shown = _describe_space(space, names)["names"]
-        return [(shown[index], int(space.start) + index) for index in range(FUTURES)]
-    space.seed(seed)
-    drawn = [space.sample() for _ in range(FUTURES)]
-    return [(str(np.round(action, 2).tolist()), action) for action in drawn]

@@ -62,6 +62,11 @@ class Follower:
         """Whether the simulator has a scripted expert."""
         return hasattr(self.env, "expert_action")
 
+    def keys(self) -> dict[tuple[str, ...], int]:
+        """The simulator's own keys: actions of keys that are held together; empty if it has none."""
+        found: dict[tuple[str, ...], int] = self.env.keys() if hasattr(self.env, "keys") else {}
+        return found
+
     def reset(self, seed: int) -> NDArray[np.uint8]:
         """Start an episode; the first frame, uint8 ``[H, W, 3]``."""
         frame: NDArray[np.uint8] = self.env.reset(seed=seed)[0]

@@ -17,6 +17,11 @@ from worldgym.errors import DataError, DependencyNotInstalled, InvalidOption, Un
 RENDER_FPS = 30
 IMAGE_KEYS = ("image", "pixels", "rgb", "screen")
 """Keys of dictionary observations that are taken for the image first."""
+ARROWS = {
+    **{273: "ArrowUp", 274: "ArrowDown", 275: "ArrowRight", 276: "ArrowLeft"},  # in pygame 1, which some still use
+    **{1073741903: "ArrowRight", 1073741904: "ArrowLeft", 1073741905: "ArrowDown", 1073741906: "ArrowUp"},
+}
+"""Names of keys in a browser by their numbers in pygame."""
 
 
 class GymnasiumEnv(FrameEnv):
@@ -106,6 +111,17 @@ class GymnasiumEnv(FrameEnv):
                 break
         return self._show(self._image(observation)), total, bool(terminated), bool(truncated), self._info(info)
 
+    def keys(self) -> dict[tuple[str, ...], int]:
+        """The environment's own keys: actions of keys that are held together, by their names in a browser.
+
+        They come from its ``get_keys_to_action``, which ``gymnasium.utils.play`` uses; empty where there is none.
+        """
+        discrete = isinstance(self.action_space, gym.spaces.Discrete)
+        if not discrete or not self.simulator.has_wrapper_attr("get_keys_to_action"):
+            return {}
+        found: dict[Any, Any] = self.simulator.get_wrapper_attr("get_keys_to_action")()
+        return {tuple(map(_key, keys if isinstance(keys, tuple) else (keys,))): int(found[keys]) for keys in found}
+
     def close(self) -> None:
         """Close the environment."""
         super().close()
@@ -172,6 +188,10 @@ def _make_plain(name: str, kwargs: dict[str, Any]) -> Any:
         raise DependencyNotInstalled(
             f"{name} needs the package {package!r}, which is not installed: `pip install {package}`"
         ) from error
+
+
+def _key(key: int | str) -> str:
+    return key if isinstance(key, str) else ARROWS.get(key) or chr(key)
 
 
 def _ids() -> list[str]:

@@ -45,6 +45,11 @@ from worldgym.storage.files import atomic_write
 SUITES = {"libero_spatial": 10, "libero_object": 10, "libero_goal": 10, "libero_10": 10, "libero_90": 90}
 """Number of tasks of each suite."""
 ACTION_NAMES = ("dx", "dy", "dz", "rotate_x", "rotate_y", "rotate_z", "gripper")
+DIRECTIONS = (
+    (0.0, -1.0, 0.0, 0.0, 0.0, 0.0, 0.0),
+    (-1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0),
+    (0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 0.0),
+)
 CAMERAS = ("agentview", "robot0_eye_in_hand")
 EPISODE_STEPS = 300
 RENDER_FPS = 20  # control steps a second
@@ -405,4 +410,5 @@ SPEC = SimulatorSpec(
     looks=("fast", "reference"),
     all_tasks=task_names,
     plain_task=plain_task_name,
+    directions=DIRECTIONS,
 )

@@ -39,6 +39,7 @@ RENDER_FPS = 40  # Meta-World runs at 80 steps a second
 SUCCESS_BONUS = 10.0
 RESOLUTION = 64
 CAMERA = "corner"
+DIRECTIONS = ((-1.0, 1.0, 0.0, 0.0), (1.0, 1.0, 0.0, 0.0), (0.0, 0.0, 1.0, 0.0))  # the camera looks along a diagonal
 VIEWED_FIELDS = ("xpos", "site_xpos", "geom_xpos")
 FIXED = ("data", "model", "mujoco_renderer")  # the simulator's attributes that get_state does not copy as they are
 
@@ -299,4 +300,5 @@ SPEC = SimulatorSpec(
     looks=("fast", "reference"),
     all_tasks=task_names,
     plain_task=plain_task_name,
+    directions=DIRECTIONS,
 )

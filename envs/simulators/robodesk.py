@@ -44,6 +44,11 @@ TASKS = (
 )
 """The tasks of the VP2 benchmark."""
 ACTION_NAMES = ("dx", "dy", "dz", "wrist", "gripper")
+DIRECTIONS = (
+    (1.0, 0.0, 0.0, 0.0, 0.0),
+    (0.0, 1.0, 0.0, 0.0, 0.0),
+    (0.0, 0.0, 1.0, 0.0, 0.0),
+)
 ACTION_REPEAT = 5
 EPISODE_STEPS = 100
 RENDER_FPS = 10  # RoboDesk runs at 50 steps a second
@@ -191,4 +196,5 @@ SPEC = SimulatorSpec(
     install="pip install worldgym[robodesk]",
     looks=("fast", "reference"),
     all_tasks=task_names,
+    directions=DIRECTIONS,
 )

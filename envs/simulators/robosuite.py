@@ -33,6 +33,11 @@ from worldgym.errors import DependencyNotInstalled, RenderingError
 
 TASKS = ("Lift", "Stack", "Door", "Wipe", "PickPlaceCan")
 ACTION_NAMES = ("dx", "dy", "dz", "rotate_x", "rotate_y", "rotate_z", "gripper")
+DIRECTIONS = (
+    (0.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0),
+    (-1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0),
+    (0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 0.0),
+)
 ROBOT = "Panda"
 CONTROL_FREQUENCY = 20
 ACTION_REPEAT = 2
@@ -219,4 +224,5 @@ SPEC = SimulatorSpec(
     install="pip install worldgym[robosuite]",
     looks=("fast", "reference"),
     all_tasks=task_names,
+    directions=DIRECTIONS,
 )

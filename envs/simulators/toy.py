@@ -99,4 +99,4 @@ _EMPTY_ROOM = _painted(
 )
 
 
-SPEC = SimulatorToy.make_spec(("dx", "dy"))
+SPEC = SimulatorToy.make_spec(("dx", "dy"), directions=((1.0, 0.0), (0.0, -1.0)))

@@ -58,7 +58,7 @@ class ToyWorld(FrameEnv):
         self.state: State = np.zeros(0)
 
     @classmethod
-    def make_spec(cls, action_names: tuple[str, ...]) -> SimulatorSpec:
+    def make_spec(cls, action_names: tuple[str, ...], directions: tuple[tuple[float, ...], ...] = ()) -> SimulatorSpec:
         """The world's specification."""
         return SimulatorSpec(
             name=cls.spec_name,
@@ -68,6 +68,7 @@ class ToyWorld(FrameEnv):
             frame_skip=cls.frame_skip,
             episode_steps=EPISODE_STEPS,
             render_fps=RENDER_FPS,
+            directions=directions,
         )
 
     def reset(self, *, seed: int | None = None, options: Options | None = None) -> tuple[Frame, Info]:

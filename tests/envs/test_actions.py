@@ -104,3 +104,10 @@ def test_spaces_that_are_no_vectors_are_refused(space: gym.Space, message: str) 
 def test_damaged_descriptions_are_refused(description: dict[str, object], dim: int) -> None:
     with pytest.raises(ConfigError, match="action_space"):
         ActionCodec.from_description(description, dim)
+
+
+def test_a_box_action_comes_back_from_its_vector() -> None:
+    codec = ActionCodec(gym.spaces.Box(np.float32([[2, -3]]), np.float32([[6, -1]])))
+    action = np.float32([[5, -2.5]])
+    np.testing.assert_allclose(codec.decode_box(codec.encode(action)), action)
+    assert codec.space.contains(codec.decode_box(np.float32([1, -1])))

@@ -57,6 +57,7 @@ def toy_checkpoint(make_checkpoint: MakeCheckpoint) -> Path:
     zeros = np.zeros(9, np.float32)
     episode = Episode(np.stack(frames), actions, zeros, zeros > 0, EpisodeInfo(spec.simulator_id, task, "random", 1, 1))
     about: dict[str, Any] = {"action_dim": 2, "action_names": spec.action_names, "tasks": (task,), "success": True}
+    about["training_data"] = {"trained_on": {"environment": spec.simulator_id}}
     return make_checkpoint([episode], **about)
 
 

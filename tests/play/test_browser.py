@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import pytest
 from aiohttp import web
@@ -23,6 +24,8 @@ from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import WebDriverWait
 
 from worldgym.data.recordings import Recordings
+from worldgym.envs.actions import ActionCodec
+from worldgym.play import planner
 from worldgym.play.server import Server
 from worldgym.play.session import Settings
 
@@ -215,9 +218,69 @@ def test_a_person_drives_by_keyboard_alone(page: Page) -> None:
     assert page.browser.find_element(By.ID, "driver").get_attribute("value") == "expert"
     page.step_once()
     page.press("?")
-    assert "dx: less, more" in page.text("keys")
+    assert "move left, right in the picture" in page.text("keys")
     page.browser.find_element(By.CSS_SELECTOR, "#keys button").send_keys(Keys.ENTER)
     page.wait(lambda: not page.browser.find_element(By.ID, "keys").is_displayed())
+
+
+def test_the_planner_drives_until_the_person_acts(page: Page, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(planner, "CANDIDATES", 2000)  # takes longer than anybody waits
+    assert not page.browser.find_element(By.ID, "hint").is_displayed()
+    for _ in range(2):
+        page.press("p")
+    assert page.browser.find_element(By.ID, "driver").get_attribute("value") == "planner"
+    page.press(Keys.ENTER)
+    page.wait(lambda: "Planner: planning" in page.text("deciding"))
+    assert "to take over" in page.text("hint")
+    page.screenshot("planning")
+    page.script("held.add('d')")
+    page.wait(lambda: page.step >= 2)
+    page.script("held.clear()")
+    assert page.browser.find_element(By.ID, "driver").get_attribute("value") == ""
+    page.wait(lambda: not page.browser.find_element(By.ID, "deciding").is_displayed())
+    page.press(Keys.ENTER)
+    page.wait(lambda: page.script("return !waiting"))
+    monkeypatch.setattr(planner, "CANDIDATES", 16)
+    page.press("x")
+    page.wait(lambda: page.step == 0)
+    for _ in range(2):
+        page.press("p")
+    page.step_once()
+    assert "ms" in page.text("decision") or "s" in page.text("decision")
+    shown = page.script("return axes.map((axis) => axis.output.textContent)")
+    assert shown != ["0.00", "0.00"]  # what the planner did
+
+
+def test_other_commands_do_not_wait_for_the_planner(page: Page, monkeypatch: pytest.MonkeyPatch) -> None:
+    page.step_once()
+    monkeypatch.setattr(planner, "CANDIDATES", 2000)
+    for _ in range(2):
+        page.press("p")
+    page.press(Keys.ENTER)
+    page.wait(lambda: "planning" in page.text("deciding"))
+    page.press(Keys.ENTER)  # pauses
+    page.wait(lambda: page.script("return !waiting"))
+    assert page.step == 1
+    page.press(".")
+    page.wait(lambda: "planning" in page.text("deciding"))
+    page.press(",")
+    page.wait(lambda: page.step == 0)
+
+
+def test_keys_move_in_the_directions_of_the_picture(page: Page) -> None:
+    for key, action in (("d", [1, 0]), ("a", [-1, 0]), ("w", [0, -1]), ("s", [0, 1])):
+        page.script(f"held.add('{key}')")
+        assert page.script("return currentAction()") == action
+        page.script("held.clear()")
+
+
+def test_after_a_click_the_keys_drive_again(page: Page) -> None:
+    page.browser.find_element(By.ID, "single").click()
+    page.wait(lambda: page.step == 1)
+    assert page.script("return document.activeElement === document.body")
+    page.browser.find_element(By.ID, "single").send_keys(Keys.ENTER)  # presses the button that has the focus
+    page.wait(lambda: page.step == 2)
+    assert page.script("return document.activeElement.id") == "single"
 
 
 def test_a_slider_and_a_stick_act(page: Page) -> None:
@@ -229,8 +292,8 @@ def test_a_slider_and_a_stick_act(page: Page) -> None:
     pad = page.browser.find_element(By.CSS_SELECTOR, ".pad")
     hold = webdriver.ActionChains(page.browser).move_to_element_with_offset(pad, 0, -40).click_and_hold()
     hold.perform()
-    across, up = page.script("return currentAction()")
-    assert (abs(across) < 0.1, up > 0.8) == (True, True)
+    across, down = page.script("return currentAction()")  # rows of a picture count downwards
+    assert (abs(across) < 0.1, down < -0.8) == (True, True)
     webdriver.ActionChains(page.browser).release().perform()
     assert page.script("return currentAction()") == [0, 0]
 
@@ -241,7 +304,7 @@ def test_four_futures_and_one_is_kept(page: Page) -> None:
     page.wait(lambda: len(page.canvases) == 4)
     page.step_once()
     page.step_once()
-    assert "dy +" in page.text("screen")
+    assert "left" in page.text("screen")
     page.screenshot("forked")
     page.press("2")
     page.wait(lambda: len(page.canvases) == 3)
@@ -347,10 +410,30 @@ def test_discrete_actions_have_buttons_and_keys(browser: Any, discrete_checkpoin
         page.script("held.add('d')")
         assert page.script("return currentAction()") == 1
         page.script("held.clear()")
+        page.script("held.add('1')")  # by its number
+        assert page.script("return currentAction()") == 1
+        page.script("held.clear()")
         page.browser.find_element(By.CSS_SELECTOR, "#controls button:nth-child(2)").click()
         assert page.script("return currentAction()") == 1
         page.step_once()
         page.screenshot("discrete")
+        assert page.errors() == []
+    finally:
+        house.stop()
+
+
+def test_an_environments_own_keys_act(browser: Any, make_checkpoint: Any, tmp_path: Path) -> None:
+    space = ActionCodec(gym.spaces.Discrete(3)).describe()
+    house = House(Settings(str(make_checkpoint(action_dim=3, tasks=("MountainCar-v0",), action_space=space)), tmp_path))
+    try:
+        browser.switch_to.new_window("tab")
+        page = Page(browser)
+        page.open(house.address)
+        for keys, action in (("", 1), ("a", 0), ("d", 2), ("ad", 1), ("0", 0)):
+            page.script(f"for (const key of '{keys}') held.add(key)")
+            assert page.script("return currentAction()") == action, keys
+            page.script("held.clear()")
+        page.screenshot("own-keys")
         assert page.errors() == []
     finally:
         house.stop()

@@ -15,6 +15,7 @@ from worldgym.play.protocol import (
     Reset,
     Rewind,
     Step,
+    TakeOver,
     error_message,
     pack_view,
     parse_message,
@@ -34,6 +35,7 @@ from worldgym.play.session import View
         ('{"type": "fork", "by": "actions"}', Fork("actions")),
         ('{"type": "choose", "future": null}', Choose()),
         ('{"type": "record", "on": true}', Record(True)),
+        ('{"type": "take over"}', TakeOver()),
     ],
 )
 def test_messages_are_understood(text: str, message: Any) -> None:

@@ -4,6 +4,7 @@ import asyncio
 import dataclasses
 import json
 import socket
+import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,13 @@ from aiohttp.test_utils import TestServer
 from worldgym.data.recordings import Recordings
 from worldgym.errors import ConfigError
 from worldgym.play import server as servers
+from worldgym.play.planner import Stopped
 from worldgym.play.protocol import unpack_view
 from worldgym.play.server import Server, serve
 from worldgym.play.session import Settings
 
 TOKEN = "a-token"
+SCRIPTS = tuple((name, "text/javascript") for name in ("actions.js", "view.js", "play.js"))
 MOVE = {"type": "step", "action": [0.5, 0]}
 
 
@@ -73,7 +76,7 @@ def run(settings: Settings, visit: Callable[[House], Awaitable[None]]) -> None:
 
 def test_the_page_is_served_under_the_token_alone(settings: Settings) -> None:
     async def visit(house: House) -> None:
-        for name, kind in (("", "text/html"), ("play.css", "text/css"), ("play.js", "text/javascript")):
+        for name, kind in (("", "text/html"), ("play.css", "text/css"), *SCRIPTS):
             async with house.client.get(f"{house.address}/{TOKEN}/{name}") as response:
                 assert (response.status, response.content_type) == (200, kind)
                 assert "default-src 'none'" in response.headers["Content-Security-Policy"]
@@ -162,10 +165,22 @@ def test_a_mistake_of_ours_is_no_traceback_on_the_page(
     async def visit(house: House) -> None:
         player = await house.join()
         await player.answer()
-        monkeypatch.setattr(servers, "answer", lambda session, message: 1 / 0)
+        monkeypatch.setattr(servers, "answer", lambda *arguments: 1 / 0)
         found = await player.ask(MOVE)
         assert (found["name"], "division" in found["message"]) == ("InternalError", False)
         assert "division" in caplog.text
+
+    run(settings, visit)
+
+
+def test_a_simulator_that_breaks_at_the_first_reset_is_no_silence(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def visit(house: House) -> None:
+        monkeypatch.setattr(servers, "answer", lambda *arguments: 1 / 0)
+        player = await house.join()
+        assert (await player.answer())["name"] == "InternalError"
+        assert player.texts[0]["type"] == "welcome"
 
     run(settings, visit)
 
@@ -190,6 +205,37 @@ def test_a_dropped_connection_loses_nothing_and_the_player_comes_back(settings: 
         assert len(episode) == 3
 
     run(settings, visit)
+
+
+def slow(env: Any, rng: Any) -> Callable[[], Any]:
+    """A driver that decides when the person takes over, and not before."""
+
+    def act() -> Any:
+        for _ in range(2000):
+            if env.stopped():
+                raise Stopped
+            time.sleep(0.01)
+        return [0, 0]
+
+    return act
+
+
+def test_the_person_takes_over_while_a_driver_decides(settings: Settings) -> None:
+    async def visit(house: House) -> None:
+        player = await house.join()
+        await player.answer()
+        began = time.monotonic()
+        await player.connection.send_json({"type": "step", "driver": "policy"})
+        await player.connection.send_json({"type": "take over"})
+        assert (await player.answer())["step"] == 0
+        assert (await player.ask(MOVE))["step"] == 1
+        await player.connection.send_json({"type": "step", "driver": "policy"})
+        again = await house.join()  # another tab takes the session: nobody waits for that step any more
+        assert (await again.answer())["step"] == 1
+        assert (await again.ask(MOVE))["step"] == 2
+        assert time.monotonic() - began < 15
+
+    run(dataclasses.replace(settings, policy=slow, policy_name="slow"), visit)
 
 
 def test_what_is_recorded_when_the_server_ends_is_saved(settings: Settings) -> None:

@@ -5,15 +5,24 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
 import imageio_ffmpeg
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from stable_baselines3 import PPO
 
+from worldgym.agents.drqv2 import DrQv2
+from worldgym.agents.policies import find_policy
+from worldgym.agents.sb3 import make_vec_env
 from worldgym.data.recordings import Recordings
+from worldgym.envs.actions import ActionCodec
 from worldgym.envs.registry import find_task
 from worldgym.errors import (
     CheckpointError,
+    ConfigError,
+    DataError,
     InvalidAction,
     InvalidFrames,
     InvalidOption,
@@ -22,9 +31,9 @@ from worldgym.errors import (
     UnknownTask,
 )
 from worldgym.play import imagination, pictures
-from worldgym.play import session as sessions
 from worldgym.play.recorder import video
 from worldgym.play.session import PlaySession, Settings
+from worldgym.play.spaces import FUTURES, four_actions
 
 ACTIONS = np.random.default_rng(0).uniform(-1, 1, (12, 2)).tolist()
 MakeSession = Callable[..., PlaySession]
@@ -92,7 +101,7 @@ def test_without_the_simulator_episodes_start_at_stored_frames(make_session: Mak
     view = session.view()
     assert list(view.pictures) == ["imagined"]
     assert view.values["simulator"] == "Switched off by --no-simulator."
-    assert view.values["drivers"] == []
+    assert [driver["name"] for driver in view.values["drivers"]] == ["planner"]
     assert view.values["real_return"] is None
 
 
@@ -157,7 +166,7 @@ def test_futures_by_luck_differ_and_the_first_is_what_would_have_come(make_sessi
 
 def test_futures_by_actions_take_opposite_actions(session: PlaySession) -> None:
     session.fork("actions")
-    assert session.view().values["labels"] == ["dx -", "dx +", "dy -", "dy +"]
+    assert session.view().values["labels"] == ["left", "right", "up", "down"]
     session.step(None)
     session.step(None)
     session.choose(3)
@@ -165,6 +174,13 @@ def test_futures_by_actions_take_opposite_actions(session: PlaySession) -> None:
     assert [list(moment.action) for moment in moments[1:]] == [[0, 1], [0, 1]]
     assert moments[-1].real is not None
     assert len(session.history()) == 2
+
+
+def test_futures_without_directions_take_opposite_actions_of_the_first_dimensions() -> None:
+    space = gym.spaces.Box(np.float32([0, -1, 4]), np.float32([2, 1, 8]))
+    expected = [("x -", [0, 0, 6]), ("x +", [2, 0, 6]), ("y -", [1, -1, 6]), ("y +", [1, 1, 6])]
+    found = four_actions(space, ("x", "y", "z"), 0)
+    assert [(label, action.tolist()) for label, action in found] == expected
 
 
 def test_futures_can_be_left(session: PlaySession) -> None:
@@ -265,6 +281,7 @@ def test_the_expert_and_an_agent_can_drive(make_session: MakeSession) -> None:
     assert session.view().values["drivers"] == [
         {"name": "expert", "label": "Scripted expert"},
         {"name": "policy", "label": "half"},
+        {"name": "planner", "label": "Planner"},
     ]
     session.step(None, "policy")
     assert session._moments[-1].action == [0.5, 0.5]
@@ -277,6 +294,73 @@ def test_the_expert_and_an_agent_can_drive(make_session: MakeSession) -> None:
     session.step(None, "policy")
     with pytest.raises(InvalidOption, match="no futures"):
         session.step(None, "expert")
+
+
+@pytest.mark.parametrize("kind", ["safetensors", "zip"])
+@pytest.mark.filterwarnings("ignore::UserWarning")  # of stable-baselines3
+def test_trained_agents_drive(make_session: MakeSession, tmp_path: Path, kind: str) -> None:
+    path = tmp_path / f"agent.{kind}"
+    if kind == "zip":
+        PPO("MlpPolicy", make_vec_env("Simulator-Toy-v0", seed=0), n_steps=8, batch_size=8).save(path)
+    else:
+        DrQv2((32, 32, 3), 3, 2).save(path)
+    session = make_session(policy=find_policy(str(path)), policy_name=path.name)
+    session.reset()
+    for _ in range(4):
+        session.step(None, "policy")
+    assert session.view().values["acted"]["driver"] == "policy"
+    assert len({tuple(moment.action) for moment in session._moments[1:]}) > 1
+
+
+def test_an_agent_that_does_not_fit_is_named_at_once(make_session: MakeSession, tmp_path: Path) -> None:
+    DrQv2((32, 32, 3), 3, 5).save(tmp_path / "agent.safetensors")
+    with pytest.raises(ConfigError, match=r"takes frames .* and 5 actions"):
+        make_session(policy=find_policy(str(tmp_path / "agent.safetensors")))
+
+
+def test_an_agent_that_fails_is_named_and_the_person_goes_on(make_session: MakeSession) -> None:
+    session = make_session(policy=lambda env, rng: lambda: 1 / 0, policy_name="broken")
+    session.reset()
+    with pytest.raises(DataError, match=r"broken failed: ZeroDivisionError: .*; drive yourself"):
+        session.step(None, "policy")
+    session.step(ACTIONS[0])
+
+
+def test_an_agent_that_comes_back_begins_anew(make_session: MakeSession) -> None:
+    begun: list[Any] = []
+
+    def agent(env: Any, rng: np.random.Generator) -> Callable[[], Any]:
+        begun.append(env)
+        return lambda: [0, 0]
+
+    session = make_session(policy=agent, policy_name="agent")
+    begun.clear()  # it was tried once
+    session.reset()
+    for driver in ("policy", "policy", None, "policy"):
+        session.step([1, 0], driver)
+    assert len(begun) == 2
+
+
+def test_the_page_learns_where_actions_move_things(session: PlaySession) -> None:
+    assert session.describe()["actions"]["directions"] == [[1, 0], [0, -1]]
+
+
+def test_the_page_learns_the_keys_of_the_simulator(make_checkpoint: Any, tmp_path: Path) -> None:
+    space = ActionCodec(gym.spaces.Discrete(3)).describe()
+    folder = make_checkpoint(action_dim=3, tasks=("MountainCar-v0",), action_space=space)
+    session = PlaySession(Settings(str(folder), tmp_path))
+    assert session.describe()["actions"]["keys"] == []
+    session.reset()
+    expected = [[[], 1], [["ArrowLeft"], 0], [["ArrowRight"], 2], [["ArrowRight", "ArrowLeft"], 1]]
+    assert session.describe()["actions"]["keys"] == expected
+    session.close()
+
+
+def test_the_model_has_the_precision_that_was_asked_for(make_session: MakeSession) -> None:
+    session = make_session(device="cpu", dtype="bfloat16")
+    assert session._session.model.dtype is torch.bfloat16
+    session.reset()
+    session.step(ACTIONS[0])
 
 
 def test_an_episode_has_a_longest_length(session: PlaySession) -> None:
@@ -320,7 +404,7 @@ def test_a_checkpoint_without_start_states(discrete_checkpoint: Path, tmp_path: 
         session.step(2)
     session.fork("actions")
     session.step(None)
-    assert len(session.view().values["plotted"]) == sessions.FUTURES
+    assert len(session.view().values["plotted"]) == FUTURES
 
 
 def test_discrete_actions_beside_the_simulator_until_it_ends(discrete_checkpoint: Path, tmp_path: Path) -> None:

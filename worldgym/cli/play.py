@@ -31,18 +31,26 @@ class Play:
     """Folder of the recordings."""
     no_simulator: bool = False
     """Run the learned environment alone."""
+    device: OptionalText = None
+    """Such as cpu or cuda:1 (default: the GPU if there is one)."""
+    dtype: str = "float32"
+    """Precision of the learned world; bfloat16 is faster where the processor computes with it."""
     headless: OptionalPath = None
     """Replay the inputs of this JSON file instead, and write OUT/session.mp4; see worldgym.play.headless."""
 
     def run(self) -> None:
         from worldgym.agents.policies import find_policy
+        from worldgym.devices import checked_device
         from worldgym.play.headless import replay
         from worldgym.play.server import serve
         from worldgym.play.session import PlaySession, Settings
 
         policy = None if self.policy is None else find_policy(self.policy)
         name = "" if self.policy is None else Path(self.policy).name
-        settings = Settings(self.checkpoint, self.out, self.task, not self.no_simulator, policy, name)
+        device = checked_device(self.device)
+        settings = Settings(
+            self.checkpoint, self.out, self.task, not self.no_simulator, policy, name, device, self.dtype
+        )
         if self.headless is not None:
             print(*replay(settings, self.headless), sep="\n")
             return

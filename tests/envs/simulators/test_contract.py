@@ -271,3 +271,30 @@ def test_a_missing_package_names_the_extra(family: str, spec: SimulatorSpec, tas
 def test_a_script_that_closes_nothing_ends_in_silence(spec: SimulatorSpec, tasks: tuple[str, str]) -> None:
     done = run(CLOSES_NOTHING.format(id=spec.simulator_id, task=tasks[0]))
     assert (done.returncode, done.stdout, done.stderr) == (0, "64\n", "")
+
+
+def moved(env: Any, action: np.ndarray) -> np.ndarray:
+    """The frame after some equal steps, int ``[H, W, 3]``."""
+    env.reset(seed=0)
+    return [env.step(action.astype(np.float32))[0] for _ in range(6)][-1].astype(int)
+
+
+def hand_place(family: str, frame: np.ndarray, *others: np.ndarray) -> np.ndarray:
+    """Row and column of the hand: Meta-World's right finger alone is cyan; else of what other frames show elsewhere."""
+    if family == "MetaWorld":
+        shown = (frame[..., 1] - frame[..., 0] > 60) & (frame[..., 2] - frame[..., 0] > 60)
+    else:
+        shown = np.all([np.abs(frame - other).max(-1) > 40 for other in others], axis=0)
+    assert shown.any()
+    return np.argwhere(shown).mean(0)
+
+
+def test_directions_are_those_of_the_picture(env: Any, spec: SimulatorSpec, family: str) -> None:
+    """Measured in the frames after a direction, its opposite and rest."""
+    assert bool(spec.directions) == (family != "ManiSkill")  # not measured yet
+    rest = moved(env, np.zeros(env.action_space.shape))
+    for direction, column, sign in zip(np.array(spec.directions), (1, 0, 0), (1, -1, -1), strict=False):
+        along, against = moved(env, direction), moved(env, -direction)
+        shift = hand_place(family, along, against, rest) - hand_place(family, against, along, rest)
+        assert shift[column] * sign > 1, (direction, shift)
+        assert column == 0 or abs(shift[1]) > abs(shift[0]), (direction, shift)

@@ -93,6 +93,14 @@ def test_frames_are_skipped_until_the_episode_ends() -> None:
     assert env.episode_steps == 5
 
 
+def test_environments_own_keys_have_a_browsers_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert GymnasiumEnv("MountainCar-v0").keys()[("ArrowRight",)] == 2  # numbers of pygame 1
+    assert GymnasiumEnv("Pictures-v0").keys() == {}
+    own = {("w", " "): 1, 1073741904: 0, (ord("e"),): 0}
+    monkeypatch.setattr(Pictures, "get_keys_to_action", lambda self: own, raising=False)
+    assert GymnasiumEnv("Pictures-v0").keys() == {("w", " "): 1, ("ArrowLeft",): 0, ("e",): 0}
+
+
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [

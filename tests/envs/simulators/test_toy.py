@@ -9,7 +9,7 @@ import torch
 from worldgym.config import CompactTokenizerConfig, TransformerConfig, WorldModelConfig
 from worldgym.envs.behaviours import BEHAVIOURS
 from worldgym.envs.collect import record
-from worldgym.envs.simulators.toy import AGENT_COLOUR, FLOOR_COLOUR, GOAL_COLOUR, SimulatorToy
+from worldgym.envs.simulators.toy import AGENT_COLOUR, FLOOR_COLOUR, GOAL_COLOUR, SPEC, SimulatorToy
 from worldgym.tokenizer import build_tokenizer
 from worldgym.transformer.transformer import Transformer
 from worldgym.world_model import WorldModel
@@ -102,3 +102,11 @@ def test_a_small_world_model_fits_its_frames(env: SimulatorToy, frame_grid: int)
     assert imagined.tokens.shape == (1, 3, frame_grid**2)
     # Untrained, the decoder repeats the newest frame (up to rounding) where it does not paint.
     assert np.abs(imagined.frames[0, 0].numpy().astype(int) - frames[0, 1]).max() < 30
+
+
+def test_directions_are_those_of_the_picture() -> None:
+    env = SimulatorToy()
+    env.reset(seed=0, options={"state": [10, 10, 25, 25]})
+    for direction, expected in zip(SPEC.directions, ([12, 10], [12, 8]), strict=True):
+        env.step(np.array(direction, np.float32))
+        np.testing.assert_allclose(env.state[:2], expected)  # x to the right, y downwards

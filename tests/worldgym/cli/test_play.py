@@ -69,6 +69,8 @@ def test_a_script_that_cannot_be_played_is_explained(
         ("--policy none.safetensors", "expected a file, found none"),
         ("--policy walk", "expected a behaviour"),
         ("--port 70000", "port from 0 to 65535"),
+        ("--device tpu", "device 'tpu' cannot be used here"),
+        ("--dtype int8", "expected a floating-point type"),
     ],
 )
 def test_wrong_options_are_explained(
