@@ -23,6 +23,8 @@ class EncodedBatch(NamedTuple):
         weights: float32 ``[B, T]``, of each frame in the loss; None weighs all equally.
         frame_errors: float32 ``[B, T]``, logarithms of the mean squared errors of imagined frames; None unless known.
         total: the sum of the weights by which means divide, for a part of a batch; that of ``weights`` unless given.
+        ended: bool ``[B, T]``, steps behind the end of an episode that terminated; None if there are none. They count
+            for the termination head alone.
     """
 
     context: Tensor
@@ -34,6 +36,7 @@ class EncodedBatch(NamedTuple):
     weights: Tensor | None = None
     frame_errors: Tensor | None = None
     total: Tensor | None = None
+    ended: Tensor | None = None
 
     def map(self, change: Callable[[Tensor], Tensor]) -> "EncodedBatch":
         """The batch with a function applied to every tensor."""

@@ -57,27 +57,31 @@ def fit_heads(model: Transformer, batches: Iterable[tuple[EncodedBatch, Tensor]]
     Args:
         model: without a head nothing happens.
         batches: encoded segments, each with its input, int64 ``[B, N]``. An event is fitted if all batches know it.
+            Terminations also at steps behind the end, so that an imagined episode which misses it ends soon after.
         scale: of the rewards.
     """
     if not model.heads:
         return
     model.eval()
-    features, known = [], []
+    features, counts, known = [], [], []
     for batch, tokens in batches:
         hidden = model(tokens, batch.actions, logits_from=tokens.shape[1]).hidden
         last = model.layout.last_positions(batch.future.shape[1], hidden.device)
         counted = torch.ones_like(batch.rewards, dtype=torch.bool) if batch.weights is None else batch.weights > 0
-        features.append(hidden[:, last][counted].double())
+        rows = counted if batch.ended is None else counted | batch.ended
+        features.append(hidden[:, last][rows].double())
+        counts.append(counted[rows])
         values = scale.targets(batch.rewards), batch.successes, batch.terminations, batch.frame_errors
-        known.append(tuple(None if value is None else value[counted].double() for value in values))
-    inputs = torch.cat(features)
+        known.append(tuple(None if value is None else value[rows].double() for value in values))
+    inputs, inside = torch.cat(features), torch.cat(counts)
     for name, parts in zip(HEADS, zip(*known, strict=True), strict=True):
         present = [part for part in parts if part is not None]
         if name not in model.heads or len(present) < len(parts):
             continue
         linear = name == "frame_error" or (name == "reward" and not scale.bins)
         head, fit = model.heads[name], ridge if linear else logistic
-        weight, bias = fit(inputs, torch.cat(present))
+        chosen = torch.ones_like(inside) if name == "termination" else inside
+        weight, bias = fit(inputs[chosen], torch.cat(present)[chosen])
         head.weight.copy_(weight.reshape(head.weight.shape))
         head.bias.copy_(bias.reshape(head.bias.shape))
 

@@ -30,6 +30,7 @@ HEAD_SEED = 300  # of the batches to which the heads are fitted
 HEAD_ROWS = 64  # segments that are imagined at once for it
 HEAD_STEPS = 200  # of an episode that are imagined for it at most
 MOST_ENCODED = 100_000  # segments whose codes are kept, about 2.5 kB each
+ENDED_STEPS = 10  # behind the end of an episode, which are learned as terminated
 SMALLEST_ERROR = 1e-6  # added to squared errors of frames before their logarithm
 SAMPLING = Sampling(0.3)  # of these rollouts; the shipped environments sample so
 VALIDATION_STARTS = (10,)  # first frames of the held-out segments
@@ -176,6 +177,7 @@ class TransformerTrainer:
             places = [place._replace(start=1 - context) for place in places]
         batch = to_batch([self.recordings.window(*place[:2], context, 0, horizon) for place in places])
         weights = torch.cat([self._weights(place, horizon) for place in places]).float()
+        batch, ended = self._behind_ends(batch, places)
         encoded, tokens = self._rollout(model, batch, rng)
         for first in range(0, max(1, horizon - window + 1), max(1, kept)):
             part = slice(first, first + window)
@@ -188,8 +190,32 @@ class TransformerTrainer:
                 terminations=_part(encoded.terminations, part),
                 frame_errors=_part(encoded.frame_errors, part),
                 weights=(weights[:, part] * new).to(tokens.device),
+                ended=(ended[:, part] & new).to(tokens.device),
             )
             yield cut, self.model.layout.sequence(cut.context, cut.future)
+
+    def _behind_ends(self, batch: Batch, places: list[Place]) -> tuple[Batch, Tensor]:
+        """Go on acting behind the ends of episodes that terminated, by their own earlier actions.
+
+        Returns:
+            The batch, terminated at :data:`ENDED_STEPS` steps behind each of these ends; and which steps these are,
+            bool ``[B, T]``.
+        """
+        context = self.world_config.context_length
+        actions, terminations = batch.actions.clone(), batch.terminations
+        ended = torch.zeros(len(places), actions.shape[1] - context + 1, dtype=torch.bool, device="cpu")
+        for row, place in enumerate(places):
+            episode = self.recordings.episodes[place.episode]
+            steps = len(episode) - (place.start + context - 1)  # from the context to the end
+            if terminations is None or not episode.info.terminated or steps >= ended.shape[1]:
+                continue
+            ended[row, steps : steps + ENDED_STEPS] = True
+            behind = torch.arange(ended.shape[1] - steps, device="cpu")
+            actions[row, context - 1 + steps :] = batch.actions[row, context - 1 + behind % steps]
+        if terminations is not None:
+            terminations = terminations.clone()
+            terminations[:, context - 1 :] |= ended
+        return batch._replace(actions=actions, terminations=terminations), ended
 
     def _rollout(self, model: WorldModel, batch: Batch, rng: np.random.Generator) -> tuple[EncodedBatch, Tensor]:
         """The steps of a batch after its context, and the codes that the model imagines for them."""

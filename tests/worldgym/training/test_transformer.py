@@ -8,7 +8,7 @@ import torch
 
 from worldgym.config import WorldModelConfig
 from worldgym.data.episode import Episode
-from worldgym.data.recordings import Recordings
+from worldgym.data.recordings import Recordings, to_batch
 from worldgym.errors import ConfigError
 from worldgym.parallel import Part
 from worldgym.reward_scale import RewardScale
@@ -19,7 +19,7 @@ from worldgym.training.losses import transformer_loss
 from worldgym.training.recipe import Recipe
 from worldgym.training.runs import train_transformer
 from worldgym.training.trained import load_tokenizer_run, load_world_model_run
-from worldgym.training.transformer import Place, TransformerTrainer, TransformerTrainingConfig
+from worldgym.training.transformer import ENDED_STEPS, Place, TransformerTrainer, TransformerTrainingConfig
 from worldgym.transformer.transformer import Transformer
 from worldgym.world_model import WorldModel
 
@@ -262,6 +262,35 @@ def test_episodes_may_be_shorter_than_a_segment(
     assert torch.isfinite(loss)
     assert trainer._read(Place(1, 0, 0)).terminations is not None
     assert trainer._read(Place(1, 0, 0)).terminations.sum() == 1  # type: ignore[union-attr]
+
+
+def test_steps_behind_an_end_count_as_terminated(
+    trainer: TransformerTrainer, recordings: Recordings, tmp_path: Path
+) -> None:
+    for index, file in enumerate(recordings.episodes[:2]):
+        episode = file.load()
+        cut = dataclasses.replace(
+            episode,
+            frames=episode.frames[:5],
+            actions=episode.actions[:4],
+            rewards=episode.rewards[:4],
+            successes=episode.successes[:4],
+            info=dataclasses.replace(episode.info, terminated=index == 0),
+        )
+        cut.save(tmp_path / f"{index}.safetensors")
+    trainer.recordings = Recordings(tmp_path)
+    horizon = 4 + ENDED_STEPS + 3
+    places = [Place(0, -1, 0), Place(1, -1, 0)]
+    batch = to_batch([trainer.recordings.window(*place[:2], 2, 0, horizon) for place in places])
+    changed, ended = trainer._behind_ends(batch, places)
+    expected = torch.zeros(2, horizon, dtype=torch.bool)
+    expected[0, 4 : 4 + ENDED_STEPS] = True
+    assert ended.equal(expected)
+    assert changed.terminations is not None
+    assert changed.terminations[0, 1:].nonzero()[:, 0].tolist() == list(range(3, 4 + ENDED_STEPS))
+    assert not changed.terminations[1].any()
+    assert changed.actions[0, 5:9].equal(batch.actions[0, 1:5])  # it goes on acting as before
+    assert changed.actions[1].equal(batch.actions[1])
 
 
 def rebuild(
