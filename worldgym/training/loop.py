@@ -81,8 +81,8 @@ class Trainable(Protocol):
     def loss(self, rng: np.random.Generator, part: Part = ...) -> tuple[Tensor, Metrics]:
         """The loss of a part of a batch sampled with ``rng``, and metrics; the batch's are the means of all parts."""
 
-    def after_update(self) -> None:
-        """Called after each update of the weights."""
+    def after_update(self) -> Metrics:
+        """Called after each update of the weights; returns further metrics of the batch."""
 
     def after_training(self) -> None:
         """Called once, after the last update and before its checkpoint."""
@@ -205,9 +205,9 @@ class _TrainingJob:
                 self._updater.add(loss / len(self._parts))
                 terms.append({"loss": loss.item(), **metrics})
             norm = self._updater.update()
-        self._trainable.after_update()
+        further = self._trainable.after_update()
         means = {name: sum(term[name] for term in terms) / len(terms) for name in terms[0]}
-        return {**mean_metrics(means), "gradient_norm": norm, "learning_rate": learning_rate}
+        return {**mean_metrics(means | further), "gradient_norm": norm, "learning_rate": learning_rate}
 
     def _validate(self) -> Metrics:
         self._trainable.model.eval()

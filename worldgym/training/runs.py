@@ -15,6 +15,7 @@ from worldgym.isolation import torch_defaults
 from worldgym.pretrained import locate, read_config
 from worldgym.reward_scale import RewardScale
 from worldgym.tokenizer import build_tokenizer
+from worldgym.training.adversarial import Adversary
 from worldgym.training.heads import initialise_heads
 from worldgym.training.initial import initialise_from_codebooks, start_from
 from worldgym.training.loop import train
@@ -65,7 +66,8 @@ def train_tokenizer(
         start_from(initial, model, recipe.model, held_out)
     perceptual = None if perceptual is None else perceptual.to(device)
     batch_size = recipe.training.batch_size
-    trainer = TokenizerTrainer(model.to(device), recipe.job, batch_size, recordings, held_out, perceptual)
+    adversary = _adversary(recipe, device)
+    trainer = TokenizerTrainer(model.to(device), recipe.job, batch_size, recordings, held_out, perceptual, adversary)
     description = {
         "tokenizer": to_dict(recipe.model),
         "job": dataclasses.asdict(recipe.job),
@@ -147,6 +149,22 @@ def train_transformer(
         "data": data,
     }
     return train(trainer, recipe.training, folder, description, resume, accumulate)
+
+
+def _adversary(recipe: TokenizerRecipe, device: torch.device) -> Adversary | None:
+    job, training = recipe.job, recipe.training
+    if not job.adversarial_weight:
+        return None
+    with seeded_rng(training.seed, torch.device("cpu")):
+        adversary = Adversary(
+            recipe.model.resolution,
+            job.adversarial_weight,
+            job.disc_start,
+            training.learning_rate,
+            training.schedule,
+            training.clip_norm,
+        )
+    return adversary.to(device)
 
 
 def _recorded_values(recordings: Recordings) -> tuple[Tensor, Tensor, Tensor]:

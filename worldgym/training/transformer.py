@@ -146,8 +146,8 @@ class TransformerTrainer:
         weights = self.config.reward_weight, self.config.event_weight
         return transformer_loss(self.model, batch, tokens, targets, self.world_config.reward_scale, *weights)
 
-    def after_update(self) -> None:
-        pass
+    def after_update(self) -> Metrics:
+        return {}
 
     def after_training(self) -> None:
         """Fit the heads to what the trained transformer imagines under recorded actions.

@@ -57,8 +57,8 @@ class Line:
         self.step += 1
         return loss, {"inputs": float(inputs.sum())}
 
-    def after_update(self) -> None:
-        pass
+    def after_update(self) -> Metrics:
+        return {}
 
     def after_training(self) -> None:
         pass

@@ -116,6 +116,14 @@ def test_two_processes_train_a_tokenizer_as_one_does(command: Command, two_token
     assert [line["step"] for line in curve(two_tokenizers)] == list(range(1, STEPS + 1))
 
 
+def test_two_processes_train_against_a_discriminator_as_one_does(command: Command, tmp_path: Path) -> None:
+    job = ["--job.adversarial-weight", "0.8", "--job.disc-start", "2"]
+    finish(command("tokenizer", tmp_path / "two", *job))
+    assert main(command("tokenizer", tmp_path / "one", *job)) == 0
+    assert "adversarial/discriminator" in curve(tmp_path / "two")[-1]
+    assert_close_runs(tmp_path / "one", tmp_path / "two")
+
+
 def test_two_processes_and_parts_train_a_transformer_as_one_does(
     command: Command, tokenizer_run: Path, tmp_path: Path
 ) -> None:
