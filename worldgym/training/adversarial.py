@@ -160,4 +160,5 @@ def _adaptive_weight(reconstruction: Tensor, adversarial: Tensor, layer: Tensor)
     gradients = [torch.autograd.grad(loss, layer, retain_graph=True)[0] for loss in losses]
     parallel.mean_(gradients)
     norm, other = (gradient.norm() for gradient in gradients)
-    return (norm / (other + SMALLEST_NORM)).clamp(max=LARGEST_WEIGHT).detach()
+    weight: Tensor = (norm / (other + SMALLEST_NORM)).clamp(max=LARGEST_WEIGHT)
+    return weight.detach()

@@ -6,6 +6,7 @@ that was killed continues exactly.
 
 import math
 from collections.abc import Mapping, Sized
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from worldgym.config import check_numbers
-from worldgym.errors import CheckpointError
+from worldgym.errors import CheckpointError, ConfigError
 from worldgym.isolation import torch_defaults
 from worldgym.parallel import Part, copy_from_main, is_main, mean_metrics, parts, rank
 from worldgym.precision import Precision, autocast, check_precision
@@ -25,6 +26,8 @@ from worldgym.runs.log import Log, Metrics
 from worldgym.runs.run import run
 from worldgym.storage.files import writing
 from worldgym.storage.tensors import add_prefix, select_prefix
+from worldgym.training.average import Average
+from worldgym.training.lora import merged
 from worldgym.training.seeding import seeded_rng
 from worldgym.training.updater import Updater
 
@@ -55,11 +58,16 @@ class TrainingConfig:
     """Updates between two checkpoints."""
     precision: Precision = "auto"
     """float32, bfloat16, or auto: bfloat16 where the hardware multiplies it."""
+    ema_decay: float = 0.0
+    """Decay of a moving average of the weights, such as 0.999, which is then validated and exported in their place; 0
+    keeps none."""
 
     def __post_init__(self) -> None:
         above_zero = "steps", "batch_size", "learning_rate", "clip_norm", "log_every", "validate_every", "save_every"
         check_numbers(self, above_zero=above_zero, from_zero=("warmup_steps", "weight_decay", "seed"))
         check_precision(self.precision)
+        if not 0 <= self.ema_decay < 1:
+            raise ConfigError(f"ema_decay: expected a number in [0, 1), got {self.ema_decay}")
 
     def schedule(self, step: int) -> float:
         """The learning rate of an update, as a share of ``learning_rate``."""
@@ -143,6 +151,7 @@ class _TrainingJob:
             config.weight_decay,
             trainable.slow,
         )
+        self._average = Average(trainable.model, config.ema_decay) if config.ema_decay else None
         self._device = next(trainable.model.parameters()).device
         self._precision = autocast(config.precision, self._device)
 
@@ -165,18 +174,34 @@ class _TrainingJob:
     def advance(self, log: Log, stop: Sized) -> None:
         metrics = self._update()
         if self.finished:
-            if is_main():
-                with self._precision:
-                    self._trainable.after_training()
-            copy_from_main(self._trainable.model.state_dict().values())
+            self._finish()
         if self.step % self._config.log_every == 0:
             log.write(self.step, metrics)
         if is_main() and (self.step % self._config.validate_every == 0 or self.finished):
             log.write(self.step, self._validate())
         log.advance(f"loss {metrics['loss']:.4f}")
 
+    def _finish(self) -> None:
+        """The trained model is the averaged one, and its heads are fitted to it."""
+        if self._average is not None:
+            self._average.copy_to_model()
+        if is_main():
+            with self._precision:
+                self._trainable.after_training()
+        copy_from_main(self._trainable.model.state_dict().values())
+        if self._average is not None:
+            self._average.copy_from_model()
+
     def save(self, folder: Path) -> None:
-        tensors = add_prefix("model", self._trainable.model.state_dict())
+        raw = self._trainable.model.state_dict()
+        plain = merged(raw)
+        average = {} if self._average is None else self._average.state_dict()
+        if self._average is not None:
+            with self._average.applied():
+                plain = {name: value.clone() for name, value in merged(raw).items()}
+        tensors = add_prefix("model", plain)  # as it is exported; what training needs beside it follows
+        tensors |= add_prefix("raw", {name: value for name, value in raw.items() if value is not plain.get(name)})
+        tensors |= add_prefix("average", {name: value for name, value in average.items() if name not in plain})
         tensors |= add_prefix("trainable", self._trainable.state_dict())
         tensors |= add_prefix("optimizer", self._updater.state_dict())
         save_state(folder, tensors, {"step": self.step})
@@ -184,7 +209,13 @@ class _TrainingJob:
     def load(self, folder: Path) -> None:
         tensors, counters = load_state(folder)
         try:
-            self._trainable.model.load_state_dict(select_prefix("model", tensors))
+            plain, raw = select_prefix("model", tensors), select_prefix("raw", tensors)
+            if raw:
+                own = self._trainable.model.state_dict().keys()
+                raw = {name: value for name, value in (plain | raw).items() if name in own}
+            self._trainable.model.load_state_dict(raw or plain)
+            if self._average is not None:
+                self._average.load_state_dict(plain | select_prefix("average", tensors))
             self._trainable.load_state_dict(select_prefix("trainable", tensors))
             self._updater.load_state_dict(select_prefix("optimizer", tensors), int(counters["step"]))
         except (RuntimeError, LookupError) as error:
@@ -205,15 +236,20 @@ class _TrainingJob:
                 self._updater.add(loss / len(self._parts))
                 terms.append({"loss": loss.item(), **metrics})
             norm = self._updater.update()
+        if self._average is not None:
+            self._average.update(self.step)
         further = self._trainable.after_update()
         means = {name: sum(term[name] for term in terms) / len(terms) for name in terms[0]}
         return {**mean_metrics(means | further), "gradient_norm": norm, "learning_rate": learning_rate}
+
+    def _averaged(self) -> AbstractContextManager[None]:
+        return nullcontext() if self._average is None else self._average.applied()
 
     def _validate(self) -> Metrics:
         self._trainable.model.eval()
         videos = self._folder / VIDEOS
         with writing(videos, CHECKPOINT_KEPT):
             videos.mkdir(exist_ok=True)
-        with torch.no_grad(), self._precision:
+        with torch.no_grad(), self._precision, self._averaged():
             metrics = self._trainable.validate(videos / f"{self.step:07d}")
         return {f"validation/{name}": value for name, value in metrics.items()}

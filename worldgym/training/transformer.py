@@ -22,7 +22,9 @@ from worldgym.training.checks import check_recordings
 from worldgym.training.code_kernels import CodeKernels
 from worldgym.training.encoded import EncodedBatch, encode_batch, stacked
 from worldgym.training.heads import fit_heads
+from worldgym.training.lora import merged
 from worldgym.training.losses import transformer_loss
+from worldgym.training.seeding import seeded_rng
 from worldgym.transformer.transformer import Transformer
 from worldgym.world_model import WorldModel
 
@@ -65,6 +67,14 @@ class TransformerTrainingConfig:
     """Weight of the cross-entropy of success, and of that of termination, where they are predicted."""
     head_batches: int = 300
     """Batches of imagined segments to which the heads are fitted after the last update."""
+    lora_rank: int = 0
+    """Rank of the adapters (LoRA) that are trained in place of the weights of attention and feed-forward layers, such
+    as 16, to fine-tune a large checkpoint in less memory; needs worldgym[lora] and --initial. Heads and action
+    projection are trained fully, and the adapters are merged at the end; 0 trains all weights."""
+    gradient_checkpointing: bool = False
+    """Keep less for the gradient and compute it again: less memory, a third more time, the same result."""
+    compile: bool = False
+    """Compile the transformer by torch.compile: the first update takes a minute, later ones less; other rounding."""
 
     def __post_init__(self) -> None:
         if self.segment_length < 2 or self.start_stride < 1:
@@ -75,7 +85,7 @@ class TransformerTrainingConfig:
         check_numbers(
             self,
             above_zero=("head_batches",),
-            from_zero=("label_width", "noise_width", "reward_weight", "event_weight"),
+            from_zero=("label_width", "noise_width", "reward_weight", "event_weight", "lora_rank"),
         )
         if not 0 <= self.dropout < 1 or not 0 <= self.first_share <= 1 or not 0 <= self.later_share <= 1:
             raise ConfigError(f"expected dropout in [0, 1) and first_share and later_share in [0, 1], got {self}")
@@ -133,7 +143,9 @@ class TransformerTrainer:
         self.config, self.batch_size = config, batch_size
         self.recordings = recordings
         self._validation = validation_segments(held_out, config.segment_length, VALIDATION_STARTS)
-        self.model.dropout = config.dropout
+        self.model.dropout, self.model.checkpointing = config.dropout, config.gradient_checkpointing
+        if config.compile:
+            self.model.compile()
         # The head has one output and hundreds of correlated inputs: at the full learning rate it oscillates.
         self.slow = model.reward_linear
         self._encoded: dict[Place, EncodedBatch] = {}
@@ -154,15 +166,28 @@ class TransformerTrainer:
 
         Where an imagined frame has gone astray, they learn the mean of what was really earned there.
         """
-        self.model.eval()
-        world_model = WorldModel(self.world_config, self.tokenizer, self.model)
+        plain = self._plain()
+        world_model = WorldModel(self.world_config, self.tokenizer, plain)
         chunks = -(-self.config.head_batches * self.batch_size // HEAD_ROWS)
         batches = (
             batch
             for index in tqdm(range(chunks), desc="fitting the heads", unit="chunk", leave=False)
             for batch in self._imagine(world_model, np.random.default_rng([HEAD_SEED, index]))
         )
-        fit_heads(self.model, batches, self.world_config.reward_scale)
+        fit_heads(plain, batches, self.world_config.reward_scale)
+        for name, head in self.model.heads.items():
+            head.load_state_dict(plain.heads[name].state_dict())
+
+    def _plain(self) -> Transformer:
+        """The transformer in evaluation mode, with its adapters merged: a copy if it has any."""
+        self.model.eval()
+        if not self.config.lora_rank:
+            return self.model
+        device = next(self.model.parameters()).device
+        with seeded_rng(0, torch.device("cpu")):  # all weights are replaced
+            plain = Transformer.build(self.world_config).to(device)
+        plain.load_state_dict(merged(self.model.state_dict()))
+        return plain.eval().requires_grad_(False)
 
     def _imagine(self, model: WorldModel, rng: np.random.Generator) -> Iterator[tuple[EncodedBatch, Tensor]]:
         """Windows of imagined frames, as they are when a frame is predicted, with recorded rewards and events."""
@@ -219,7 +244,7 @@ class TransformerTrainer:
         Returns:
             PSNR in dB and R² of the rewards by horizon, and the PSNR of repeating the last context frame.
         """
-        world_model = WorldModel(self.world_config, self.tokenizer, self.model)
+        world_model = WorldModel(self.world_config, self.tokenizer, self._plain())
         horizon = self._validation.batch.frames.shape[1] - self.model.layout.context_length
         samplings = {"greedy": Sampling(top_k=1)}
         result = evaluate(world_model, self._validation, samplings, video.with_suffix(".gif"))["all"]

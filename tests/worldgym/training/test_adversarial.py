@@ -1,26 +1,22 @@
 """A tokenizer is trained against a discriminator."""
 
 import dataclasses
-import os
-import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
 
 from worldgym.data.recordings import Recordings, to_unit
 from worldgym.errors import CheckpointError, ConfigError
 from worldgym.metrics.lpips import LPIPS
-from worldgym.parallel import Part
 from worldgym.runs.checkpoint import load_state, newest_checkpoint
-from worldgym.runs.log import Metrics, read_metrics
+from worldgym.runs.log import read_metrics
 from worldgym.storage.tensors import Tensors, select_prefix
 from worldgym.tokenizer import build_tokenizer
 from worldgym.training.adversarial import Adversary
-from worldgym.training.loop import train
 from worldgym.training.recipe import Recipe, TokenizerRecipe
 from worldgym.training.runs import train_tokenizer
 from worldgym.training.tokenizer import TokenizerTrainer, TokenizerTrainingConfig
@@ -104,30 +100,21 @@ def test_the_loss_alone_changes_no_weight_of_the_discriminator(make_trainer: Any
     assert all(torch.equal(value, before[name]) for name, value in adversary.state_dict().items())
 
 
-def test_interrupted_training_resumes_exactly(recipe: Recipe, make_trainer: Any, tmp_path: Path) -> None:
-    config = dataclasses.replace(recipe.tokenizer.training, save_every=100)
-    train(make_trainer(make_adversary(start=1)), config, tmp_path / "unbroken", {})
-
-    trainer: TokenizerTrainer = make_trainer(make_adversary(start=1))
-    loss, calls = trainer.loss, []
-
-    def interrupted(rng: np.random.Generator, part: Part) -> tuple[Tensor, Metrics]:
-        calls.append(rng)
-        if len(calls) == 4:
-            os.kill(os.getpid(), signal.SIGINT)
-        return loss(rng, part)
-
-    trainer.loss = interrupted  # type: ignore[method-assign]
-    train(trainer, config, tmp_path / "broken", {})
-    assert len(calls) == 4
-    torch.manual_seed(7)
-    train(make_trainer(make_adversary(start=1)), config, tmp_path / "broken", {}, resume=True)
-    expected, found = state(tmp_path / "unbroken"), state(tmp_path / "broken")
-    assert expected.keys() == found.keys()
-    assert [name for name, value in expected.items() if not torch.equal(value, found[name])] == []
-    assert [line["loss"] for line in read_metrics(tmp_path / "broken") if "loss" in line] == [
-        line["loss"] for line in read_metrics(tmp_path / "unbroken") if "loss" in line
-    ]
+def test_interrupted_training_resumes_exactly(
+    recipe: Recipe,
+    recordings: Recordings,
+    held_out: Recordings,
+    interrupted: Callable[[type, int], None],
+    assert_equal_runs: Callable[[Path, Path], None],
+    tmp_path: Path,
+) -> None:
+    part = with_job(recipe, adversarial_weight=0.8, disc_start=1)
+    data = recordings, held_out
+    train_tokenizer(part, *data, tmp_path / "unbroken", CPU)
+    interrupted(TokenizerTrainer, 3)
+    assert train_tokenizer(part, *data, tmp_path / "broken", CPU) == 3
+    assert train_tokenizer(part, *data, tmp_path / "broken", CPU, resume=True) == 6
+    assert_equal_runs(tmp_path / "unbroken", tmp_path / "broken")
 
 
 def test_it_trains_beside_lpips(recipe: Recipe, recordings: Recordings, held_out: Recordings, tmp_path: Path) -> None:
