@@ -5,8 +5,9 @@ that was killed continues exactly.
 """
 
 import math
+import time
 from collections.abc import Mapping, Sized
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -14,6 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from worldgym.config import check_numbers
 from worldgym.errors import CheckpointError, ConfigError
@@ -28,7 +30,9 @@ from worldgym.storage.files import writing
 from worldgym.storage.tensors import add_prefix, select_prefix
 from worldgym.training.average import Average
 from worldgym.training.lora import merged
+from worldgym.training.prefetch import Prefetcher
 from worldgym.training.seeding import seeded_rng
+from worldgym.training.speed import Speed, peak_flops
 from worldgym.training.updater import Updater
 
 
@@ -86,8 +90,17 @@ class Trainable(Protocol):
     def slow(self) -> nn.Module | None:
         """A part of the model with a lower learning rate, if any; see :class:`worldgym.training.updater.Updater`."""
 
-    def loss(self, rng: np.random.Generator, part: Part = ...) -> tuple[Tensor, Metrics]:
-        """The loss of a part of a batch sampled with ``rng``, and metrics; the batch's are the means of all parts."""
+    def read(self, rng: np.random.Generator, part: Part = ...) -> Any:
+        """Read a part of a batch sampled with ``rng``. Threads call it ahead of time, for several batches at once."""
+
+    def loss(self, rng: np.random.Generator, part: Part = ..., data: Any = None) -> tuple[Tensor, Metrics]:
+        """The loss of a part of a batch, and metrics; the batch's are the means of all parts.
+
+        Args:
+            rng: with which the batch was sampled; it is sampled now if ``data`` is None.
+            part: of the batch.
+            data: what :meth:`read` returned.
+        """
 
     def after_update(self) -> Metrics:
         """Called after each update of the weights; returns further metrics of the batch."""
@@ -132,7 +145,8 @@ def train(
         TrainingError: if the loss or its gradient is not finite; the last checkpoint is kept. Else as ``run``.
     """
     job = _TrainingJob(trainable, config, folder, accumulate)
-    run(job, folder, {"training": vars(config), **description}, resume)
+    with closing(job):
+        run(job, folder, {"training": vars(config), **description}, resume)
     return job.step
 
 
@@ -154,6 +168,12 @@ class _TrainingJob:
         self._average = Average(trainable.model, config.ema_decay) if config.ema_decay else None
         self._device = next(trainable.model.parameters()).device
         self._precision = autocast(config.precision, self._device)
+        self._batches = Prefetcher(self._read, config.steps)
+        self._speed: Speed | None = None  # made at the first update
+
+    def close(self) -> None:
+        """End reading ahead."""
+        self._batches.close()
 
     @property
     def step(self) -> int:
@@ -172,14 +192,19 @@ class _TrainingJob:
         return self.step % self._config.save_every == 0
 
     def advance(self, log: Log, stop: Sized) -> None:
+        if self._speed is None:
+            self._speed = self._make_speed()
+        begin, waited = time.perf_counter(), self._batches.waited
         metrics = self._update()
+        self._speed.add(time.perf_counter() - begin, self._batches.waited - waited)
+        rate = self._speed.samples_per_second
         if self.finished:
             self._finish()
         if self.step % self._config.log_every == 0:
-            log.write(self.step, metrics)
+            log.write(self.step, metrics | self._speed.metrics())
         if is_main() and (self.step % self._config.validate_every == 0 or self.finished):
             log.write(self.step, self._validate())
-        log.advance(f"loss {metrics['loss']:.4f}")
+        log.advance(f"loss {metrics['loss']:.4f}, {rate:.3g} samples/s")
 
     def _finish(self) -> None:
         """The trained model is the averaged one, and its heads are fitted to it."""
@@ -230,9 +255,9 @@ class _TrainingJob:
         terms: list[Metrics] = []
         with seeded_rng(config.seed * 1_000_003 + step + (rank() << 40), self._device):  # other dropout in each process
             model.train()
-            for part in self._parts:
+            for part, (rng, data) in zip(self._parts, self._batches.get(step), strict=True):
                 with self._precision:
-                    loss, metrics = self._trainable.loss(np.random.default_rng([config.seed, step]), part)
+                    loss, metrics = self._trainable.loss(rng, part, data)
                 self._updater.add(loss / len(self._parts))
                 terms.append({"loss": loss.item(), **metrics})
             norm = self._updater.update()
@@ -241,6 +266,27 @@ class _TrainingJob:
         further = self._trainable.after_update()
         means = {name: sum(term[name] for term in terms) / len(terms) for name in terms[0]}
         return {**mean_metrics(means | further), "gradient_norm": norm, "learning_rate": learning_rate}
+
+    def _read(self, step: int) -> list[tuple[np.random.Generator, Any]]:
+        """For each part of a step's batch its data, and the generator with which they were sampled."""
+        generators = [np.random.default_rng([self._config.seed, step]) for _ in self._parts]
+        return [(rng, self._trainable.read(rng, part)) for rng, part in zip(generators, self._parts, strict=True)]
+
+    def _make_speed(self) -> Speed:
+        """Counts the operations of an update, by a first one without effect, where the hardware's peak is known."""
+        config = self._config
+        peak = peak_flops(config.precision, self._device)
+        if peak is None:
+            return Speed(config.batch_size)
+        model = self._trainable.model.train()
+        with seeded_rng(0, self._device), self._precision:
+            rng, part = [config.seed, self.step], self._parts[0]
+            with torch.no_grad():  # what is computed once for each segment is not counted
+                self._trainable.loss(np.random.default_rng(rng), part)
+            with FlopCounterMode(display=False) as counter:
+                self._trainable.loss(np.random.default_rng(rng), part)[0].backward()
+        model.zero_grad(set_to_none=True)
+        return Speed(config.batch_size, counter.get_total_flops() * len(self._parts), peak)
 
     def _averaged(self) -> AbstractContextManager[None]:
         return nullcontext() if self._average is None else self._average.applied()

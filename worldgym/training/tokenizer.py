@@ -102,11 +102,16 @@ class TokenizerTrainer:
         self._validation = validation_segments(held_out, length, VALIDATION_STARTS).batch.frames
         self._held_out = held_out
 
-    def loss(self, rng: np.random.Generator, part: Part = WHOLE) -> tuple[Tensor, Metrics]:
-        """The loss of a part of a batch of clips, and its terms."""
+    def read(self, rng: np.random.Generator, part: Part = WHOLE) -> Tensor:
+        """A part of a batch of clips, uint8 ``[B, C + T, H, W, 3]``."""
         chosen = [self._choose_clip(rng) for _ in range(self.batch_size)][part.of(self.batch_size)]
         clips = np.stack([self.recordings.episodes[episode].frames_at(frames) for episode, frames in chosen])
-        return tokenizer_loss(self.model, torch.from_numpy(clips), self.perceptual, self.adversary)
+        return torch.from_numpy(clips)
+
+    def loss(self, rng: np.random.Generator, part: Part = WHOLE, data: Tensor | None = None) -> tuple[Tensor, Metrics]:
+        """The loss of a part of a batch of clips, and its terms."""
+        clips = self.read(rng, part) if data is None else data
+        return tokenizer_loss(self.model, clips, self.perceptual, self.adversary)
 
     def after_update(self) -> Metrics:
         self.model.update_codebooks()

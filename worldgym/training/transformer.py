@@ -99,6 +99,15 @@ class Place(NamedTuple):
     gap: int
 
 
+class Read(NamedTuple):
+    """What was read of a batch."""
+
+    places: list[Place]
+    """Of all its segments."""
+    segments: dict[Place, Batch]
+    """Some of them."""
+
+
 class TransformerTrainer:
     """Trains a transformer on the codes of recordings; a :class:`worldgym.training.loop.Trainable`.
 
@@ -151,9 +160,15 @@ class TransformerTrainer:
         self._encoded: dict[Place, EncodedBatch] = {}
         self.kernels = CodeKernels(config.label_width, config.noise_width)
 
-    def loss(self, rng: np.random.Generator, part: Part = WHOLE) -> tuple[Tensor, Metrics]:
+    def read(self, rng: np.random.Generator, part: Part = WHOLE) -> Read:
+        """Where the segments of a batch lie, and those of a part of it that are not encoded yet."""
+        places = [self._sample_place(rng) for _ in range(self.batch_size)]
+        new = {place for place in places[part.of(self.batch_size)] if place not in self._encoded}
+        return Read(places, {place: self._read(place) for place in new})
+
+    def loss(self, rng: np.random.Generator, part: Part = WHOLE, data: Read | None = None) -> tuple[Tensor, Metrics]:
         """The loss of a part of a batch of segments, and its terms."""
-        batch, tokens = self._sample(rng, part)
+        batch, tokens = self._sample(rng, part, self.read(rng, part) if data is None else data)
         targets = self.kernels.targets(self._codebook, batch.future)
         weights = self.config.reward_weight, self.config.event_weight
         return transformer_loss(self.model, batch, tokens, targets, self.world_config.reward_scale, *weights)
@@ -265,10 +280,10 @@ class TransformerTrainer:
     def _codebook(self) -> Tensor:
         return self.tokenizer.codebooks()[1]
 
-    def _sample(self, rng: np.random.Generator, part: Part) -> tuple[EncodedBatch, Tensor]:
+    def _sample(self, rng: np.random.Generator, part: Part, data: Read) -> tuple[EncodedBatch, Tensor]:
         """Part of a batch, and the transformer's input for it: its codes with noise, int64 ``[B, N]``."""
-        places = [self._sample_place(rng) for _ in range(self.batch_size)]
-        batch = self._encode(places[part.of(self.batch_size)])
+        places = data.places
+        batch = self._encode(places[part.of(self.batch_size)], data.segments)
         if part.count > 1:  # the mean over the parts is that of the whole batch, whichever part has more weight
             weights = torch.cat([self._weights(place, batch.rewards.shape[1]) for place in places])
             batch = batch._replace(total=weights.sum().to(batch.rewards) / part.count)
@@ -301,18 +316,18 @@ class TransformerTrainer:
         context = self.world_config.context_length
         return to_batch([self.recordings.window(*place[:2], context, place.gap, self.config.segment_length - context)])
 
-    def _encode(self, keys: list[Place]) -> EncodedBatch:
-        """The codes of segments. Segments that were not used before are encoded one by one.
+    def _encode(self, keys: list[Place], segments: Mapping[Place, Batch]) -> EncodedBatch:
+        """The codes of segments, some of which were read already.
 
-        In one batch this would be faster, but rounding would depend on the other segments of the batch: a resumed run,
-        which has encoded none yet, could get another code.
+        Segments that were not used before are encoded one by one. In one batch this would be faster, but rounding would
+        depend on the other segments of the batch: a resumed run, which has encoded none yet, could get another code.
         """
         chosen = []
         for key in keys:
             if key not in self._encoded:
                 if len(self._encoded) >= MOST_ENCODED:
                     self._encoded.clear()
-                encoded = encode_batch(self.tokenizer, self._read(key))
+                encoded = encode_batch(self.tokenizer, segments.get(key) or self._read(key))
                 weights = self._weights(key, encoded.rewards.shape[1]).to(encoded.rewards)
                 codes = {"context": encoded.context.int(), "future": encoded.future.int()}
                 self._encoded[key] = encoded._replace(**codes, weights=weights).map(lambda tensor: tensor[0].cpu())

@@ -83,7 +83,9 @@ def wait_for_checkpoint(folder: Path, earlier: list[Path]) -> None:
 def curve(folder: Path) -> list[dict[str, Any]]:
     """Metrics of the updates."""
     lines = [line for line in read_metrics(folder) if "loss" in line]
-    return [{name: value for name, value in line.items() if name != "seconds"} for line in lines]
+    return [
+        {name: value for name, value in line.items() if not name.startswith(("seconds", "speed/"))} for line in lines
+    ]
 
 
 def state(folder: Path) -> Tensors:
