@@ -144,7 +144,7 @@ class TrainTransformer(TrainOptions):
                 self.accumulate,
                 self.heads_only,
             )
-            return 0 if self.heads_only else self.report(step)
+            return self.report(step)
 
 
 def parse(arguments: Sequence[str]) -> TrainTokenizer | TrainTransformer:

@@ -9,8 +9,10 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from worldgym.config import WorldModelConfig
 from worldgym.errors import ConfigError, DependencyNotInstalled
 from worldgym.storage.tensors import Tensors
+from worldgym.training.seeding import seeded_rng
 from worldgym.transformer.transformer import Transformer
 
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -57,3 +59,14 @@ def merged(state: Mapping[str, Tensor]) -> Tensors:
             layer = name.removesuffix(BASE)
             plain[f"{layer}.weight"] = value + state[layer + LEFT] @ state[layer + RIGHT]
     return plain
+
+
+def plain_transformer(model: Transformer, config: WorldModelConfig) -> Transformer:
+    """A copy in evaluation mode with plain weights; the model itself if it has no adapters."""
+    state = model.eval().state_dict()
+    if not any(name.endswith(BASE) for name in state):
+        return model
+    with seeded_rng(0, torch.device("cpu")):  # all weights are replaced: no random number of the caller's is used
+        plain = Transformer.build(config)
+    plain.to(next(model.parameters()).device).load_state_dict(merged(state))
+    return plain.eval().requires_grad_(False)

@@ -1,6 +1,8 @@
-"""A run that fits the heads of a transformer and leaves everything else as it is."""
+"""A run that fits the heads of a transformer and leaves everything else as it is.
 
-import dataclasses
+It counts as finished after all steps of its recipe, which stays that of the transformer.
+"""
+
 from collections.abc import Mapping, Sized
 from pathlib import Path
 from typing import Any
@@ -31,13 +33,13 @@ def refit_heads(
 
     Args:
         trainer: holds the transformer.
-        config: settings, of which the precision is used.
+        config: settings with which the transformer was trained; their precision is used.
         folder: of the run.
         description: further entries for the run's ``config.json``.
         resume: continue the run in ``folder``.
 
     Returns:
-        1, the steps of such a run.
+        ``config.steps`` when it is done.
 
     Raises:
         ConfigError: for several processes.
@@ -45,16 +47,15 @@ def refit_heads(
     if world_size() > 1:
         raise ConfigError(f"heads_only: expected one process, got {world_size()}: start it without a launcher")
     job = _RefitJob(trainer, config, folder)
-    settings = {"training": vars(dataclasses.replace(config, steps=job.steps)), "heads_only": True}
-    run(job, folder, {**settings, **description}, resume)
+    run(job, folder, {"training": vars(config), "heads_only": True, **description}, resume)
     return job.step
 
 
 class _RefitJob:
-    """A :class:`worldgym.runs.run.Job` of one step."""
+    """A :class:`worldgym.runs.run.Job` of one unit of work."""
 
     def __init__(self, trainer: TransformerTrainer, config: TrainingConfig, folder: Path) -> None:
-        self.step, self.steps, self.save_due = 0, 1, True
+        self.step, self.steps, self.save_due = 0, config.steps, True
         self._trainer, self._folder = trainer, folder
         self._precision = autocast(config.precision, next(trainer.model.parameters()).device)
 
@@ -69,9 +70,9 @@ class _RefitJob:
         with torch.no_grad(), self._precision:
             self._trainer.after_training()
             metrics = self._trainer.validate(videos / "heads")
-        self.step = 1
+        self.step = self.steps
         log.write(self.step, {f"validation/{name}": value for name, value in metrics.items()})
-        log.advance("heads fitted")
+        log.advance("heads fitted", self.steps)
 
     def save(self, folder: Path) -> None:
         save_state(folder, add_prefix("model", self._trainer.model.state_dict()), {"step": self.step})

@@ -112,7 +112,7 @@ def train_transformer(
         heads_only: fit the heads to the transformer of ``initial``, which stays as it is.
 
     Returns:
-        The number of updates done; fewer than the recipe's if the run was stopped. 1 for ``heads_only``.
+        The number of updates done; fewer than the recipe's if the run was stopped.
 
     Raises:
         CheckpointError: if the tokenizer's run is not finished.

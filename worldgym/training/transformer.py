@@ -1,6 +1,7 @@
 """Training a transformer on the codes of a fixed tokenizer (paper, section 3.2 and appendix A.2)."""
 
 from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -20,11 +21,11 @@ from worldgym.runs.log import Metrics
 from worldgym.tokenizer.base import Tokenizer
 from worldgym.training.checks import check_recordings
 from worldgym.training.code_kernels import CodeKernels
+from worldgym.training.compiled import compiler_errors
 from worldgym.training.encoded import EncodedBatch, encode_batch, stacked
 from worldgym.training.heads import fit_heads
-from worldgym.training.lora import merged
+from worldgym.training.lora import plain_transformer
 from worldgym.training.losses import transformer_loss
-from worldgym.training.seeding import seeded_rng
 from worldgym.transformer.transformer import Transformer
 from worldgym.world_model import WorldModel
 
@@ -171,7 +172,8 @@ class TransformerTrainer:
         batch, tokens = self._sample(rng, part, self.read(rng, part) if data is None else data)
         targets = self.kernels.targets(self._codebook, batch.future)
         weights = self.config.reward_weight, self.config.event_weight
-        return transformer_loss(self.model, batch, tokens, targets, self.world_config.reward_scale, *weights)
+        with compiler_errors() if self.config.compile else nullcontext():
+            return transformer_loss(self.model, batch, tokens, targets, self.world_config.reward_scale, *weights)
 
     def after_update(self) -> Metrics:
         return {}
@@ -181,7 +183,7 @@ class TransformerTrainer:
 
         Where an imagined frame has gone astray, they learn the mean of what was really earned there.
         """
-        plain = self._plain()
+        plain = plain_transformer(self.model, self.world_config)
         world_model = WorldModel(self.world_config, self.tokenizer, plain)
         chunks = -(-self.config.head_batches * self.batch_size // HEAD_ROWS)
         batches = (
@@ -192,17 +194,6 @@ class TransformerTrainer:
         fit_heads(plain, batches, self.world_config.reward_scale)
         for name, head in self.model.heads.items():
             head.load_state_dict(plain.heads[name].state_dict())
-
-    def _plain(self) -> Transformer:
-        """The transformer in evaluation mode, with its adapters merged: a copy if it has any."""
-        self.model.eval()
-        if not self.config.lora_rank:
-            return self.model
-        device = next(self.model.parameters()).device
-        with seeded_rng(0, torch.device("cpu")):  # all weights are replaced
-            plain = Transformer.build(self.world_config).to(device)
-        plain.load_state_dict(merged(self.model.state_dict()))
-        return plain.eval().requires_grad_(False)
 
     def _imagine(self, model: WorldModel, rng: np.random.Generator) -> Iterator[tuple[EncodedBatch, Tensor]]:
         """Windows of imagined frames, as they are when a frame is predicted, with recorded rewards and events."""
@@ -259,7 +250,8 @@ class TransformerTrainer:
         Returns:
             PSNR in dB and R² of the rewards by horizon, and the PSNR of repeating the last context frame.
         """
-        world_model = WorldModel(self.world_config, self.tokenizer, self._plain())
+        plain = plain_transformer(self.model, self.world_config)
+        world_model = WorldModel(self.world_config, self.tokenizer, plain)
         horizon = self._validation.batch.frames.shape[1] - self.model.layout.context_length
         samplings = {"greedy": Sampling(top_k=1)}
         result = evaluate(world_model, self._validation, samplings, video.with_suffix(".gif"))["all"]
