@@ -73,9 +73,9 @@ class TransformerTrainingConfig:
     as 16, to fine-tune a large checkpoint in less memory; needs worldgym[lora] and --initial. Heads and action
     projection are trained fully, and the adapters are merged at the end; 0 trains all weights."""
     gradient_checkpointing: bool = False
-    """Keep less for the gradient and compute it again: less memory, a third more time, the same result."""
+    """Keep less for the gradient and compute it again: less memory, more time, the same result."""
     compile: bool = False
-    """Compile the transformer by torch.compile: the first update takes a minute, later ones less; other rounding."""
+    """Compile the transformer by torch.compile: the first update takes minutes, later ones less; other rounding."""
 
     def __post_init__(self) -> None:
         if self.segment_length < 2 or self.start_stride < 1:

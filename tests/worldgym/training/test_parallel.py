@@ -132,6 +132,7 @@ def test_two_processes_and_parts_train_a_transformer_as_one_does(
     shares = ["--job.first-share", "0.5", "--job.later-share", "0.5"]  # frames of unequal weight
     noise = ["--job.noise-width", "0.05", "--job.label-width", "0.05"]
     job = ["--tokenizer", str(tokenizer_run), "--job.dropout", "0", "--job.head-batches", "8", *shares, *noise]
+    job += ["--ema-decay", "0.9"]
     finish(command("transformer", tmp_path / "two", *job, "--accumulate", "2"))
     assert main(command("transformer", tmp_path / "one", *job)) == 0
     assert_close_runs(tmp_path / "one", tmp_path / "two")
