@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -169,7 +170,7 @@ class TransformerTrainer:
 
     def loss(self, rng: np.random.Generator, part: Part = WHOLE, data: Read | None = None) -> tuple[Tensor, Metrics]:
         """The loss of a part of a batch of segments, and its terms."""
-        batch, tokens = self._sample(rng, part, self.read(rng, part) if data is None else data)
+        batch, tokens = self._sample(rng, part, data)
         targets = self.kernels.targets(self._codebook, batch.future)
         weights = self.config.reward_weight, self.config.event_weight
         with compiler_errors() if self.config.compile else nullcontext():
@@ -272,10 +273,10 @@ class TransformerTrainer:
     def _codebook(self) -> Tensor:
         return self.tokenizer.codebooks()[1]
 
-    def _sample(self, rng: np.random.Generator, part: Part, data: Read) -> tuple[EncodedBatch, Tensor]:
+    def _sample(self, rng: np.random.Generator, part: Part, data: Read | None = None) -> tuple[EncodedBatch, Tensor]:
         """Part of a batch, and the transformer's input for it: its codes with noise, int64 ``[B, N]``."""
-        places = data.places
-        batch = self._encode(places[part.of(self.batch_size)], data.segments)
+        places, segments = self.read(rng, part) if data is None else data
+        batch = self._encode(places[part.of(self.batch_size)], segments)
         if part.count > 1:  # the mean over the parts is that of the whole batch, whichever part has more weight
             weights = torch.cat([self._weights(place, batch.rewards.shape[1]) for place in places])
             batch = batch._replace(total=weights.sum().to(batch.rewards) / part.count)
@@ -308,7 +309,7 @@ class TransformerTrainer:
         context = self.world_config.context_length
         return to_batch([self.recordings.window(*place[:2], context, place.gap, self.config.segment_length - context)])
 
-    def _encode(self, keys: list[Place], segments: Mapping[Place, Batch]) -> EncodedBatch:
+    def _encode(self, keys: list[Place], segments: Mapping[Place, Batch] = MappingProxyType({})) -> EncodedBatch:
         """The codes of segments, some of which were read already.
 
         Segments that were not used before are encoded one by one. In one batch this would be faster, but rounding would
