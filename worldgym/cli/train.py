@@ -118,6 +118,9 @@ class TrainTransformer(TrainOptions):
     accumulate: Positive = 1
     """Parts of --batch-size whose gradients are computed one after the other to save memory, with the same result but
     for dropout. Tokenizers cannot do so: their codebooks need the whole batch at once."""
+    heads_only: bool = False
+    """Fit the heads (reward, success, termination, error of frames) of --initial to what it imagines on --data, and
+    leave the transformer as it is: minutes in place of hours, for new rewards or a head that a checkpoint lacks."""
     job: TransformerTrainingConfig
     model: TransformerConfig
 
@@ -139,6 +142,7 @@ class TrainTransformer(TrainOptions):
                 self.resume,
                 self.initial,
                 self.accumulate,
+                self.heads_only,
             )
             return self.report(step)
 

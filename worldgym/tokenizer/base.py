@@ -86,6 +86,11 @@ class Tokenizer(nn.Module, ABC):
 
     @property
     @abstractmethod
+    def last_layer(self) -> nn.Conv2d:
+        """The last layer of the decoder of future frames."""
+
+    @property
+    @abstractmethod
     def peak_floats(self) -> int:
         """Approximate number of values in memory at once while one frame is encoded or decoded."""
 

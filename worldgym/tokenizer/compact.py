@@ -73,6 +73,10 @@ class CompactTokenizer(Tokenizer):
         )
 
     @property
+    def last_layer(self) -> nn.Conv2d:
+        return self.decoder.out
+
+    @property
     def peak_floats(self) -> int:
         return 8 * self.config.width * (self.resolution // 2) ** 2  # maps at half resolution; the others are smaller
 

@@ -202,6 +202,10 @@ class CompressiveTokenizer(Tokenizer):
         return torch.unflatten(frames, 0, codes.shape[:2])
 
     @property
+    def last_layer(self) -> nn.Conv2d:
+        return self.cond_decoder.conv_out
+
+    @property
     def peak_floats(self) -> int:
         return 6 * self.config.channels[0] * self.resolution**2  # maps at full resolution; the others are smaller
 

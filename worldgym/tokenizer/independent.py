@@ -40,6 +40,10 @@ class IndependentTokenizer(Tokenizer):
         return torch.unflatten(self._frames(self.quantize.lookup(codes.flatten(0, 1))), 0, codes.shape[:2])
 
     @property
+    def last_layer(self) -> nn.Conv2d:
+        return self.decoder.conv_out
+
+    @property
     def peak_floats(self) -> int:
         return 6 * self.config.channels[0] * self.resolution**2  # as the published one
 

@@ -65,7 +65,7 @@ def fit_heads(model: Transformer, batches: Iterable[tuple[EncodedBatch, Tensor]]
     model.eval()
     features, counts, known = [], [], []
     for batch, tokens in batches:
-        hidden = model(tokens, batch.actions, logits_from=tokens.shape[1]).hidden
+        hidden = model.forward(tokens, batch.actions, logits_from=tokens.shape[1]).hidden  # never a compiled one
         last = model.layout.last_positions(batch.future.shape[1], hidden.device)
         counted = torch.ones_like(batch.rewards, dtype=torch.bool) if batch.weights is None else batch.weights > 0
         rows = counted if batch.ended is None else counted | batch.ended

@@ -5,7 +5,9 @@ that was killed continues exactly.
 """
 
 import math
+import time
 from collections.abc import Mapping, Sized
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -13,9 +15,10 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from worldgym.config import check_numbers
-from worldgym.errors import CheckpointError
+from worldgym.errors import CheckpointError, ConfigError
 from worldgym.isolation import torch_defaults
 from worldgym.parallel import Part, copy_from_main, is_main, mean_metrics, parts, rank
 from worldgym.precision import Precision, autocast, check_precision
@@ -25,7 +28,11 @@ from worldgym.runs.log import Log, Metrics
 from worldgym.runs.run import run
 from worldgym.storage.files import writing
 from worldgym.storage.tensors import add_prefix, select_prefix
+from worldgym.training.average import Average
+from worldgym.training.lora import merged
+from worldgym.training.prefetch import Prefetcher
 from worldgym.training.seeding import seeded_rng
+from worldgym.training.speed import Speed, peak_flops
 from worldgym.training.updater import Updater
 
 
@@ -55,11 +62,16 @@ class TrainingConfig:
     """Updates between two checkpoints."""
     precision: Precision = "auto"
     """float32, bfloat16, or auto: bfloat16 where the hardware multiplies it."""
+    ema_decay: float = 0.0
+    """Decay of a moving average of the weights, such as 0.999, which is then validated and exported in their place; 0
+    keeps none."""
 
     def __post_init__(self) -> None:
         above_zero = "steps", "batch_size", "learning_rate", "clip_norm", "log_every", "validate_every", "save_every"
         check_numbers(self, above_zero=above_zero, from_zero=("warmup_steps", "weight_decay", "seed"))
         check_precision(self.precision)
+        if not 0 <= self.ema_decay < 1:
+            raise ConfigError(f"ema_decay: expected a number in [0, 1), got {self.ema_decay}")
 
     def schedule(self, step: int) -> float:
         """The learning rate of an update, as a share of ``learning_rate``."""
@@ -78,11 +90,20 @@ class Trainable(Protocol):
     def slow(self) -> nn.Module | None:
         """A part of the model with a lower learning rate, if any; see :class:`worldgym.training.updater.Updater`."""
 
-    def loss(self, rng: np.random.Generator, part: Part = ...) -> tuple[Tensor, Metrics]:
-        """The loss of a part of a batch sampled with ``rng``, and metrics; the batch's are the means of all parts."""
+    def read(self, rng: np.random.Generator, part: Part = ...) -> Any:
+        """Read a part of a batch sampled with ``rng``. Threads call it ahead of time, for several batches at once."""
 
-    def after_update(self) -> None:
-        """Called after each update of the weights."""
+    def loss(self, rng: np.random.Generator, part: Part = ..., data: Any = None) -> tuple[Tensor, Metrics]:
+        """The loss of a part of a batch, and metrics; the batch's are the means of all parts.
+
+        Args:
+            rng: with which the batch was sampled; it is sampled now if ``data`` is None.
+            part: of the batch.
+            data: what :meth:`read` returned.
+        """
+
+    def after_update(self) -> Metrics:
+        """Called after each update of the weights; returns further metrics of the batch."""
 
     def after_training(self) -> None:
         """Called once, after the last update and before its checkpoint."""
@@ -124,7 +145,8 @@ def train(
         TrainingError: if the loss or its gradient is not finite; the last checkpoint is kept. Else as ``run``.
     """
     job = _TrainingJob(trainable, config, folder, accumulate)
-    run(job, folder, {"training": vars(config), **description}, resume)
+    with closing(job):
+        run(job, folder, {"training": vars(config), **description}, resume)
     return job.step
 
 
@@ -143,8 +165,15 @@ class _TrainingJob:
             config.weight_decay,
             trainable.slow,
         )
+        self._average = Average(trainable.model, config.ema_decay) if config.ema_decay else None
         self._device = next(trainable.model.parameters()).device
         self._precision = autocast(config.precision, self._device)
+        self._batches = Prefetcher(self._read, config.steps)
+        self._speed: Speed | None = None  # made at the first update
+
+    def close(self) -> None:
+        """End reading ahead."""
+        self._batches.close()
 
     @property
     def step(self) -> int:
@@ -163,20 +192,41 @@ class _TrainingJob:
         return self.step % self._config.save_every == 0
 
     def advance(self, log: Log, stop: Sized) -> None:
+        if self._speed is None:
+            self._speed = self._make_speed()
+        begin, waited = time.perf_counter(), self._batches.waited
         metrics = self._update()
+        self._speed.add(time.perf_counter() - begin, self._batches.waited - waited)
+        rate = self._speed.samples_per_second
         if self.finished:
-            if is_main():
-                with self._precision:
-                    self._trainable.after_training()
-            copy_from_main(self._trainable.model.state_dict().values())
+            self._finish()
         if self.step % self._config.log_every == 0:
-            log.write(self.step, metrics)
+            log.write(self.step, metrics | self._speed.metrics())
         if is_main() and (self.step % self._config.validate_every == 0 or self.finished):
             log.write(self.step, self._validate())
-        log.advance(f"loss {metrics['loss']:.4f}")
+        log.advance(f"loss {metrics['loss']:.4f}, {rate:.3g} samples/s")
+
+    def _finish(self) -> None:
+        """The trained model is the averaged one, and its heads are fitted to it."""
+        if self._average is not None:
+            self._average.copy_to_model()
+        if is_main():
+            with self._precision:
+                self._trainable.after_training()
+        copy_from_main(self._trainable.model.state_dict().values())
+        if self._average is not None:
+            self._average.copy_from_model()
 
     def save(self, folder: Path) -> None:
-        tensors = add_prefix("model", self._trainable.model.state_dict())
+        raw = self._trainable.model.state_dict()
+        plain = merged(raw)
+        average = {} if self._average is None else self._average.state_dict()
+        if self._average is not None:
+            with self._average.applied():
+                plain = {name: value.clone() for name, value in merged(raw).items()}
+        tensors = add_prefix("model", plain)  # as it is exported; what training needs beside it follows
+        tensors |= add_prefix("raw", {name: value for name, value in raw.items() if value is not plain.get(name)})
+        tensors |= add_prefix("average", {name: value for name, value in average.items() if name not in plain})
         tensors |= add_prefix("trainable", self._trainable.state_dict())
         tensors |= add_prefix("optimizer", self._updater.state_dict())
         save_state(folder, tensors, {"step": self.step})
@@ -184,7 +234,13 @@ class _TrainingJob:
     def load(self, folder: Path) -> None:
         tensors, counters = load_state(folder)
         try:
-            self._trainable.model.load_state_dict(select_prefix("model", tensors))
+            plain, raw = select_prefix("model", tensors), select_prefix("raw", tensors)
+            if raw:
+                own = self._trainable.model.state_dict().keys()
+                raw = {name: value for name, value in (plain | raw).items() if name in own}
+            self._trainable.model.load_state_dict(raw or plain)
+            if self._average is not None:
+                self._average.load_state_dict(plain | select_prefix("average", tensors))
             self._trainable.load_state_dict(select_prefix("trainable", tensors))
             self._updater.load_state_dict(select_prefix("optimizer", tensors), int(counters["step"]))
         except (RuntimeError, LookupError) as error:
@@ -199,21 +255,47 @@ class _TrainingJob:
         terms: list[Metrics] = []
         with seeded_rng(config.seed * 1_000_003 + step + (rank() << 40), self._device):  # other dropout in each process
             model.train()
-            for part in self._parts:
+            for part, (rng, data) in zip(self._parts, self._batches.get(step), strict=True):
                 with self._precision:
-                    loss, metrics = self._trainable.loss(np.random.default_rng([config.seed, step]), part)
+                    loss, metrics = self._trainable.loss(rng, part, data)
                 self._updater.add(loss / len(self._parts))
                 terms.append({"loss": loss.item(), **metrics})
             norm = self._updater.update()
-        self._trainable.after_update()
+        if self._average is not None:
+            self._average.update(self.step)
+        further = self._trainable.after_update()
         means = {name: sum(term[name] for term in terms) / len(terms) for name in terms[0]}
-        return {**mean_metrics(means), "gradient_norm": norm, "learning_rate": learning_rate}
+        return {**mean_metrics(means | further), "gradient_norm": norm, "learning_rate": learning_rate}
+
+    def _read(self, step: int) -> list[tuple[np.random.Generator, Any]]:
+        """For each part of a step's batch its data, and the generator with which they were sampled."""
+        generators = [np.random.default_rng([self._config.seed, step]) for _ in self._parts]
+        return [(rng, self._trainable.read(rng, part)) for rng, part in zip(generators, self._parts, strict=True)]
+
+    def _make_speed(self) -> Speed:
+        """Counts the operations of an update, by a first one without effect, where the hardware's peak is known."""
+        config = self._config
+        peak = peak_flops(config.precision, self._device)
+        if peak is None:
+            return Speed(config.batch_size)
+        model = self._trainable.model.train()
+        with seeded_rng(0, self._device), self._precision:
+            rng, part = [config.seed, self.step], self._parts[0]
+            with torch.no_grad():  # what is computed once for each segment is not counted
+                self._trainable.loss(np.random.default_rng(rng), part)
+            with FlopCounterMode(display=False) as counter:
+                self._trainable.loss(np.random.default_rng(rng), part)[0].backward()
+        model.zero_grad(set_to_none=True)
+        return Speed(config.batch_size, counter.get_total_flops() * len(self._parts), peak)
+
+    def _averaged(self) -> AbstractContextManager[None]:
+        return nullcontext() if self._average is None else self._average.applied()
 
     def _validate(self) -> Metrics:
         self._trainable.model.eval()
         videos = self._folder / VIDEOS
         with writing(videos, CHECKPOINT_KEPT):
             videos.mkdir(exist_ok=True)
-        with torch.no_grad(), self._precision:
+        with torch.no_grad(), self._precision, self._averaged():
             metrics = self._trainable.validate(videos / f"{self.step:07d}")
         return {f"validation/{name}": value for name, value in metrics.items()}

@@ -8,14 +8,17 @@ from worldgym.data.recordings import to_unit
 from worldgym.reward_scale import RewardScale
 from worldgym.runs.log import Metrics
 from worldgym.tokenizer.base import Tokenizer
+from worldgym.training.adversarial import Adversary
 from worldgym.training.encoded import EncodedBatch
 from worldgym.transformer.transformer import Transformer
 
 SQUARED_WEIGHT = 10.0
 
 
-def tokenizer_loss(model: Tokenizer, frames: Tensor, perceptual: nn.Module | None = None) -> tuple[Tensor, Metrics]:
-    """Reconstruction and commitment losses with equal weights.
+def tokenizer_loss(
+    model: Tokenizer, frames: Tensor, perceptual: nn.Module | None = None, adversary: Adversary | None = None
+) -> tuple[Tensor, Metrics]:
+    """Reconstruction and commitment losses with equal weights, and the adversarial loss.
 
     The paper adds LPIPS to an L1 loss. LPIPS needs weights that do not ship with worldgym. Without them ``10 * squared
     error`` is used, which, like LPIPS, penalises a misplaced object more than a slight change of colour.
@@ -24,6 +27,7 @@ def tokenizer_loss(model: Tokenizer, frames: Tensor, perceptual: nn.Module | Non
         model: the tokenizer.
         frames: clips, uint8 ``[B, C + T, H, W, 3]``.
         perceptual: distance between images, such as :class:`worldgym.metrics.lpips.LPIPS`.
+        adversary: of the adversarial loss; None leaves it out (paper, at 64 pixels).
 
     Returns:
         The loss; and its parts as metrics.
@@ -34,12 +38,16 @@ def tokenizer_loss(model: Tokenizer, frames: Tensor, perceptual: nn.Module | Non
     context_loss = _reconstruction(out.context, real[:, :context], perceptual)
     future_loss = _reconstruction(out.future, real[:, context:], perceptual)
     loss = context_loss + future_loss + out.commit_loss + out.dynamics_commit_loss
-    return loss, {
+    metrics = {
         "reconstruction/context": context_loss.item(),
         "reconstruction/future": future_loss.item(),
         "commitment/context": out.commit_loss.item(),
         "commitment/dynamics": out.dynamics_commit_loss.item(),
     }
+    adversarial = None if adversary is None else adversary.loss(model, real, out, future_loss)
+    if adversarial is not None:
+        loss, metrics = loss + adversarial[0], metrics | adversarial[1]
+    return loss, metrics
 
 
 def transformer_loss(

@@ -11,14 +11,18 @@ from torch import Tensor, nn
 from worldgym.config import WorldModelConfig, to_dict
 from worldgym.data.recordings import Recordings
 from worldgym.data.summary import check_held_out, summaries, summarise
+from worldgym.errors import ConfigError
 from worldgym.isolation import torch_defaults
 from worldgym.pretrained import locate, read_config
 from worldgym.reward_scale import RewardScale
 from worldgym.tokenizer import build_tokenizer
+from worldgym.training.adversarial import Adversary
 from worldgym.training.heads import initialise_heads
 from worldgym.training.initial import initialise_from_codebooks, start_from
 from worldgym.training.loop import train
+from worldgym.training.lora import add_adapters
 from worldgym.training.recipe import TokenizerRecipe, TransformerRecipe
+from worldgym.training.refit import refit_heads
 from worldgym.training.seeding import seeded_rng
 from worldgym.training.tokenizer import TokenizerTrainer
 from worldgym.training.trained import check_finished, load_tokenizer_run
@@ -65,7 +69,8 @@ def train_tokenizer(
         start_from(initial, model, recipe.model, held_out)
     perceptual = None if perceptual is None else perceptual.to(device)
     batch_size = recipe.training.batch_size
-    trainer = TokenizerTrainer(model.to(device), recipe.job, batch_size, recordings, held_out, perceptual)
+    adversary = _adversary(recipe, device)
+    trainer = TokenizerTrainer(model.to(device), recipe.job, batch_size, recordings, held_out, perceptual, adversary)
     description = {
         "tokenizer": to_dict(recipe.model),
         "job": dataclasses.asdict(recipe.job),
@@ -88,6 +93,7 @@ def train_transformer(
     resume: bool = False,
     initial: str | None = None,
     accumulate: int = 1,
+    heads_only: bool = False,
 ) -> int:
     """Train a transformer on the codes of a trained tokenizer, or resume.
 
@@ -103,13 +109,16 @@ def train_transformer(
         initial: checkpoint whose weights training starts from; None starts from new ones. Heads that it does not have
             start anew.
         accumulate: as for :func:`worldgym.training.loop.train`.
+        heads_only: fit the heads to the transformer of ``initial``, which stays as it is.
 
     Returns:
         The number of updates done; fewer than the recipe's if the run was stopped.
 
     Raises:
-        CheckpointError: if the tokenizer's run is not finished. Else as :func:`train_tokenizer`.
+        CheckpointError: if the tokenizer's run is not finished.
+        ConfigError: if options exclude each other. Else as :func:`train_tokenizer`.
     """
+    _check_options(recipe, initial, accumulate, heads_only)
     check_finished(tokenizer_run)
     data = summarise(recordings)
     check_held_out(data, held_out)
@@ -137,6 +146,9 @@ def train_transformer(
     initialise_heads(model, rewards, config.reward_scale, *events)
     if initial is not None:
         start_from(initial, model, config, held_out)
+    if recipe.job.lora_rank:
+        with seeded_rng(recipe.training.seed, torch.device("cpu")):
+            add_adapters(model, recipe.job.lora_rank)
     parts, batch_size = (model.to(device), trained.tokenizer.to(device)), recipe.training.batch_size
     trainer = TransformerTrainer(*parts, config, recipe.job, batch_size, recordings, held_out)
     description = {
@@ -146,7 +158,44 @@ def train_transformer(
         "initial": _about(initial),
         "data": data,
     }
+    if heads_only:
+        return refit_heads(trainer, recipe.training, folder, description, resume)
     return train(trainer, recipe.training, folder, description, resume, accumulate)
+
+
+def _check_options(recipe: TransformerRecipe, initial: str | None, accumulate: int, heads_only: bool) -> None:
+    """Raise ConfigError for options that exclude each other."""
+    rank = recipe.job.lora_rank
+    if rank and initial is None:
+        raise ConfigError(
+            f"lora_rank: expected 0 for a transformer with new weights, got {rank}: adapters change a trained one, so "
+            "give it by --initial"
+        )
+    if not heads_only:
+        return
+    if initial is None:
+        raise ConfigError("heads_only: expected --initial, the checkpoint whose heads are fitted, got none")
+    if rank or accumulate > 1:
+        raise ConfigError(
+            f"heads_only: expected lora_rank 0 and accumulate 1, because no gradient is computed, got {rank} and "
+            f"{accumulate}"
+        )
+
+
+def _adversary(recipe: TokenizerRecipe, device: torch.device) -> Adversary | None:
+    job, training = recipe.job, recipe.training
+    if not job.adversarial_weight:
+        return None
+    with seeded_rng(training.seed, torch.device("cpu")):
+        adversary = Adversary(
+            recipe.model.resolution,
+            job.adversarial_weight,
+            job.disc_start,
+            training.learning_rate,
+            training.schedule,
+            training.clip_norm,
+        )
+    return adversary.to(device)
 
 
 def _recorded_values(recordings: Recordings) -> tuple[Tensor, Tensor, Tensor]:

@@ -9,14 +9,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from worldgym.config import check_numbers
 from worldgym.data.recordings import Recordings, to_uint8, to_unit, validation_segments
 from worldgym.errors import ConfigError
 from worldgym.metrics.pixels import psnr, squared_error
 from worldgym.parallel import WHOLE, Part
 from worldgym.reports.video import below, compared, enlarge, write_gif
 from worldgym.runs.log import Metrics
+from worldgym.storage.tensors import add_prefix, select_prefix
 from worldgym.tokenizer.base import Tokenizer, codes_perplexity
 from worldgym.tokenizer.quantizer import load_state_for_resume, state_for_resume
+from worldgym.training.adversarial import Adversary
 from worldgym.training.checks import check_recordings
 from worldgym.training.losses import tokenizer_loss
 
@@ -24,6 +27,7 @@ VALIDATION_STARTS = (10, 40)  # first frames of the held-out segments
 VALIDATION_HORIZONS = (1, 5, 10, 16)
 FIRST_HORIZONS = (1, 10, 50, 98)  # of segments whose context is the first frame, repeated
 VIDEO_ROWS = 6
+ADVERSARY = "adversary"  # prefix of its state
 CHUNK = 16  # clips in a forward pass of the validation
 
 
@@ -37,6 +41,12 @@ class TokenizerTrainingConfig:
     """Number of later frames."""
     first_share: float = 0.0
     """Share of segments whose context is the episode's first frame, repeated, as after a reset."""
+    adversarial_weight: float = 0.0
+    """Weight of the loss of a patch discriminator, beside an adaptive weight that makes its gradient as large as that
+    of the reconstruction (VQGAN); 0 trains without one (paper, at 64 pixels). The published 256-pixel tokenizer had
+    0.8."""
+    disc_start: int = 0
+    """Updates before the discriminator begins; frames should look right by then (published: 250000)."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.future_frames < self.segment_length:
@@ -46,6 +56,7 @@ class TokenizerTrainingConfig:
             )
         if not 0 <= self.first_share <= 1:
             raise ConfigError(f"first_share: expected a number in [0, 1], got {self.first_share}")
+        check_numbers(self, from_zero=("adversarial_weight", "disc_start"))
 
 
 class TokenizerTrainer:
@@ -58,6 +69,7 @@ class TokenizerTrainer:
         recordings: to train on.
         held_out: to validate on.
         perceptual: as for :func:`worldgym.training.losses.tokenizer_loss`.
+        adversary: likewise.
 
     Raises:
         ConfigError: if frames have another size than the model's, or segments are too short for the future frames.
@@ -72,6 +84,7 @@ class TokenizerTrainer:
         recordings: Recordings,
         held_out: Recordings,
         perceptual: torch.nn.Module | None = None,
+        adversary: Adversary | None = None,
     ) -> None:
         for part in (recordings, held_out):
             check_recordings(part, model.resolution)
@@ -84,19 +97,25 @@ class TokenizerTrainer:
         self.model: Tokenizer = model
         self.slow: torch.nn.Module | None = None
         self.config, self.batch_size, self.perceptual = config, batch_size, perceptual
-        self.recordings = recordings
+        self.recordings, self.adversary = recordings, adversary
         length = min(config.segment_length, model.layout.context_length + VALIDATION_HORIZONS[-1])
         self._validation = validation_segments(held_out, length, VALIDATION_STARTS).batch.frames
         self._held_out = held_out
 
-    def loss(self, rng: np.random.Generator, part: Part = WHOLE) -> tuple[Tensor, Metrics]:
-        """The loss of a part of a batch of clips, and its terms."""
+    def read(self, rng: np.random.Generator, part: Part = WHOLE) -> Tensor:
+        """A part of a batch of clips, uint8 ``[B, C + T, H, W, 3]``."""
         chosen = [self._choose_clip(rng) for _ in range(self.batch_size)][part.of(self.batch_size)]
         clips = np.stack([self.recordings.episodes[episode].frames_at(frames) for episode, frames in chosen])
-        return tokenizer_loss(self.model, torch.from_numpy(clips), self.perceptual)
+        return torch.from_numpy(clips)
 
-    def after_update(self) -> None:
+    def loss(self, rng: np.random.Generator, part: Part = WHOLE, data: Tensor | None = None) -> tuple[Tensor, Metrics]:
+        """The loss of a part of a batch of clips, and its terms."""
+        clips = self.read(rng, part) if data is None else data
+        return tokenizer_loss(self.model, clips, self.perceptual, self.adversary)
+
+    def after_update(self) -> Metrics:
         self.model.update_codebooks()
+        return {} if self.adversary is None else self.adversary.update()
 
     def after_training(self) -> None:
         pass
@@ -158,10 +177,16 @@ class TokenizerTrainer:
         return episode, np.maximum([*range(start, start + context), *chosen], 0)
 
     def state_dict(self) -> dict[str, Tensor]:
-        return state_for_resume(self.model)
+        adversary = {} if self.adversary is None else add_prefix(ADVERSARY, self.adversary.state_dict())
+        return state_for_resume(self.model) | adversary
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        load_state_for_resume(self.model, state)
+        adversary = select_prefix(ADVERSARY, state)
+        load_state_for_resume(
+            self.model, {name: state[name] for name in state.keys() - add_prefix(ADVERSARY, adversary)}
+        )
+        if self.adversary is not None:
+            self.adversary.load_state_dict(adversary)
 
 
 def sample_frames(rng: np.random.Generator, frames: Tensor, context: int, count: int) -> Tensor:

@@ -1,8 +1,10 @@
 """Training a transformer on the codes of a fixed tokenizer (paper, section 3.2 and appendix A.2)."""
 
 from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -20,8 +22,10 @@ from worldgym.runs.log import Metrics
 from worldgym.tokenizer.base import Tokenizer
 from worldgym.training.checks import check_recordings
 from worldgym.training.code_kernels import CodeKernels
+from worldgym.training.compiled import compiler_errors
 from worldgym.training.encoded import EncodedBatch, encode_batch, stacked
 from worldgym.training.heads import fit_heads
+from worldgym.training.lora import plain_transformer
 from worldgym.training.losses import transformer_loss
 from worldgym.transformer.transformer import Transformer
 from worldgym.world_model import WorldModel
@@ -66,6 +70,14 @@ class TransformerTrainingConfig:
     """Weight of the cross-entropy of success, and of that of termination, where they are predicted."""
     head_batches: int = 300
     """Batches of imagined segments to which the heads are fitted after the last update."""
+    lora_rank: int = 0
+    """Rank of the adapters (LoRA) that are trained in place of the weights of attention and feed-forward layers, such
+    as 16, to fine-tune a large checkpoint in less memory; needs worldgym[lora] and --initial. Heads and action
+    projection are trained fully, and the adapters are merged at the end; 0 trains all weights."""
+    gradient_checkpointing: bool = False
+    """Keep less for the gradient and compute it again: less memory, more time, the same result."""
+    compile: bool = False
+    """Compile the transformer by torch.compile: the first update takes minutes, later ones less; other rounding."""
 
     def __post_init__(self) -> None:
         if self.segment_length < 2 or self.start_stride < 1:
@@ -76,7 +88,7 @@ class TransformerTrainingConfig:
         check_numbers(
             self,
             above_zero=("head_batches",),
-            from_zero=("label_width", "noise_width", "reward_weight", "event_weight"),
+            from_zero=("label_width", "noise_width", "reward_weight", "event_weight", "lora_rank"),
         )
         if not 0 <= self.dropout < 1 or not 0 <= self.first_share <= 1 or not 0 <= self.later_share <= 1:
             raise ConfigError(f"expected dropout in [0, 1) and first_share and later_share in [0, 1], got {self}")
@@ -88,6 +100,15 @@ class Place(NamedTuple):
     episode: int
     start: int
     gap: int
+
+
+class Read(NamedTuple):
+    """What was read of a batch."""
+
+    places: list[Place]
+    """Of all its segments."""
+    segments: dict[Place, Batch]
+    """Some of them."""
 
 
 class TransformerTrainer:
@@ -134,36 +155,47 @@ class TransformerTrainer:
         self.config, self.batch_size = config, batch_size
         self.recordings = recordings
         self._validation = validation_segments(held_out, config.segment_length, VALIDATION_STARTS)
-        self.model.dropout = config.dropout
+        self.model.dropout, self.model.checkpointing = config.dropout, config.gradient_checkpointing
+        if config.compile:
+            self.model.compile()
         # The head has one output and hundreds of correlated inputs: at the full learning rate it oscillates.
         self.slow = model.reward_linear
         self._encoded: dict[Place, EncodedBatch] = {}
         self.kernels = CodeKernels(config.label_width, config.noise_width)
 
-    def loss(self, rng: np.random.Generator, part: Part = WHOLE) -> tuple[Tensor, Metrics]:
+    def read(self, rng: np.random.Generator, part: Part = WHOLE) -> Read:
+        """Where the segments of a batch lie, and those of a part of it that are not encoded yet."""
+        places = [self._sample_place(rng) for _ in range(self.batch_size)]
+        new = {place for place in places[part.of(self.batch_size)] if place not in self._encoded}
+        return Read(places, {place: self._read(place) for place in new})
+
+    def loss(self, rng: np.random.Generator, part: Part = WHOLE, data: Read | None = None) -> tuple[Tensor, Metrics]:
         """The loss of a part of a batch of segments, and its terms."""
-        batch, tokens = self._sample(rng, part)
+        batch, tokens = self._sample(rng, part, data)
         targets = self.kernels.targets(self._codebook, batch.future)
         weights = self.config.reward_weight, self.config.event_weight
-        return transformer_loss(self.model, batch, tokens, targets, self.world_config.reward_scale, *weights)
+        with compiler_errors() if self.config.compile else nullcontext():
+            return transformer_loss(self.model, batch, tokens, targets, self.world_config.reward_scale, *weights)
 
-    def after_update(self) -> None:
-        pass
+    def after_update(self) -> Metrics:
+        return {}
 
     def after_training(self) -> None:
         """Fit the heads to what the trained transformer imagines under recorded actions.
 
         Where an imagined frame has gone astray, they learn the mean of what was really earned there.
         """
-        self.model.eval()
-        world_model = WorldModel(self.world_config, self.tokenizer, self.model)
+        plain = plain_transformer(self.model, self.world_config)
+        world_model = WorldModel(self.world_config, self.tokenizer, plain)
         chunks = -(-self.config.head_batches * self.batch_size // HEAD_ROWS)
         batches = (
             batch
             for index in tqdm(range(chunks), desc="fitting the heads", unit="chunk", leave=False)
             for batch in self._imagine(world_model, np.random.default_rng([HEAD_SEED, index]))
         )
-        fit_heads(self.model, batches, self.world_config.reward_scale)
+        fit_heads(plain, batches, self.world_config.reward_scale)
+        for name, head in self.model.heads.items():
+            head.load_state_dict(plain.heads[name].state_dict())
 
     def _imagine(self, model: WorldModel, rng: np.random.Generator) -> Iterator[tuple[EncodedBatch, Tensor]]:
         """Windows of imagined frames, as they are when a frame is predicted, with recorded rewards and events."""
@@ -245,7 +277,8 @@ class TransformerTrainer:
         Returns:
             PSNR in dB and R² of the rewards by horizon, and the PSNR of repeating the last context frame.
         """
-        world_model = WorldModel(self.world_config, self.tokenizer, self.model)
+        plain = plain_transformer(self.model, self.world_config)
+        world_model = WorldModel(self.world_config, self.tokenizer, plain)
         horizon = self._validation.batch.frames.shape[1] - self.model.layout.context_length
         samplings = {"greedy": Sampling(top_k=1)}
         result = evaluate(world_model, self._validation, samplings, video.with_suffix(".gif"))["all"]
@@ -266,10 +299,10 @@ class TransformerTrainer:
     def _codebook(self) -> Tensor:
         return self.tokenizer.codebooks()[1]
 
-    def _sample(self, rng: np.random.Generator, part: Part) -> tuple[EncodedBatch, Tensor]:
+    def _sample(self, rng: np.random.Generator, part: Part, data: Read | None = None) -> tuple[EncodedBatch, Tensor]:
         """Part of a batch, and the transformer's input for it: its codes with noise, int64 ``[B, N]``."""
-        places = [self._sample_place(rng) for _ in range(self.batch_size)]
-        batch = self._encode(places[part.of(self.batch_size)])
+        places, segments = self.read(rng, part) if data is None else data
+        batch = self._encode(places[part.of(self.batch_size)], segments)
         if part.count > 1:  # the mean over the parts is that of the whole batch, whichever part has more weight
             weights = torch.cat([self._weights(place, batch.rewards.shape[1]) for place in places])
             batch = batch._replace(total=weights.sum().to(batch.rewards) / part.count)
@@ -302,18 +335,18 @@ class TransformerTrainer:
         context = self.world_config.context_length
         return to_batch([self.recordings.window(*place[:2], context, place.gap, self.config.segment_length - context)])
 
-    def _encode(self, keys: list[Place]) -> EncodedBatch:
-        """The codes of segments. Segments that were not used before are encoded one by one.
+    def _encode(self, keys: list[Place], segments: Mapping[Place, Batch] = MappingProxyType({})) -> EncodedBatch:
+        """The codes of segments, some of which were read already.
 
-        In one batch this would be faster, but rounding would depend on the other segments of the batch: a resumed run,
-        which has encoded none yet, could get another code.
+        Segments that were not used before are encoded one by one. In one batch this would be faster, but rounding would
+        depend on the other segments of the batch: a resumed run, which has encoded none yet, could get another code.
         """
         chosen = []
         for key in keys:
             if key not in self._encoded:
                 if len(self._encoded) >= MOST_ENCODED:
                     self._encoded.clear()
-                encoded = encode_batch(self.tokenizer, self._read(key))
+                encoded = encode_batch(self.tokenizer, segments.get(key) or self._read(key))
                 weights = self._weights(key, encoded.rewards.shape[1]).to(encoded.rewards)
                 codes = {"context": encoded.context.int(), "future": encoded.future.int()}
                 self._encoded[key] = encoded._replace(**codes, weights=weights).map(lambda tensor: tensor[0].cpu())

@@ -8,11 +8,12 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from worldgym.config import HEADS, TransformerConfig, WorldModelConfig
 from worldgym.errors import InvalidAction
 from worldgym.tokens import TokenLayout
-from worldgym.transformer.llama import LanguageModel, causal_attention, rotary_tables
+from worldgym.transformer.llama import LanguageModel, Layer, Rotary, causal_attention, rotary_tables
 from worldgym.transformer.sampling import cumulative_sum
 
 INIT_STD = 0.02
@@ -63,6 +64,8 @@ class Transformer(nn.Module):
 
     Attributes:
         dropout: probability of dropping an attention weight, in training mode only; 0.0 unless set.
+        checkpointing: whether training keeps the input of each block only and computes the rest again for the gradient,
+            which is the same; False unless set.
     """
 
     def __init__(
@@ -78,7 +81,7 @@ class Transformer(nn.Module):
     ) -> None:
         super().__init__()
         self.config, self.layout, self.action_dim = config, layout, action_dim
-        self.dropout = 0.0
+        self.dropout, self.checkpointing = 0.0, False
         self.llm = LanguageModel(config, layout.vocab_size)
         inputs = 2 * action_dim if config.cumulative_actions else action_dim
         self.action_linear = nn.Linear(inputs, config.hidden_size) if action_dim else None
@@ -126,7 +129,10 @@ class Transformer(nn.Module):
         x_BND = self._add_actions(self.add_position_embedding(self.embed(tokens)), actions)
         rotary = rotary_tables(torch.arange(tokens.shape[1], device=tokens.device), self.config, x_BND.dtype)
         for layer in self.llm.model.blocks:
-            x_BND = layer.finish(x_BND, causal_attention(*layer.project(x_BND, rotary), dropout))
+            if self.checkpointing and self.training:
+                x_BND = checkpoint(_block, layer, x_BND, rotary, dropout, use_reentrant=False)
+            else:
+                x_BND = _block(layer, x_BND, rotary, dropout)
         hidden_BND = self.llm.model.norm(x_BND)
         last = self.layout.last_positions(self.layout.horizon(tokens.shape[1]), tokens.device)
         values = self.step_values(hidden_BND[:, last])
@@ -216,3 +222,7 @@ class Transformer(nn.Module):
         for head in self.heads.values():  # large first errors would dominate the gradients
             nn.init.zeros_(head.weight)
             nn.init.zeros_(head.bias)
+
+
+def _block(layer: Layer, x_BND: Tensor, rotary: Rotary, dropout: float) -> Tensor:
+    return layer.finish(x_BND, causal_attention(*layer.project(x_BND, rotary), dropout))

@@ -1,14 +1,22 @@
 """Recordings of a square that the actions push, 32 x 32 pixels, and the recipe of a toy model for them."""
 
 import json
+import os
+import signal
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from worldgym.config import Sampling
 from worldgym.data.episode import Episode, EpisodeInfo
 from worldgym.data.recordings import Recordings
+from worldgym.runs.checkpoint import load_state, newest_checkpoint
+from worldgym.runs.log import read_metrics
+from worldgym.training.export import export
 from worldgym.training.recipe import Recipe, load_recipe
 from worldgym.training.runs import train_tokenizer, train_transformer
 
@@ -123,3 +131,46 @@ def transformer_run(
     names = ("up", "right")
     train_transformer(recipe.transformer, tokenizer_run, recordings, held_out, folder, torch.device("cpu"), names)
     return folder
+
+
+@pytest.fixture(scope="session")
+def exported(
+    tmp_path_factory: pytest.TempPathFactory, tokenizer_run: Path, transformer_run: Path, held_out: Recordings
+) -> Path:
+    """The checkpoint of both runs, likewise."""
+    folder = tmp_path_factory.mktemp("exported") / "first"
+    export(tokenizer_run, transformer_run, held_out, folder, Sampling())
+    return folder
+
+
+@pytest.fixture
+def interrupted(monkeypatch: pytest.MonkeyPatch) -> Callable[[type, int], None]:
+    """Lets SIGINT arrive in the given call of a trainer's loss, counted over all trainers of the class."""
+
+    def interrupt(trainer: type, call: int) -> None:
+        loss, calls = trainer.loss, []  # type: ignore[attr-defined]
+
+        def counted(*arguments: Any) -> Any:
+            calls.append(arguments)
+            if len(calls) == call:
+                os.kill(os.getpid(), signal.SIGINT)
+            return loss(*arguments)
+
+        monkeypatch.setattr(trainer, "loss", counted)
+
+    return interrupt
+
+
+@pytest.fixture(scope="session")
+def assert_equal_runs() -> Callable[[Path, Path], None]:
+    """Checks that two runs have the same newest checkpoint and the same curve."""
+
+    def check(first: Path, second: Path) -> None:
+        (tensors, counters), (others, other_counters) = (load_state(newest_checkpoint(run)) for run in (first, second))
+        assert counters == other_counters
+        assert tensors.keys() == others.keys()
+        assert [name for name in tensors if not torch.equal(tensors[name], others[name])] == []
+        curves = [[line["loss"] for line in read_metrics(run) if "loss" in line] for run in (first, second)]
+        assert curves[0] == curves[1]
+
+    return check

@@ -20,13 +20,6 @@ from worldgym.training.trained import load_world_model_run
 CPU = torch.device("cpu")
 
 
-@pytest.fixture
-def exported(tokenizer_run: Path, transformer_run: Path, held_out: Recordings, tmp_path: Path) -> Path:
-    """The checkpoint of both runs."""
-    export(tokenizer_run, transformer_run, held_out, tmp_path / "first", Sampling())
-    return tmp_path / "first"
-
-
 def test_export_of_two_runs(
     tokenizer_run: Path, transformer_run: Path, held_out: Recordings, recipe: Recipe, tmp_path: Path
 ) -> None:

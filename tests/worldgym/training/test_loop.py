@@ -48,7 +48,10 @@ class Line:
         self.slow: nn.Module | None = None
         self.at, self.broken_at, self.step = at or {}, broken_at, 0
 
-    def loss(self, rng: np.random.Generator, part: Part = WHOLE) -> tuple[Tensor, Metrics]:
+    def read(self, rng: np.random.Generator, part: Part = WHOLE) -> None:
+        pass
+
+    def loss(self, rng: np.random.Generator, part: Part = WHOLE, data: None = None) -> tuple[Tensor, Metrics]:
         self.at.get(self.step, lambda: None)()
         inputs = torch.from_numpy(rng.standard_normal((8, 3)).astype(np.float32))
         loss: Tensor = (self.model(inputs) - inputs.sum(1, keepdim=True)).square().mean()
@@ -57,8 +60,8 @@ class Line:
         self.step += 1
         return loss, {"inputs": float(inputs.sum())}
 
-    def after_update(self) -> None:
-        pass
+    def after_update(self) -> Metrics:
+        return {}
 
     def after_training(self) -> None:
         pass
@@ -131,11 +134,11 @@ def test_interrupted_training_resumes_exactly(
     job, calls = make(), []
     loss = job.loss
 
-    def interrupted(rng: np.random.Generator, part: Part) -> tuple[Tensor, Metrics]:
+    def interrupted(rng: np.random.Generator, part: Part, data: Any) -> tuple[Tensor, Metrics]:
         calls.append(rng)
         if len(calls) == 3:
             interrupt()
-        return loss(rng, part)
+        return loss(rng, part, data)
 
     job.loss = interrupted  # type: ignore[method-assign]
     train(job, config, tmp_path / "broken", DESCRIPTION)

@@ -83,7 +83,9 @@ def wait_for_checkpoint(folder: Path, earlier: list[Path]) -> None:
 def curve(folder: Path) -> list[dict[str, Any]]:
     """Metrics of the updates."""
     lines = [line for line in read_metrics(folder) if "loss" in line]
-    return [{name: value for name, value in line.items() if name != "seconds"} for line in lines]
+    return [
+        {name: value for name, value in line.items() if not name.startswith(("seconds", "speed/"))} for line in lines
+    ]
 
 
 def state(folder: Path) -> Tensors:
@@ -116,12 +118,21 @@ def test_two_processes_train_a_tokenizer_as_one_does(command: Command, two_token
     assert [line["step"] for line in curve(two_tokenizers)] == list(range(1, STEPS + 1))
 
 
+def test_two_processes_train_against_a_discriminator_as_one_does(command: Command, tmp_path: Path) -> None:
+    job = ["--job.adversarial-weight", "0.8", "--job.disc-start", "2"]
+    finish(command("tokenizer", tmp_path / "two", *job))
+    assert main(command("tokenizer", tmp_path / "one", *job)) == 0
+    assert "adversarial/discriminator" in curve(tmp_path / "two")[-1]
+    assert_close_runs(tmp_path / "one", tmp_path / "two")
+
+
 def test_two_processes_and_parts_train_a_transformer_as_one_does(
     command: Command, tokenizer_run: Path, tmp_path: Path
 ) -> None:
     shares = ["--job.first-share", "0.5", "--job.later-share", "0.5"]  # frames of unequal weight
     noise = ["--job.noise-width", "0.05", "--job.label-width", "0.05"]
     job = ["--tokenizer", str(tokenizer_run), "--job.dropout", "0", "--job.head-batches", "8", *shares, *noise]
+    job += ["--ema-decay", "0.9"]
     finish(command("transformer", tmp_path / "two", *job, "--accumulate", "2"))
     assert main(command("transformer", tmp_path / "one", *job)) == 0
     assert_close_runs(tmp_path / "one", tmp_path / "two")
