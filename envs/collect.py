@@ -201,16 +201,16 @@ def _on_cluster(jobs: Sequence[Job], folder: Path, workers: int | None, address:
             raise DataError(f"{_died(folder)}. Ray says: {error}") from error
 
 
-def _record_job(job: Job) -> tuple[Job, Episode]:
+def _record_job(job: Job) -> Episode:
     env = job.spec.make(job.task, **job.options)
     try:
-        return job, record(env, job.behaviour, job.seed, job.options.get("look"), job.steps, job.policy)
+        return record(env, job.behaviour, job.seed, job.options.get("look"), job.steps, job.policy)
     finally:
         env.close()
 
 
 def _record_to(job: Job, folder: Path) -> None:
-    _record_job(job)[1].save(job.path(folder))
+    _record_job(job).save(job.path(folder))
 
 
 def _without_main_guard() -> str | None:

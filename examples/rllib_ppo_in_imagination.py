@@ -37,7 +37,7 @@ def main() -> None:
     if options.checkpoint:
         learned["checkpoint"] = options.checkpoint
     real = {"id": options.real, "task": options.task}
-    ray.init(options.ray, include_dashboard=False)
+    ray.init(options.ray, include_dashboard=False, logging_level="ERROR")
     register_env("worlds", make_envs)
     agent = build(options, learned, real)
     while (trained := agent.train())["num_env_steps_sampled_lifetime"] < options.steps:

@@ -1,4 +1,4 @@
-"""Work on the machines of a Ray cluster. Ray starts the processes, hands them work, and restarts those that die.
+"""Work on the machines of a Ray cluster. Ray starts the processes, where there is room, and notices when one dies.
 
 Every machine of the cluster needs worldgym and the simulators. Files that a function reads have to be on all of them;
 results come back over the network, so nothing has to be shared for them.
@@ -7,15 +7,16 @@ results come back over the network, so nothing has to be shared for them.
 import logging
 import os
 import socket
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import BrokenExecutor
 from contextlib import contextmanager
 from typing import Any, Generic, TypeVar
 
 from worldgym.errors import ConfigError, DependencyNotInstalled, WorldGymError
 
-RETRIES = 3
-"""How often a piece of work is repeated whose process died, before it counts as what kills its processes."""
+TRIES = 4
+"""How often work is begun whose process dies, before it counts as what kills its processes."""
 CONNECT_SECONDS = 3.0
 START = "`ray start --head` starts one and prints its address; auto finds the one on this machine"
 
@@ -51,12 +52,12 @@ def connected(address: str) -> Iterator[None]:
 
 
 def map_unordered(
-    function: Callable[[Item], Result], items: Sequence[Item], workers: int | None = None
-) -> Iterator[Result]:
-    """Results of a function for each item, each as soon as it is there; needs :func:`connected`.
+    function: Callable[[Item], Result], items: Iterable[Item], workers: int | None = None
+) -> Iterator[tuple[Item, Result]]:
+    """Items with a function's results, each as soon as it is there; needs :func:`connected`.
 
-    Every worker is an actor of one CPU. If its process or machine dies, Ray restarts it, elsewhere if need be, and
-    repeats the item it was at; results that were yielded are not computed again.
+    Every worker is an actor of one CPU. If its process or machine dies, a new one does the item again, where there is
+    room or as soon as there is some; results that were yielded are not computed again.
 
     Args:
         function: is sent to the workers with the items, by cloudpickle.
@@ -65,29 +66,38 @@ def map_unordered(
 
     Raises:
         WorldGymError: that the function raised.
-        BrokenExecutor: if an item's process died :data:`RETRIES` times more.
+        BrokenExecutor: if an item's process died for the last of :data:`TRIES` times.
     """
     ray = _ray()
-    from ray.util import ActorPool
+    waiting = deque((item, 1) for item in items)
+    actor = ray.remote(num_cpus=1)(_Worker)
+    running: dict[Any, tuple[Any, Item, int]] = {}
 
-    cpus = int(ray.cluster_resources().get("CPU", 1))
-    actor = ray.remote(num_cpus=1, max_restarts=-1, max_task_retries=RETRIES)(_Worker)
-    pool = ActorPool([actor.remote(function) for _ in range(min(workers or cpus, len(items)))])
-    for item in items:
-        pool.submit(lambda worker, item: worker.call.remote(item), item)
-    while pool.has_next():
+    def occupy(worker: Any) -> None:
+        if waiting:
+            item, tries = waiting.popleft()
+            running[worker.call.remote(item)] = worker, item, tries
+
+    for _ in range(min(workers or int(ray.cluster_resources().get("CPU", 1)), len(waiting))):
+        occupy(actor.remote(function))
+    while running:
+        (ready,), _ = ray.wait(list(running), num_returns=1)
+        worker, item, tries = running.pop(ready)
         try:
-            result = pool.get_next_unordered()
+            result = ray.get(ready)
         except ray.exceptions.RayTaskError as error:
             if isinstance(error.cause, WorldGymError):
                 raise error.cause from error
             raise
         except ray.exceptions.RayError as error:
-            raise BrokenExecutor(str(error)) from error
-        # A worker without work ends, and one whose machine died can restart on its CPU.
-        while pool.pop_idle() is not None:
-            pass
-        yield result
+            if tries == TRIES:
+                raise BrokenExecutor(str(error).strip().splitlines()[-1]) from error
+            waiting.appendleft((item, tries + 1))
+            occupy(actor.remote(function))
+            continue
+        occupy(worker)
+        del worker  # without work it ends, so that one that takes the place of another finds a CPU
+        yield item, result
 
 
 class _Worker(Generic[Item, Result]):
