@@ -1,18 +1,24 @@
-"""Train PPO of RLlib in the learned environment only, then evaluate it there and in the simulator.
+"""Train PPO of RLlib in the learned environment only, then evaluate it in the simulator.
 
-Each environment runner of RLlib is a process of a Ray cluster and imagines its episodes in one batch.
+Every environment runner of RLlib is a process of a Ray cluster, and imagines its episodes in one batch.
 The defaults take a few minutes on two cores, which is too short for a good policy: raise --steps.
 
 Needs Ray, what RLlib imports, and the simulator: pip install worldgym[rllib,metaworld]
-Do not install ray[rllib]: it asks for an old Gymnasium, which worldgym does not work with.
+Not ray[rllib], which wants Gymnasium 1.2.2; worldgym needs 1.4, and RLlib works with it.
+
+With a twin that `worldgym twin --env CartPole-v1 --out twins/cartpole` has made:
+    python examples/rllib_ppo_in_imagination.py --checkpoint twins/cartpole --env CartPole-v1 --steps 50000
 """
 
 import argparse
+import logging
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
+import numpy as np
 import ray
-from gymnasium.wrappers.vector import RescaleObservation
+from gymnasium.wrappers.vector import DtypeObservation, RescaleObservation
 from ray.rllib.algorithms.ppo import PPO, PPOConfig
 from ray.rllib.core.rl_module.default_model_config import DefaultModelConfig
 from ray.tune import register_env
@@ -20,29 +26,32 @@ from ray.tune import register_env
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument("--task", default="plate-slide", help="task of both environments")
-    parser.add_argument("--learned", default="WorldModel-MetaWorld-v0", help="id of the learned environment")
-    parser.add_argument("--real", default="Simulator-MetaWorld-v0", help="id of the simulator")
-    parser.add_argument("--checkpoint", help="of the learned environment, for WorldModel-v0")
+    parser.add_argument("--task", default="plate-slide", help="task of both environments, in Meta-World")
+    parser.add_argument("--checkpoint", help="folder of a twin, in place of Meta-World")
+    parser.add_argument("--env", help="id of the Gymnasium environment that it was made from")
     parser.add_argument("--ray", default="local", help="address of a Ray cluster; local starts one on this machine")
-    parser.add_argument("--runners", type=int, default=1, help="processes that imagine")
-    parser.add_argument("--envs", type=int, default=16, help="episodes that a process imagines in one batch")
+    parser.add_argument("--runners", type=int, default=1, help="processes that imagine; 0 imagines in this one")
+    parser.add_argument("--envs", type=int, default=16, help="episodes that are imagined in one batch")
     parser.add_argument("--horizon", type=int, default=128, help="steps of each episode between two updates")
     parser.add_argument("--steps", type=int, default=4096, help="imagined steps to train for")
-    parser.add_argument("--episodes", type=int, default=3, help="episodes to evaluate on, in each environment")
+    parser.add_argument("--episodes", type=int, default=3, help="episodes to evaluate on, in the simulator")
     parser.add_argument("--seed", type=int, default=0, help="seed of the training")
     options = parser.parse_args()
 
-    learned = {"id": options.learned, "task": options.task}
+    learned = {"id": "WorldModel-MetaWorld-v0", "task": options.task}
+    real = {"id": "Simulator-MetaWorld-v0", "task": options.task}
     if options.checkpoint:
-        learned["checkpoint"] = options.checkpoint
-    real = {"id": options.real, "task": options.task}
-    ray.init(options.ray, include_dashboard=False, logging_level="ERROR")
+        learned = {"id": "WorldModel-v0", "checkpoint": str(Path(options.checkpoint).resolve())}
+        real = {"id": "Simulator-v0", "env": options.env}
+    ray.init(options.ray, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     register_env("worlds", make_envs)
-    agent = build(options, learned, real)
-    while (trained := agent.train())["num_env_steps_sampled_lifetime"] < options.steps:
-        print(f"{trained['num_env_steps_sampled_lifetime']} steps")
-    print(f"{options.real}: return {agent.evaluate()['env_runners']['episode_return_mean']:.1f}")
+    agent, steps = build(options, learned, real), 0
+    while steps < options.steps:
+        trained = agent.train()
+        steps = int(trained["num_env_steps_sampled_lifetime"])
+        imagined = trained["env_runners"].get("episode_return_mean", float("nan"))  # none has ended at first
+        print(f"{steps} steps: return of imagined episodes {imagined:.1f}", flush=True)
+    print(f"{real['id']}: return {agent.evaluate()['env_runners']['episode_return_mean']:.1f}")
     agent.stop()
 
 
@@ -50,12 +59,13 @@ def make_envs(config: dict[str, Any]) -> gym.vector.VectorEnv[Any, Any, Any]:
     """A batch of environments for a runner. Its process imports worldgym because the id begins with it."""
     arguments = dict(config)
     envs = gym.make_vec(f"worldgym:{arguments.pop('id')}", arguments.pop("num_envs", 1), **arguments)
-    return RescaleObservation(envs, 0.0, 1.0)
+    return RescaleObservation(DtypeObservation(envs, np.float32), 0.0, 1.0)
 
 
 def build(options: argparse.Namespace, learned: dict[str, str], real: dict[str, str]) -> PPO:
+    """PPO on small images, with one worker for the networks."""
     mode = gym.VectorizeMode.VECTOR_ENTRY_POINT  # make_envs makes a whole batch
-    steps = options.runners * options.envs * options.horizon
+    steps = max(options.runners, 1) * options.envs * options.horizon
     config = (
         PPOConfig()
         .environment("worlds", env_config=learned)
