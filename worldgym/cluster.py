@@ -43,7 +43,7 @@ def connected(address: str) -> Iterator[None]:
     _check_reachable(address)
     try:
         ray.init(address=address, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
         raise ConfigError(f"no Ray cluster at {address!r} that can be used: {error}. {START}") from error
     try:
         yield

@@ -26,13 +26,10 @@ COUNT = 4
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-        patch.setenv("RAY_AUTH_MODE", "disabled")  # otherwise Ray writes a token into the home folder
-        cluster = Cluster(initialize_head=True, head_node_args=MACHINE)
-        cluster.add_node(**MACHINE)
-        yield cluster
-        cluster.shutdown()
+    cluster = Cluster(initialize_head=True, head_node_args=MACHINE)
+    cluster.add_node(**MACHINE)
+    yield cluster
+    cluster.shutdown()
 
 
 def assert_equal(found: Episode, expected: Episode) -> None:

@@ -1,6 +1,5 @@
 """The examples that run on Ray, each on a local cluster of its own."""
 
-import os
 import signal
 import subprocess
 import sys
@@ -12,7 +11,6 @@ import psutil
 from worldgym.runs.checkpoint import checkpoints
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
-ENVIRONMENT = {**os.environ, "RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "disabled", "RAY_DEDUP_LOGS": "0"}
 SECONDS = 300
 SMALL = (
     "--steps 12 --seed-steps 4 --evaluate-every 6 --evaluation-episodes 1 --save-every 3 --log-every 6 --demos 1 "
@@ -27,7 +25,7 @@ def command(example: str, *arguments: str | Path) -> list[str]:
 def test_sweep_continues_the_runs_of_killed_workers(tmp_path: Path) -> None:
     seeds = [tmp_path / "sweep" / f"seed-{seed}" for seed in (3, 4)]
     call = command("ray_sweep.py", "--seeds", "3", "4", "--out", tmp_path / "sweep", "--", "drqv2", "--task", "toy")
-    with subprocess.Popen([*call, *SMALL.split()], stdout=subprocess.PIPE, text=True, env=ENVIRONMENT) as sweep:
+    with subprocess.Popen([*call, *SMALL.split()], stdout=subprocess.PIPE, text=True) as sweep:
         while sweep.poll() is None and not any(checkpoints(seed) for seed in seeds):
             time.sleep(0.01)
         workers = [child for child in psutil.Process(sweep.pid).children(recursive=True) if is_run(child)]
@@ -49,7 +47,7 @@ def is_run(process: psutil.Process) -> bool:
 
 def test_sweep_tells_which_runs_failed(tmp_path: Path) -> None:
     call = command("ray_sweep.py", "--seeds", "0", "--out", tmp_path, "--", "drqv2", "--task", "tyo")
-    sweep = subprocess.run(call, stdout=subprocess.PIPE, text=True, env=ENVIRONMENT, timeout=SECONDS)
+    sweep = subprocess.run(call, stdout=subprocess.PIPE, text=True, timeout=SECONDS)
     assert sweep.returncode == 1
     assert sweep.stdout == f"{tmp_path}/seed-0: failed, see output.txt there\n"
     assert "did you mean 'toy'" in (tmp_path / "seed-0" / "output.txt").read_text()
@@ -58,7 +56,7 @@ def test_sweep_tells_which_runs_failed(tmp_path: Path) -> None:
 def test_rllib_trains_ppo_in_a_learned_environment(cartpole_twin: Path) -> None:
     sizes = ["--envs", "3", "--horizon", "8", "--steps", "48", "--episodes", "1"]
     call = command("rllib_ppo_in_imagination.py", "--checkpoint", cartpole_twin, "--env", "CartPole-v1", *sizes)
-    done = subprocess.run(call, capture_output=True, text=True, env=ENVIRONMENT, timeout=SECONDS)
+    done = subprocess.run(call, capture_output=True, text=True, timeout=SECONDS)
     assert done.returncode == 0, done.stderr
     first, second, last = done.stdout.splitlines()
     assert first.startswith("24 steps: return of imagined episodes ")
