@@ -12,6 +12,8 @@ With a twin that `worldgym twin --env CartPole-v1 --out twins/cartpole` has made
 
 import argparse
 import logging
+import math
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -38,37 +40,38 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="seed of the training")
     options = parser.parse_args()
 
-    learned = {"id": "WorldModel-MetaWorld-v0", "task": options.task}
-    real = {"id": "Simulator-MetaWorld-v0", "task": options.task}
+    learned, real = (
+        ("WorldModel-MetaWorld-v0", {"task": options.task}),
+        ("Simulator-MetaWorld-v0", {"task": options.task}),
+    )
     if options.checkpoint:
-        learned = {"id": "WorldModel-v0", "checkpoint": str(Path(options.checkpoint).resolve())}
-        real = {"id": "Simulator-v0", "env": options.env}
+        learned = "WorldModel-v0", {"checkpoint": str(Path(options.checkpoint).resolve())}
+        real = "Simulator-v0", {"env": options.env}
     ray.init(options.ray, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
-    register_env("worlds", make_envs)
-    agent, steps = build(options, learned, real), 0
-    while steps < options.steps:
-        trained = agent.train()
-        steps = int(trained["num_env_steps_sampled_lifetime"])
-        imagined = trained["env_runners"].get("episode_return_mean", float("nan"))  # none has ended at first
-        print(f"{steps} steps: return of imagined episodes {imagined:.1f}", flush=True)
-    print(f"{real['id']}: return {agent.evaluate()['env_runners']['episode_return_mean']:.1f}")
+    register_env("learned", partial(make_envs, *learned))
+    register_env("real", partial(make_envs, *real))
+    agent = build(options)
+    for _ in range(agent.config.evaluation_interval):
+        found = agent.train()
+        imagined = found["env_runners"].get("episode_return_mean", float("nan"))  # none has ended at first
+        print(f"{found['num_env_steps_sampled_lifetime']:.0f} steps: imagined return {imagined:.1f}", flush=True)
+    print(f"{real[0]}: return {found['evaluation']['env_runners']['episode_return_mean']:.1f}")
     agent.stop()
 
 
-def make_envs(config: dict[str, Any]) -> gym.vector.VectorEnv[Any, Any, Any]:
+def make_envs(env_id: str, arguments: dict[str, Any], config: dict[str, Any]) -> gym.vector.VectorEnv[Any, Any, Any]:
     """A batch of environments for a runner. Its process imports worldgym because the id begins with it."""
-    arguments = dict(config)
-    envs = gym.make_vec(f"worldgym:{arguments.pop('id')}", arguments.pop("num_envs", 1), **arguments)
+    envs = gym.make_vec(f"worldgym:{env_id}", config.get("num_envs", 1), **arguments)
     return RescaleObservation(DtypeObservation(envs, np.float32), 0.0, 1.0)
 
 
-def build(options: argparse.Namespace, learned: dict[str, str], real: dict[str, str]) -> PPO:
-    """PPO on small images, with one worker for the networks."""
+def build(options: argparse.Namespace) -> PPO:
+    """PPO on small images, which is evaluated after the last of its updates."""
     mode = gym.VectorizeMode.VECTOR_ENTRY_POINT  # make_envs makes a whole batch
     steps = max(options.runners, 1) * options.envs * options.horizon
     config = (
         PPOConfig()
-        .environment("worlds", env_config=learned)
+        .environment("learned")
         .env_runners(
             num_env_runners=options.runners,
             num_envs_per_env_runner=options.envs,
@@ -78,8 +81,9 @@ def build(options: argparse.Namespace, learned: dict[str, str], real: dict[str, 
         .training(train_batch_size_per_learner=steps, minibatch_size=min(128, steps), num_epochs=4)
         .rl_module(model_config=DefaultModelConfig(conv_filters=[(16, 4, 2), (32, 4, 2), (64, 4, 2)]))
         .evaluation(
+            evaluation_interval=math.ceil(options.steps / steps),
             evaluation_duration=options.episodes,
-            evaluation_config={"env_config": real, "num_envs_per_env_runner": 1, "explore": False},
+            evaluation_config={"env": "real", "num_envs_per_env_runner": 1, "explore": False},
         )
         .fault_tolerance(restart_failed_env_runners=False)
         .debugging(seed=options.seed)
