@@ -11,7 +11,7 @@ import psutil
 from worldgym.runs.checkpoint import checkpoints
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
-SECONDS = 300
+SECONDS = 600
 SMALL = (
     "--steps 12 --seed-steps 4 --evaluate-every 6 --evaluation-episodes 1 --save-every 3 --log-every 6 --demos 1 "
     "--agent.channels 4 --agent.features 8 --agent.hidden 16 --agent.batch-size 8 --device cpu --threads 1"
