@@ -78,7 +78,8 @@ def map_unordered(
             item, tries = waiting.popleft()
             running[worker.call.remote(item)] = worker, item, tries
 
-    for _ in range(min(workers or int(ray.cluster_resources().get("CPU", 1)), len(waiting))):
+    cpus = max(int(ray.cluster_resources().get("CPU", 0)), 1)  # without any, the worker waits for a machine
+    for _ in range(min(workers or cpus, len(waiting))):
         occupy(actor.remote(function))
     while running:
         (ready,), _ = ray.wait(list(running), num_returns=1)
