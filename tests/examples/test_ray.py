@@ -59,7 +59,8 @@ def test_rllib_trains_ppo_in_a_learned_environment(cartpole_twin: Path) -> None:
     call = command("rllib_ppo_in_imagination.py", "--checkpoint", cartpole_twin, "--env", "CartPole-v1", *sizes)
     done = subprocess.run(call, capture_output=True, text=True, timeout=SECONDS)
     assert done.returncode == 0, done.stderr
-    first, second, last = done.stdout.splitlines()
-    assert first.startswith("24 steps: imagined return ")
-    assert second.startswith("48 steps: ")
+    *trained, last = done.stdout.splitlines()
+    steps = [int(line.partition(" steps: imagined return ")[0]) for line in trained]
+    assert len(steps) == 2
+    assert 24 <= steps[0] <= steps[1] - 24  # a batch has a few steps more where episodes end
     assert 1 <= float(last.removeprefix("Simulator-v0: return ")) <= 500
