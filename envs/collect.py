@@ -1,10 +1,11 @@
-"""Recording episodes from simulators, in parallel processes."""
+"""Recording episodes from simulators, in parallel processes, here or on a Ray cluster."""
 
+import os
 import signal
 import sys
-from collections.abc import Iterable, Mapping
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Generator, Iterable, Mapping, Sequence
+from concurrent.futures import BrokenExecutor, ProcessPoolExecutor, as_completed
+from contextlib import closing
 from multiprocessing import current_process, get_context
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from worldgym import cluster
 from worldgym.data.episode import SUFFIX, Episode, EpisodeInfo
 from worldgym.data.names import file_name
 from worldgym.envs.actions import ActionCodec
@@ -47,34 +49,39 @@ def collect(
     tasks: Iterable[str],
     episodes: Mapping[str, int],
     seed: int = 0,
-    workers: int = 2,
+    workers: int | None = 2,
     look: str | None = None,
     policies: Mapping[str, Behaviour] | None = None,
     options: Mapping[str, Any] | None = None,
     steps: int | None = None,
+    ray: str | None = None,
 ) -> list[Path]:
     """Record episodes into a folder. Episodes that are already there are kept and not repeated.
 
-    Equal seeds record equal episodes. If the process is killed, only the episodes in progress are lost. Call it below
-    ``if __name__ == "__main__"``, because it starts processes.
+    Equal seeds record equal episodes, wherever. If the process is killed, only the episodes in progress are lost. Call
+    it below ``if __name__ == "__main__"``, because it starts processes.
 
     Args:
         folder: of the recordings.
         tasks: of any simulator, or ids of Gymnasium environments.
         episodes: behaviour -> number of episodes of each task; see :mod:`worldgym.envs.behaviours`.
         seed: of each behaviour's first episode; the others count up from it.
-        workers: number of processes.
+        workers: number of processes; None is one a core, of this machine or of the cluster.
         look: how the simulator draws; its first look unless given.
         policies: further behaviours by their names; they are sent to other processes, so they must be picklable.
         options: further arguments of the simulator's environment, such as ``resolution`` for a Gymnasium environment.
         steps: the most steps of an episode; the simulator's unless given.
+        ray: address of a Ray cluster to record on, as for :func:`worldgym.cluster.connected`; its machines need
+            worldgym, the simulator and a policy's file. This process writes the episodes, into a folder of its own.
 
     Returns:
         The files of all episodes requested.
 
     Raises:
         UnknownTask, InvalidOption: for an unknown task, behaviour or look.
-        DataError: if a process died, or an environment failed in the middle of an episode; finished episodes are kept.
+        DataError: if a process died, on a cluster repeatedly, or an environment failed in the middle of an episode;
+            finished episodes are kept.
+        ConfigError, DependencyNotInstalled: if the cluster cannot be reached; without Ray.
     """
     known = {name: (policies or {}).get(name) or find_behaviour(name) for name in episodes}
     found = [find_task(task) for task in tasks]
@@ -89,27 +96,15 @@ def collect(
         if look is not None and look not in spec.looks:
             raise InvalidOption(f"{spec.simulator_id} has no look {look!r}; {nearest(look, spec.looks)}")
     missing = [job for job in jobs if not job.path(folder).exists()]
-    if missing and getattr(current_process(), "_inheriting", False):
-        raise DataError(
-            'collect() starts processes, which import the main script again: call it below if __name__ == "__main__":'
-        )
-    bar = tqdm(total=len(jobs), initial=len(jobs) - len(missing), desc="collect", unit="episode")
-    # This process handles interrupts; the recording ones finish their episodes.
-    context, ignore = get_context("spawn"), (signal.SIGINT, signal.SIG_IGN)
-    with bar, ProcessPoolExecutor(workers, context, signal.signal, ignore) as pool:
+    finished = _on_cluster(missing, folder, workers, ray) if ray else _in_processes(missing, folder, workers)
+    with tqdm(total=len(jobs), initial=len(jobs) - len(missing), desc="collect", unit="episode") as bar:
         try:
-            for future in as_completed([pool.submit(_record_to, job, folder) for job in missing]):
-                future.result()
-                bar.update()
-        except BrokenProcessPool as error:
-            raise DataError(_why_broken(folder)) from error
-        except BaseException as error:
-            pool.shutdown(cancel_futures=True)
-            if isinstance(error, KeyboardInterrupt):
-                done = sum(job.path(folder).exists() for job in jobs)
-                bar.write(
-                    f"stopped at {done} of {len(jobs)} episodes; run the same command again to continue", sys.stderr
-                )
+            with closing(finished):
+                for _ in finished:
+                    bar.update()
+        except KeyboardInterrupt:
+            done = sum(job.path(folder).exists() for job in jobs)
+            bar.write(f"stopped at {done} of {len(jobs)} episodes; run the same command again to continue", sys.stderr)
             raise
     return [job.path(folder) for job in jobs]
 
@@ -174,24 +169,64 @@ def record(
         ) from error
 
 
-def _record_to(job: Job, folder: Path) -> None:
+def _in_processes(jobs: Sequence[Job], folder: Path, workers: int | None) -> Generator[None, None, None]:
+    """Record into the folder by processes of this machine; yields after each episode."""
+    if jobs and getattr(current_process(), "_inheriting", False):
+        raise DataError(
+            'collect() starts processes, which import the main script again: call it below if __name__ == "__main__":'
+        )
+    # This process handles interrupts; the recording ones finish their episodes.
+    context, ignore = get_context("spawn"), (signal.SIGINT, signal.SIG_IGN)
+    with ProcessPoolExecutor(workers or os.cpu_count(), context, signal.signal, ignore) as pool:
+        try:
+            for future in as_completed([pool.submit(_record_to, job, folder) for job in jobs]):
+                yield future.result()
+        except BrokenExecutor as error:
+            raise DataError(_without_main_guard() or _died(folder)) from error
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+def _on_cluster(jobs: Sequence[Job], folder: Path, workers: int | None, address: str) -> Generator[None, None, None]:
+    """Record by actors of a Ray cluster, and write what they send into the folder; yields after each episode."""
+    if not jobs:
+        return
+    with cluster.connected(address):
+        try:
+            for job, episode in cluster.map_unordered(_record_job, jobs, workers):
+                episode.save(job.path(folder))
+                yield
+        except BrokenExecutor as error:
+            raise DataError(f"{_died(folder)}. Ray says: {error}") from error
+
+
+def _record_job(job: Job) -> Episode:
     env = job.spec.make(job.task, **job.options)
     try:
-        episode = record(env, job.behaviour, job.seed, job.options.get("look"), job.steps, job.policy)
-        episode.save(job.path(folder))
+        return record(env, job.behaviour, job.seed, job.options.get("look"), job.steps, job.policy)
     finally:
         env.close()
 
 
-def _why_broken(folder: Path) -> str:
+def _record_to(job: Job, folder: Path) -> None:
+    _record_job(job).save(job.path(folder))
+
+
+def _without_main_guard() -> str | None:
+    """What is wrong if the main script starts processes whenever it is imported."""
     main = sys.modules["__main__"]
     script = getattr(main, "__file__", None)
     text = Path(script).read_text(encoding="utf-8", errors="replace") if script and Path(script).exists() else ""
-    if script and "__main__" not in text and getattr(main, "__spec__", None) is None:
-        return (
-            f"a recording process died while it imported {script}: put the call of collect() below "
-            'if __name__ == "__main__":'
-        )
+    if not script or "__main__" in text or getattr(main, "__spec__", None) is not None:
+        return None
+    return (
+        f"a recording process died while it imported {script}: put the call of collect() below "
+        'if __name__ == "__main__":'
+    )
+
+
+def _died(folder: Path) -> str:
     return (
         f"a recording process died (out of memory?); finished episodes are kept in {folder}. Run the same command "
         "again to continue, with fewer workers if it dies again"

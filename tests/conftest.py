@@ -1,11 +1,13 @@
 """What several test folders share: synthetic recordings, a tiny checkpoint, and the guard of simulator tests."""
 
+import dataclasses
 import functools
 import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch
@@ -13,7 +15,8 @@ import torch
 from worldgym import native
 from worldgym.config import CompactTokenizerConfig, TransformerConfig, WorldModelConfig
 from worldgym.data.episode import Episode, EpisodeInfo
-from worldgym.data.start_states import build_start_states
+from worldgym.data.start_states import build_start_states, write_start_states
+from worldgym.envs.actions import ActionCodec
 from worldgym.envs.contract import Frame
 from worldgym.envs.simulators.metaworld import SimulatorMetaWorld
 from worldgym.errors import DependencyNotInstalled, RenderingError
@@ -29,6 +32,7 @@ WINDOW = 4  # frames that the tiny model imagines before it re-anchors
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "disabled"}  # no reports, no token in the home
     config.addinivalue_line("markers", "simulator: needs Meta-World and an OpenGL library to draw with")
     config.addinivalue_line("markers", "other_simulator: needs a simulator beyond Meta-World; `make test-simulators`")
     config.addinivalue_line("markers", "native: needs a C compiler")
@@ -122,6 +126,23 @@ def tiny_checkpoint(
         torch.nn.init.normal_(weight, std=0.3)
     WorldModel(tiny_config, tokenizer, transformer).save_pretrained(folder)
     build_start_states(synthetic_recordings, folder / START_STATES, start_frames=(0, 3))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def cartpole_twin(tmp_path_factory: pytest.TempPathFactory, tiny_config: WorldModelConfig) -> Path:
+    """A checkpoint of CartPole with random weights."""
+    folder, codec = tmp_path_factory.mktemp("twin"), ActionCodec(gym.spaces.Discrete(2))
+    config = dataclasses.replace(
+        tiny_config, action_dim=codec.dim, action_space=codec.describe(), tasks=("CartPole-v1",), termination=True
+    )
+    torch.manual_seed(0)
+    WorldModel(config, build_tokenizer(config.tokenizer), Transformer.build(config)).save_pretrained(folder)
+    zeros = np.zeros(9, np.float32)
+    frames, actions = np.zeros((10, 64, 64, 3), np.uint8), np.zeros((9, codec.dim), np.float32)
+    about = EpisodeInfo("Simulator-v0", "CartPole-v1", "random", 0, 1)
+    episode = Episode(frames, actions, zeros, zeros > 0, about)
+    write_start_states(folder / START_STATES, [episode], start_frames=(0,))
     return folder
 
 

@@ -1,6 +1,5 @@
 """The Python of the README, the site's pages and the model cards runs as it stands; their commands can be parsed."""
 
-import dataclasses
 import importlib
 import re
 import shlex
@@ -8,20 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import gymnasium as gym
-import numpy as np
 import pytest
-import torch
 
 from worldgym.cli import COMMANDS, main
-from worldgym.config import WorldModelConfig
-from worldgym.data.episode import Episode, EpisodeInfo
-from worldgym.data.start_states import write_start_states
-from worldgym.envs.actions import ActionCodec
-from worldgym.pretrained import START_STATES
-from worldgym.tokenizer import build_tokenizer
-from worldgym.transformer.transformer import Transformer
-from worldgym.world_model import WorldModel
+from worldgym.data.episode import Episode
 
 ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
@@ -56,23 +45,6 @@ def _with_python(document: Path) -> Any:
     calls = re.search(r"(make|make_vec_env)\(\s*\"Simulator-MetaWorld-v0", python_of(document))
     marks = [pytest.mark.simulator] if calls else []
     return pytest.param(document, marks=marks, id=_named(document))
-
-
-@pytest.fixture(scope="session")
-def cartpole_twin(tmp_path_factory: pytest.TempPathFactory, tiny_config: WorldModelConfig) -> Path:
-    """A checkpoint of CartPole with random weights."""
-    folder, codec = tmp_path_factory.mktemp("twin"), ActionCodec(gym.spaces.Discrete(2))
-    config = dataclasses.replace(
-        tiny_config, action_dim=codec.dim, action_space=codec.describe(), tasks=("CartPole-v1",), termination=True
-    )
-    torch.manual_seed(0)
-    WorldModel(config, build_tokenizer(config.tokenizer), Transformer.build(config)).save_pretrained(folder)
-    zeros = np.zeros(9, np.float32)
-    frames, actions = np.zeros((10, 64, 64, 3), np.uint8), np.zeros((9, codec.dim), np.float32)
-    about = EpisodeInfo("Simulator-v0", "CartPole-v1", "random", 0, 1)
-    episode = Episode(frames, actions, zeros, zeros > 0, about)
-    write_start_states(folder / START_STATES, [episode], start_frames=(0,))
-    return folder
 
 
 @pytest.fixture(scope="session")

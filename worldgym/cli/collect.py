@@ -11,7 +11,8 @@ from worldgym.cli.options import Natural, OptionalPositive, OptionalText, Texts,
 
 EXAMPLE = """worldgym collect --out data/train --tasks plate-slide --episodes expert=10,random=5
   worldgym collect --out data/lander --env LunarLander-v3 --episodes random=100,sticky=100
-  worldgym collect --out data/agent --tasks plate-slide --policy runs/mbpo/agent.safetensors --episodes 20"""
+  worldgym collect --out data/agent --tasks plate-slide --policy runs/mbpo/agent.safetensors --episodes 20
+  worldgym collect --out data/train --ray 10.0.0.1:6379"""
 EPISODES = "expert=40,noisy=44,smooth=20,random=16"
 ANY_EPISODES = "random=100,sticky=100"
 
@@ -70,7 +71,10 @@ class Collect:
     seed: Natural = 0
     """Of each behaviour's first episode; the others count up from it."""
     workers: OptionalPositive = None
-    """Processes (default: one a core)."""
+    """Processes (default: one a core, of this machine or of the cluster)."""
+    ray: Annotated[str | None, optional("ADDRESS")] = None
+    """Record on a Ray cluster: HOST:PORT of its head, auto for the one of this machine, or local to start one here. Its
+    machines need worldgym and the simulator; this one writes the episodes (default: processes of this machine)."""
     look: OptionalText = None
     """How the simulator draws (default: its fastest way)."""
     resolution: OptionalPositive = None
@@ -81,18 +85,24 @@ class Collect:
     """The most recorded steps of an episode (default: the environment's own limit)."""
 
     def run(self) -> None:
-        import os
-
         from worldgym.data.recordings import Recordings
         from worldgym.envs.collect import collect
 
-        workers = self.workers or os.cpu_count() or 1
         tasks = self._tasks()
         episodes, policies = self._episodes(tasks)
         given = {"resolution": self.resolution, "frame_skip": self.frame_skip}
         options = {name: value for name, value in given.items() if value is not None}
         paths = collect(
-            self.out, tasks, episodes, self.seed, workers, self.look, policies, options=options, steps=self.max_steps
+            self.out,
+            tasks,
+            episodes,
+            self.seed,
+            self.workers,
+            self.look,
+            policies,
+            options=options,
+            steps=self.max_steps,
+            ray=self.ray,
         )
         recordings = Recordings(self.out)
         print(f"{len(paths)} episodes requested, {len(recordings.episodes)} in {self.out}")
