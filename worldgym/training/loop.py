@@ -8,14 +8,14 @@ import math
 from collections.abc import Mapping, Sized
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol, get_args
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from worldgym.config import check_numbers
-from worldgym.errors import CheckpointError
+from worldgym.errors import CheckpointError, ConfigError
 from worldgym.isolation import torch_defaults
 from worldgym.parallel import Part, copy_from_main, is_main, mean_metrics, parts, rank
 from worldgym.precision import Precision, autocast, check_precision
@@ -28,10 +28,12 @@ from worldgym.storage.tensors import add_prefix, select_prefix
 from worldgym.training.seeding import seeded_rng
 from worldgym.training.updater import Updater
 
+Decay = Literal["cosine", "none"]
+
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """Settings of the loop. The learning rate rises linearly, then falls to zero as a cosine."""
+    """Settings of the loop. The learning rate rises linearly, then follows ``decay``."""
 
     steps: int
     """Updates in all."""
@@ -41,6 +43,8 @@ class TrainingConfig:
     """Of AdamW, at its highest."""
     warmup_steps: int = 500
     """Updates over which the learning rate rises."""
+    decay: Decay = "cosine"
+    """After that the learning rate falls to zero as a cosine (paper, for transformers), or stays (for tokenizers)."""
     weight_decay: float = 0.01
     """Of matrices; norms, biases and embeddings have none (paper, appendix A.2)."""
     clip_norm: float = 1.0
@@ -60,10 +64,14 @@ class TrainingConfig:
         above_zero = "steps", "batch_size", "learning_rate", "clip_norm", "log_every", "validate_every", "save_every"
         check_numbers(self, above_zero=above_zero, from_zero=("warmup_steps", "weight_decay", "seed"))
         check_precision(self.precision)
+        if self.decay not in get_args(Decay):
+            raise ConfigError(f"decay: expected one of {get_args(Decay)}, got {self.decay!r}")
 
     def schedule(self, step: int) -> float:
         """The learning rate of an update, as a share of ``learning_rate``."""
         warmup = min(1.0, (step + 1) / max(1, self.warmup_steps))
+        if self.decay == "none":
+            return warmup
         return warmup * 0.5 * (1 + math.cos(math.pi * step / self.steps))
 
 

@@ -1,6 +1,7 @@
 """Runs that train a tokenizer or a transformer by a recipe. A run's ``config.json`` describes its model and data."""
 
 import dataclasses
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -8,13 +9,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from worldgym.config import WorldModelConfig, to_dict
+from worldgym.config import TokenizerConfig, WorldModelConfig, to_dict
+from worldgym.data.mixture import with_action_dim
 from worldgym.data.recordings import Recordings
-from worldgym.data.summary import check_held_out, summaries, summarise
+from worldgym.data.summary import check_held_out, summarise
 from worldgym.isolation import torch_defaults
-from worldgym.pretrained import locate, read_config
+from worldgym.parallel import is_main
 from worldgym.reward_scale import RewardScale
 from worldgym.tokenizer import build_tokenizer
+from worldgym.tokenizer.base import Tokenizer
 from worldgym.training.heads import initialise_heads
 from worldgym.training.initial import initialise_from_codebooks, start_from
 from worldgym.training.loop import train
@@ -61,8 +64,7 @@ def train_tokenizer(
     check_held_out(data, held_out)
     with seeded_rng(recipe.training.seed, torch.device("cpu")):
         model = build_tokenizer(recipe.model).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    if initial is not None:
-        start_from(initial, model, recipe.model, held_out)
+    started = None if initial is None else _start_from(initial, model, recipe.model, held_out)
     perceptual = None if perceptual is None else perceptual.to(device)
     batch_size = recipe.training.batch_size
     trainer = TokenizerTrainer(model.to(device), recipe.job, batch_size, recordings, held_out, perceptual)
@@ -70,7 +72,7 @@ def train_tokenizer(
         "tokenizer": to_dict(recipe.model),
         "job": dataclasses.asdict(recipe.job),
         "perceptual": None if perceptual is None else type(perceptual).__name__,
-        "initial": _about(initial),
+        "initial": started,
         "data": data,
     }
     return train(trainer, recipe.training, folder, description, resume)
@@ -111,6 +113,9 @@ def train_transformer(
         CheckpointError: if the tokenizer's run is not finished. Else as :func:`train_tokenizer`.
     """
     check_finished(tokenizer_run)
+    if (action_dim := recipe.job.action_dim) is not None:
+        action_names = action_names if action_dim == recordings.action_dim else ()
+        recordings, held_out = (with_action_dim(part, action_dim) for part in (recordings, held_out))
     data = summarise(recordings)
     check_held_out(data, held_out)
     trained = load_tokenizer_run(tokenizer_run)
@@ -130,20 +135,20 @@ def train_transformer(
         reward_bins=RewardScale.of(rewards, "symlog", recipe.job.reward_bins).bins,
         termination=any(episode.info.terminated for episode in recordings.episodes),
         frame_error=True,
+        goal_conditioned=recipe.job.goal_conditioned,
     )
     with seeded_rng(recipe.training.seed, torch.device("cpu")):
         model = Transformer.build(config)
         initialise_from_codebooks(model, trained.tokenizer)
     initialise_heads(model, rewards, config.reward_scale, *events)
-    if initial is not None:
-        start_from(initial, model, config, held_out)
+    started = None if initial is None else _start_from(initial, model, config, held_out)
     parts, batch_size = (model.to(device), trained.tokenizer.to(device)), recipe.training.batch_size
     trainer = TransformerTrainer(*parts, config, recipe.job, batch_size, recordings, held_out)
     description = {
         "world_model": to_dict(config),
         "job": dataclasses.asdict(recipe.job),
         "tokenizer_digest": trained.digest,
-        "initial": _about(initial),
+        "initial": started,
         "data": data,
     }
     return train(trainer, recipe.training, folder, description, resume, accumulate)
@@ -157,8 +162,11 @@ def _recorded_values(recordings: Recordings) -> tuple[Tensor, Tensor, Tensor]:
     return rewards, successes, terminations
 
 
-def _about(initial: str | None) -> dict[str, Any] | None:
-    """The checkpoint that training started from, for the run's description."""
-    if initial is None:
-        return None
-    return {"checkpoint": initial, "trained_on": list(summaries(read_config(locate(initial)).training_data))}
+def _start_from(
+    initial: str, model: Tokenizer | Transformer, config: TokenizerConfig | WorldModelConfig, held_out: Recordings
+) -> dict[str, Any]:
+    """As :func:`start_from`; says so in a line on stderr."""
+    started = start_from(initial, model, config, held_out)
+    if is_main():
+        print(f"start from {initial}: {'; '.join(started['changes']) or 'all weights'}", file=sys.stderr)
+    return started

@@ -16,7 +16,8 @@ from worldgym.parallel import WHOLE, Part
 from worldgym.reports.video import below, compared, enlarge, write_gif
 from worldgym.runs.log import Metrics
 from worldgym.tokenizer.base import Tokenizer, codes_perplexity
-from worldgym.tokenizer.quantizer import load_state_for_resume, state_for_resume
+from worldgym.tokenizer.norm import LatentNorm
+from worldgym.tokenizer.quantizer import VectorQuantizer, load_state_for_resume, state_for_resume
 from worldgym.training.checks import check_recordings
 from worldgym.training.losses import tokenizer_loss
 
@@ -37,6 +38,12 @@ class TokenizerTrainingConfig:
     """Number of later frames."""
     first_share: float = 0.0
     """Share of segments whose context is the episode's first frame, repeated, as after a reset."""
+    random_context: bool = False
+    """The context is any frames of the segment, in random order, as are the others: for models with goals (paper,
+    appendix A.2)."""
+    fixed_codes: bool = False
+    """Codebooks stay as they are, so that a transformer still understands the codes: to adapt a trained tokenizer to
+    new pictures (paper, section 4.4)."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.future_frames < self.segment_length:
@@ -92,6 +99,10 @@ class TokenizerTrainer:
     def loss(self, rng: np.random.Generator, part: Part = WHOLE) -> tuple[Tensor, Metrics]:
         """The loss of a part of a batch of clips, and its terms."""
         chosen = [self._choose_clip(rng) for _ in range(self.batch_size)][part.of(self.batch_size)]
+        if self.config.fixed_codes:  # in training mode they would replace unused codes
+            for module in self.model.modules():
+                if isinstance(module, (VectorQuantizer, LatentNorm)):
+                    module.eval()
         clips = np.stack([self.recordings.episodes[episode].frames_at(frames) for episode, frames in chosen])
         return tokenizer_loss(self.model, torch.from_numpy(clips), self.perceptual)
 
@@ -148,9 +159,13 @@ class TokenizerTrainer:
     def _choose_clip(self, rng: np.random.Generator) -> tuple[int, NDArray[np.int64]]:
         """An episode, and its frames that are the context and later frames, ``[C + T]``."""
         config, context = self.config, self.model.layout.context_length
+        count = context + config.future_frames
         episode = self.recordings.draw(rng)
         frames = self.recordings.episodes[episode].shape[0]
-        start = int(rng.integers(max(1, frames - context - config.future_frames + 1)))
+        start = int(rng.integers(max(1, frames - count + 1)))
+        if config.random_context:
+            span = np.arange(start, min(frames, start + config.segment_length))
+            return episode, rng.choice(span, count, replace=len(span) < count)
         if rng.random() < config.first_share or frames <= context:
             start = 1 - context
         later = np.arange(start + context, min(frames, start + config.segment_length))

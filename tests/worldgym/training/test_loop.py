@@ -110,7 +110,7 @@ def tokenizer_trainable(recipe: Recipe, recordings: Recordings, held_out: Record
 @pytest.fixture
 def transformer_trainable(recipe: Recipe, tokenizer_run: Path, recordings: Recordings, held_out: Recordings) -> Make:
     def make() -> TransformerTrainer:
-        config, tokenizer, _ = load_tokenizer_run(tokenizer_run)
+        config, tokenizer, *_ = load_tokenizer_run(tokenizer_run)
         world_config = WorldModelConfig(config, recipe.transformer.model, recordings.action_dim, reward=True)
         torch.manual_seed(0)
         model = Transformer(world_config.transformer, world_config.layout, world_config.action_dim, reward=True)
