@@ -70,7 +70,9 @@ def adapted_tokenizer(
         if name not in own or value.shape == own[name].shape:
             found[name] = value
         elif CONTEXT_POSITIONS.fullmatch(name):
-            found[name] = _resized(_with_frames(value.unflatten(0, (frames[0], -1)), frames[1]), own[name]).flatten(0, 1)
+            found[name] = _resized(_with_frames(value.unflatten(0, (frames[0], -1)), frames[1]), own[name]).flatten(
+                0, 1
+            )
         elif QUERY_POSITIONS.fullmatch(name):
             found[name] = _resized(value[None], own[name])[0]
         elif CONTEXT_CONVOLUTIONS.fullmatch(name):

@@ -26,7 +26,7 @@ def export(
 
     Args:
         tokenizer_run: folder of the tokenizer's run.
-        transformer_run: folder of the transformer's run; or a checkpoint, for which the other run adapted its tokenizer.
+        transformer_run: folder of the transformer's run; or a checkpoint whose tokenizer the other run adapted.
         held_out: recordings that neither run was trained on.
         folder: of the checkpoint.
         sampling: how its environments sample tokens.

@@ -81,7 +81,11 @@ def with_actions(world_model: WorldModel, action_dim: int) -> WorldModel:
 
 
 def start_from(
-    checkpoint: str, model: Tokenizer | Transformer, config: TokenizerConfig | WorldModelConfig, held_out: Recordings
+    checkpoint: str,
+    model: Tokenizer | Transformer,
+    config: TokenizerConfig | WorldModelConfig,
+    held_out: Recordings,
+    assign: bool = False,
 ) -> dict[str, Any]:
     """Give a part of a world model the weights that the same part has in a checkpoint; see ``adapt.py``.
 
@@ -90,6 +94,7 @@ def start_from(
         model: a tokenizer or a transformer.
         config: that of the tokenizer, or of the world model.
         held_out: recordings that the checkpoint must not have been trained on.
+        assign: put the weights in place of the model's, which may then be without memory (on the meta device).
 
     Returns:
         A description for the run's ``config.json``: ``checkpoint``, its name; ``tokenizer_digest``, of its tokenizer;
@@ -114,7 +119,7 @@ def start_from(
     except ConfigError as error:
         raise ConfigError(f"{checkpoint}: {error}") from error
     weights, changes = adapted
-    model.load_state_dict(weights)
+    model.load_state_dict(weights, assign=assign)
     return {
         "checkpoint": checkpoint,
         "tokenizer_digest": digest(parts.tokenizer.state_dict()),

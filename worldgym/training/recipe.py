@@ -5,8 +5,8 @@
      "transformer": {"model": {...},                    "job": {...}, "training": {...}, "initial": "a checkpoint"}}
 
 ``model`` holds the entries of the architecture's configuration, ``job`` those of :class:`TokenizerTrainingConfig` or
-:class:`TransformerTrainingConfig`, ``training`` those of :class:`TrainingConfig`. ``initial`` names the checkpoint whose
-weights training starts from. Entries that are left out take their defaults.
+:class:`TransformerTrainingConfig`, ``training`` those of :class:`TrainingConfig`. ``initial`` names the checkpoint
+whose weights training starts from. Entries that are left out take their defaults.
 
 The recipes of the paper's models are in the folder ``recipes``.
 """

@@ -18,14 +18,15 @@ from worldgym.parallel import is_main
 from worldgym.reward_scale import RewardScale
 from worldgym.tokenizer import build_tokenizer
 from worldgym.tokenizer.base import Tokenizer
+from worldgym.training.checks import check_recordings
 from worldgym.training.heads import initialise_heads
 from worldgym.training.initial import initialise_from_codebooks, start_from
 from worldgym.training.loop import train
-from worldgym.training.recipe import TokenizerRecipe, TransformerRecipe
+from worldgym.training.recipe import Recipe, TokenizerRecipe, TransformerRecipe
 from worldgym.training.seeding import seeded_rng
 from worldgym.training.tokenizer import TokenizerTrainer
 from worldgym.training.trained import check_finished, load_tokenizer_run
-from worldgym.training.transformer import TransformerTrainer
+from worldgym.training.transformer import TransformerTrainer, check_segment_length
 from worldgym.transformer.transformer import Transformer
 
 
@@ -152,6 +153,32 @@ def train_transformer(
         "data": data,
     }
     return train(trainer, recipe.training, folder, description, resume, accumulate)
+
+
+def check_recipe(recipe: Recipe, recordings: Recordings, held_out: Recordings, initial: str | None) -> None:
+    """Check before a tokenizer is trained whether a transformer can be trained on its codes.
+
+    Args:
+        recipe: of both.
+        recordings: to train on.
+        held_out: to validate on.
+        initial: checkpoint whose weights the transformer starts from, if any.
+
+    Raises:
+        ConfigError: as :func:`train_transformer`.
+    """
+    own = recipe.transformer
+    if own.job.action_dim is not None:
+        recordings, held_out = (with_action_dim(part, own.job.action_dim) for part in (recordings, held_out))
+    goal = own.job.goal_conditioned
+    config = WorldModelConfig(recipe.tokenizer.model, own.model, recordings.action_dim, True, goal_conditioned=goal)
+    check_segment_length(own.job, config)
+    for part in (recordings, held_out):
+        check_recordings(part, config.resolution, config.action_dim)
+    if initial is not None:
+        with torch_defaults("meta"):
+            model = Transformer.build(config)
+        start_from(initial, model, config, held_out, assign=True)
 
 
 def _recorded_values(recordings: Recordings) -> tuple[Tensor, Tensor, Tensor]:

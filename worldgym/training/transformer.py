@@ -85,6 +85,21 @@ class TransformerTrainingConfig:
             raise ConfigError(f"expected dropout in [0, 1) and first_share and later_share in [0, 1], got {self}")
 
 
+def check_segment_length(config: TransformerTrainingConfig, world_config: WorldModelConfig) -> None:
+    """Check that segments have future frames, and fit the position window.
+
+    Raises:
+        ConfigError: otherwise.
+    """
+    context, window = world_config.context_length, world_config.transformer.max_positions
+    longest = context + world_config.layout.horizon(window)
+    if not context < config.segment_length <= longest:
+        raise ConfigError(
+            f"segment_length: expected {context + 1} to {longest} frames, which max_positions={window} allows, got "
+            f"{config.segment_length}"
+        )
+
+
 class Place(NamedTuple):
     """Where a segment lies: an episode, the first frame of the context, frames left out after the context."""
 
@@ -125,18 +140,13 @@ class TransformerTrainer:
     ) -> None:
         for part in (recordings, held_out):
             check_recordings(part, world_config.resolution, world_config.action_dim)
-        context, window = world_config.context_length, world_config.transformer.max_positions
-        longest = context + world_config.layout.horizon(window)
-        if not context < config.segment_length <= longest:
-            raise ConfigError(
-                f"segment_length: expected {context + 1} to {longest} frames, which max_positions={window} allows, got "
-                f"{config.segment_length}"
-            )
+        check_segment_length(config, world_config)
         recordings.check_length(2)
         self.model, self.tokenizer, self.world_config = model, tokenizer.eval().requires_grad_(False), world_config
         self.config, self.batch_size = config, batch_size
         self.recordings = recordings
         self._goal = int(config.goal_conditioned)
+        context = world_config.context_length
         self._context, self._length = context - self._goal, config.segment_length - self._goal  # without the goal
         validation = validation_segments(held_out, self._length, VALIDATION_STARTS)
         self._validation = validation._replace(batch=self._to_batch(validation.batch))
