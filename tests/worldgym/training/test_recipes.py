@@ -72,7 +72,8 @@ def _small(recipe: Recipe, published: Path, tmp_path: Path) -> Path:
     tokenizer, transformer = recipe.tokenizer, recipe.transformer
     stages = len(tokenizer.model.channels) - len(sizes.channels)  # type: ignore[union-attr]
     changes = {
-        "channels": (32,) * stages + sizes.channels,
+        "channels": (8,) * len(tokenizer.model.channels) if stages else sizes.channels,  # type: ignore[union-attr]
+        "norm_groups": 8 if stages else sizes.norm_groups,
         "layers_per_block": sizes.layers_per_block,
         "latent_channels": sizes.latent_channels,
         "context_codes": sizes.context_codes,
@@ -90,8 +91,13 @@ def _small(recipe: Recipe, published: Path, tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_recipe_starts_on_converted_clips(
-    name: str, published: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    name: str,
+    published: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
+    monkeypatch.setattr("worldgym.training.transformer.HEAD_ROWS", 2)  # segments imagined to fit the heads
     recipe = _load(name)
     rng, length = np.random.default_rng(0), recipe.transformer.job.action_dim or 3
     for place in ("train/a", "train/b", "held-out/c"):
