@@ -180,7 +180,8 @@ class TrainRecipe:
     resume: bool = False
     """Continue in --out, exactly; repeat the other options."""
     initial: OptionalText = None
-    """Checkpoint in place of the one whose weights the recipe starts from."""
+    """Checkpoint whose weights both parts start from (default: the recipe's). Its context length, resolution and
+    actions may differ."""
     new_weights: bool = False
     """Start both parts from new weights, whatever the recipe names."""
     steps: OptionalPositive = None
@@ -235,7 +236,7 @@ class TrainRecipe:
             "held_out": self.held_out,
             "out": out,
             "resume": self.resume and (part == "tokenizer" or (out / CONFIG).exists()),
-            "initial": own.initial and (self.initial or own.initial),
+            "initial": self.initial or own.initial,
             "new_weights": self.new_weights,
             "threads": self.threads,
             "training": dataclasses.replace(training, steps=steps, batch_size=batch_size),

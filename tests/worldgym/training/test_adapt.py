@@ -109,7 +109,7 @@ def test_other_actions_start_as_actions_of_zeros(length: int, make_model: MakeMo
 
 def test_actions_cannot_be_taken_away(make_model: MakeModel, start: Any) -> None:
     config = dataclasses.replace(make_model().config, action_dim=0)
-    with pytest.raises(ConfigError, match="source: expected a checkpoint without actions.*action_dim=3"):
+    with pytest.raises(ConfigError, match=r"source: expected a checkpoint without actions.*action_dim=3"):
         start(make_model(), Transformer.build(config), config)
 
 
@@ -200,7 +200,7 @@ def test_larger_frames_of_the_compact_tokenizer_need_larger_grids(start: Any) ->
     with pytest.raises(ConfigError, match=r"resolution 64 instead of 32.*context_encoder.out.weight.*in proportion"):
         start(source, build_tokenizer(coarse), coarse)
     config = dataclasses.replace(source.config, tokenizer=larger, transformer=dataclasses.replace(PLACED))
-    with pytest.raises(ConfigError, match="expected frames of 16 and 4 codes.*keep the resolution"):
+    with pytest.raises(ConfigError, match=r"expected frames of 16 and 4 codes.*keep the resolution"):
         start(source, Transformer.build(config), config)
 
 

@@ -342,3 +342,10 @@ def test_training_ignores_the_callers_torch_settings(
 def test_invalid_settings_raise(changes: dict[str, Any]) -> None:
     with pytest.raises(ConfigError):
         settings(**changes)
+
+
+def test_a_learning_rate_without_decay_stays() -> None:
+    config = TrainingConfig(steps=100, warmup_steps=4, decay="none")
+    assert [config.schedule(step) for step in (0, 1, 3, 4, 99)] == [0.25, 0.5, 1, 1, 1]
+    with pytest.raises(ConfigError, match="decay: expected one of"):
+        TrainingConfig(steps=100, decay="linear")  # type: ignore[arg-type]
