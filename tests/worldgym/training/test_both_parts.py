@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from worldgym.cli import main
+from worldgym.cli.export import parse
 from worldgym.runs.checkpoint import load_state, newest_checkpoint
 
 
@@ -27,9 +28,8 @@ def test_both_parts_are_trained_and_resumed_exactly(
     monkeypatch.setattr("worldgym.training.transformer.HEAD_ROWS", 4)
     out, broken = tmp_path / "out", tmp_path / "broken"
     assert main(_command(recipe_file, toy_data, out)) == 0
-    next_command = capsys.readouterr().out.partition("worldgym ")[2].split()
-    assert main(next_command) == 0
-    assert (out / "model" / "transformer.safetensors").is_file()
+    next_command = capsys.readouterr().out.partition("worldgym export ")[2].split()
+    assert parse(next_command).transformer == out / "transformer"
     shutil.copytree(out / "tokenizer", broken / "tokenizer")  # stopped between the parts
     assert main(_command(recipe_file, toy_data, broken)) == 2
     assert "add --resume" in capsys.readouterr().err

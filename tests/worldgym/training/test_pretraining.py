@@ -7,7 +7,6 @@ from pathlib import Path
 import imageio.v3 as imageio
 import numpy as np
 import pytest
-import torch
 from numpy.typing import NDArray
 
 from worldgym import WorldModel
@@ -16,6 +15,7 @@ from worldgym.config import Sampling
 from worldgym.data.episode import Episode, EpisodeInfo
 from worldgym.data.recordings import Recordings, fixed_segments
 from worldgym.reports.evaluation import evaluate
+from worldgym.training.export import export
 from worldgym.training.recipe import Recipe, recipe_to_dict
 
 SIDE, SQUARE, STEPS = 32, 8, 24
@@ -68,12 +68,15 @@ def _recipe(recipe: Recipe, path: Path, steps: tuple[int, int], action_dim: int)
     (tokenizer, transformer), longer = (recipe.tokenizer, recipe.transformer), dataclasses.replace
     changed = longer(
         recipe,
-        tokenizer=longer(tokenizer, training=longer(tokenizer.training, steps=steps[0], save_every=1000, batch_size=8)),
+        tokenizer=longer(
+            tokenizer,
+            training=longer(tokenizer.training, steps=steps[0], save_every=1000, validate_every=1000, batch_size=8),
+        ),
         transformer=longer(
             transformer,
             model=longer(transformer.model, layers=2, hidden_size=64, mlp_size=128),
             job=longer(transformer.job, action_dim=action_dim, head_batches=8, dropout=0.0, start_stride=1),
-            training=longer(transformer.training, steps=steps[1], save_every=1000),
+            training=longer(transformer.training, steps=steps[1], save_every=1000, validate_every=1000),
         ),
     )
     path.write_text(json.dumps(recipe_to_dict(changed)))
@@ -82,8 +85,8 @@ def _recipe(recipe: Recipe, path: Path, steps: tuple[int, int], action_dim: int)
 def _train(folder: Path, name: str, recipe: str, data: str, held_out: str, more: str = "") -> Path:
     sources = f"--data {folder}/{data} --held-out {folder}/{held_out} --out {folder}/{name}"
     assert main(f"train --recipe {folder}/{recipe} {sources} --device cpu {more}".split()) == 0
-    runs = f"--tokenizer {folder}/{name}/tokenizer --transformer {folder}/{name}/transformer"
-    assert main(f"export {runs} --held-out {folder}/task/held-out --out {folder}/{name}/model".split()) == 0
+    tokenizer, transformer = folder / name / "tokenizer", folder / name / "transformer"
+    export(tokenizer, transformer, Recordings(folder / "task" / "held-out"), folder / name / "model", Sampling())
     return folder / name / "model"
 
 
@@ -95,7 +98,6 @@ def _psnr(checkpoint: Path, segments: Path) -> dict[int, float]:
 
 @pytest.mark.slow
 def test_pre_training_without_actions_pays_on_another_task(recipe: Recipe, tmp_path: Path) -> None:
-    torch.set_num_threads(1)
     _mixture(tmp_path)
     _record(tmp_path / "task" / "train", range(200, 206), TASK, "other")
     _record(tmp_path / "task" / "held-out", range(300, 306), TASK, "other")
