@@ -243,14 +243,21 @@ class TrainRecipe:
         }
 
 
-def parse(arguments: Sequence[str]) -> TrainTokenizer | TrainTransformer | TrainRecipe:
+@dataclass(frozen=True)
+class ListRecipes:
+    """List the recipes, and where their figures come from."""
+
+    def run(self) -> None:
+        print("recipes, for: worldgym train --recipe NAME ...\n\n" + "\n".join(map(_described, recipe_names())))
+
+
+def parse(arguments: Sequence[str]) -> TrainTokenizer | TrainTransformer | TrainRecipe | ListRecipes:
     """Parse the options of ``train``, ``train tokenizer`` or ``train transformer``."""
     if not arguments or arguments[0] in ("-h", "--help"):
         print(HELP)
         sys.exit(0 if arguments else 2)
     if list(arguments) == ["--recipe"]:
-        print("recipes, for: worldgym train --recipe NAME ...\n\n" + "\n".join(map(_described, recipe_names())))
-        sys.exit(0)
+        return ListRecipes()
     if arguments[0].startswith("-"):
         return parse_options(TrainRecipe, arguments, "train", BOTH)
     part, rest = arguments[0], arguments[1:]
