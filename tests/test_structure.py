@@ -114,6 +114,7 @@ def test_a_wheel_holds_every_module_and_the_files_of_checkpoints(tmp_path: Path)
         assert "worldgym = worldgym.cli:main" in file.read(points).decode()
     expected = {f"{pretended}/{name}" for name in data} | {"worldgym/py.typed", "worldgym/native.c"}
     expected |= {f"worldgym/play/page/{path.name}" for path in (ROOT / "play" / "page").iterdir()}
+    expected |= {path.relative_to(ROOT).as_posix() for path in (ROOT / "worldgym" / "training" / "recipes").iterdir()}
     for folder in FOLDERS:
         names = [path.relative_to(ROOT).as_posix() for path in sources(folder)]
         expected |= {name if folder == "worldgym" else f"worldgym/{name}" for name in names}

@@ -20,7 +20,7 @@ class Export:
     tokenizer: Path
     """Folder of the tokenizer's run; or a checkpoint, by its folder or shipped name."""
     transformer: Path
-    """Folder of the transformer's run."""
+    """Folder of the transformer's run; or a checkpoint whose tokenizer the other run adapted (--job.fixed-codes)."""
     held_out: Path
     """Folder of episodes whose frames become start states, or a mixture."""
     out: Path

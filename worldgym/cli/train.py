@@ -1,14 +1,16 @@
-"""``worldgym train tokenizer`` and ``worldgym train transformer``."""
+"""``worldgym train``: both parts of a world model by a recipe; or one part, ``tokenizer`` or ``transformer``."""
 
+import dataclasses
 import sys
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 
-from worldgym.checkpoints import DEFAULT, shipped
+from worldgym.checkpoints import DEFAULT
 from worldgym.cli import INTERRUPTED
 from worldgym.cli.options import (
     OptionalPath,
@@ -23,9 +25,10 @@ from worldgym.cli.options import (
 from worldgym.config import TokenizerConfig, TransformerConfig
 from worldgym.data.mixture import open_recordings
 from worldgym.errors import ConfigError, nearest
-from worldgym.parallel import LAUNCH, is_main, joined
+from worldgym.parallel import LAUNCH, barrier, is_main, joined
+from worldgym.runs.folder import CONFIG, check_run_folder
 from worldgym.training.loop import TrainingConfig
-from worldgym.training.recipe import RECIPE, Recipe, TokenizerRecipe, TransformerRecipe, load_recipe
+from worldgym.training.recipe import TokenizerRecipe, TransformerRecipe, find_recipe, recipe_names
 from worldgym.training.tokenizer import TokenizerTrainingConfig
 from worldgym.training.transformer import TransformerTrainingConfig
 
@@ -34,22 +37,26 @@ EXAMPLES = {
     "tokenizer": f"worldgym train tokenizer {DATA} --out runs/tokenizer",
     "transformer": f"worldgym train transformer --tokenizer runs/tokenizer {DATA} --out runs/transformer",
 }
+BOTH = "worldgym train --recipe bair-64-act-cond --data bair.json --held-out data/bair-test --out runs/bair"
 HELP = f"""\
-usage: worldgym train PART [OPTIONS]
+usage: worldgym train --recipe NAME [OPTIONS]
+       worldgym train PART [OPTIONS]
 
-Train one part of a world model on recordings.
+Train a world model on recordings by a recipe: first its tokenizer, then its transformer. Or one part by itself.
 
 parts:
   tokenizer    frames <-> codes
   transformer  predicts codes and rewards; needs a trained tokenizer
 
 example:
+  {BOTH}
   {EXAMPLES["tokenizer"]}
 
 several processes, on GPUs or CPUs (pip install worldgym[accelerate]), each with its share of --batch-size:
   {LAUNCH} tokenizer ...
 
-Options of a part:  worldgym train tokenizer --help"""
+Options of a recipe or a part:  worldgym train --recipe NAME --help    worldgym train tokenizer --help
+What the recipes are:           worldgym train --recipe"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,14 +72,30 @@ class TrainOptions:
     resume: bool = False
     """Continue the run in --out, exactly; repeat the other options."""
     recipe: str = DEFAULT
-    """Defaults of all settings: a shipped checkpoint's name, or a JSON file like its recipe.json."""
+    """Defaults of all settings: a name that `worldgym train --recipe` lists, or a JSON file of that kind."""
     initial: OptionalText = None
-    """Checkpoint whose weights training starts from: a shipped name, a folder or a Hub id (default: new weights)."""
+    """Checkpoint whose weights training starts from: a shipped name, a folder or a Hub id (default: the recipe's, or
+    new weights). Its context length, resolution and actions may differ."""
+    new_weights: bool = False
+    """Start from new weights even if the recipe names a checkpoint."""
     threads: OptionalPositive = None
     """CPU threads (default: PyTorch's choice)."""
     device: OptionalText = None
     """Such as cpu or cuda:1 (default: the GPU if there is one; each of several processes takes its own)."""
     training: Annotated[TrainingConfig, tyro.conf.arg(name="")]
+
+    @property
+    def start(self) -> str | None:
+        """The checkpoint whose weights training starts from."""
+        return None if self.new_weights else self.initial
+
+    def train(self, device: str | None) -> int:
+        """Train on a device; the exit status."""
+        raise NotImplementedError
+
+    def run(self) -> int:
+        with joined(self.device) as device:
+            return self.train(device)
 
     def report(self, step: int) -> int:
         """The exit status of a training that ended at this step."""
@@ -91,22 +114,21 @@ class TrainTokenizer(TrainOptions):
     job: TokenizerTrainingConfig
     model: TokenizerConfig
 
-    def run(self) -> int:
+    def train(self, device: str | None) -> int:
         from worldgym.metrics.lpips import LPIPS
         from worldgym.training.runs import train_tokenizer
 
-        with joined(self.device) as device:
-            step = train_tokenizer(
-                TokenizerRecipe(self.model, self.job, self.training),
-                open_recordings(*self.data),
-                open_recordings(self.held_out),
-                self.out,
-                prepare_device(device, self.threads),
-                None if self.lpips is None else LPIPS.from_file(self.lpips),
-                self.resume,
-                self.initial,
-            )
-            return self.report(step)
+        step = train_tokenizer(
+            TokenizerRecipe(self.model, self.job, self.training),
+            open_recordings(*self.data),
+            open_recordings(self.held_out),
+            self.out,
+            prepare_device(device, self.threads),
+            None if self.lpips is None else LPIPS.from_file(self.lpips),
+            self.resume,
+            self.start,
+        )
+        return self.report(step)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,46 +146,137 @@ class TrainTransformer(TrainOptions):
     job: TransformerTrainingConfig
     model: TransformerConfig
 
-    def run(self) -> int:
+    def train(self, device: str | None) -> int:
         from worldgym.envs.registry import find_spec
         from worldgym.training.runs import train_transformer
 
         recordings = open_recordings(*self.data)
         spec = None if recordings.mixture else find_spec(recordings.episodes[0].info.environment)
+        step = train_transformer(
+            TransformerRecipe(self.model, self.job, self.training),
+            self.tokenizer,
+            recordings,
+            open_recordings(self.held_out),
+            self.out,
+            prepare_device(device, self.threads),
+            () if spec is None else spec.action_names,
+            self.resume,
+            self.start,
+            self.accumulate,
+            self.heads_only,
+        )
+        return self.report(step)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainRecipe:
+    """Train both parts of a world model by a recipe, its tokenizer in OUT/tokenizer and its transformer in
+    OUT/transformer. For other settings change a copy of the recipe's file, or train the parts one by one."""
+
+    recipe: str
+    """A name that `worldgym train --recipe` lists, or a JSON file of that kind."""
+    data: tuple[Path, ...]
+    """Folders of episodes to train on, or one mixture: a JSON file of folders, weights and steps."""
+    held_out: Path
+    """Folder of other episodes, to validate on, or a mixture."""
+    out: Path
+    """Folder of both runs."""
+    resume: bool = False
+    """Continue in --out, exactly; repeat the other options."""
+    initial: OptionalText = None
+    """Checkpoint whose weights both parts start from (default: the recipe's). Its context length, resolution and
+    actions may differ."""
+    new_weights: bool = False
+    """Start both parts from new weights, whatever the recipe names."""
+    steps: OptionalPositive = None
+    """Updates of each part (default: the recipe's)."""
+    batch_size: OptionalPositive = None
+    """Segments in an update of each part (default: the recipe's)."""
+    accumulate: Positive = 1
+    """Parts of a batch of the transformer; see `worldgym train transformer --help`."""
+    lpips: OptionalPath = None
+    """Safetensors weights of LPIPS, as for `worldgym train tokenizer`."""
+    threads: OptionalPositive = None
+    """CPU threads (default: PyTorch's choice)."""
+    device: OptionalText = None
+    """Such as cpu or cuda:1 (default: the GPU if there is one; each of several processes takes its own)."""
+
+    def run(self) -> int:
+        from worldgym.training.runs import check_recipe
+
+        recipe = find_recipe(self.recipe)
+        tokenizer, transformer = self._tokenizer(recipe.tokenizer), self._transformer(recipe.transformer)
+        for part in (tokenizer, transformer):
+            check_run_folder(part.out, part.resume)
+        check_recipe(recipe, open_recordings(*self.data), open_recordings(self.held_out), transformer.start)
         with joined(self.device) as device:
-            step = train_transformer(
-                TransformerRecipe(self.model, self.job, self.training),
-                self.tokenizer,
-                recordings,
-                open_recordings(self.held_out),
-                self.out,
-                prepare_device(device, self.threads),
-                () if spec is None else spec.action_names,
-                self.resume,
-                self.initial,
-                self.accumulate,
-                self.heads_only,
-            )
-            return self.report(step)
+            status = tokenizer.train(device)
+            barrier()  # the first process has written the tokenizer
+            status = status or transformer.train(device)
+        if not status and is_main():
+            runs = f"--tokenizer {tokenizer.out} --transformer {transformer.out}"
+            print(f"{self.out}; next: worldgym export {runs} --held-out {self.held_out} --out {self.out}/model")
+        return status
+
+    def _tokenizer(self, own: TokenizerRecipe) -> TrainTokenizer:
+        return TrainTokenizer(**self._shared("tokenizer", own), lpips=self.lpips, model=own.model, job=own.job)
+
+    def _transformer(self, own: TransformerRecipe) -> TrainTransformer:
+        tokenizer = self.out / "tokenizer"
+        return TrainTransformer(
+            **self._shared("transformer", own),
+            tokenizer=tokenizer,
+            accumulate=self.accumulate,
+            model=own.model,
+            job=own.job,
+        )
+
+    def _shared(self, part: str, own: TokenizerRecipe | TransformerRecipe) -> dict[str, Any]:
+        """The options of a part that both parts have. A part that was not begun yet is not resumed."""
+        out, training = self.out / part, own.training
+        steps, batch_size = self.steps or training.steps, self.batch_size or training.batch_size
+        return {
+            "data": self.data,
+            "held_out": self.held_out,
+            "out": out,
+            "resume": self.resume and (part == "tokenizer" or (out / CONFIG).exists()),
+            "initial": self.initial or own.initial,
+            "new_weights": self.new_weights,
+            "threads": self.threads,
+            "training": dataclasses.replace(training, steps=steps, batch_size=batch_size),
+        }
 
 
-def parse(arguments: Sequence[str]) -> TrainTokenizer | TrainTransformer:
-    """Parse the options of ``train tokenizer`` or ``train transformer``."""
+@dataclass(frozen=True)
+class ListRecipes:
+    """List the recipes, and where their figures come from."""
+
+    def run(self) -> None:
+        print("recipes, for: worldgym train --recipe NAME ...\n\n" + "\n".join(map(_described, recipe_names())))
+
+
+def parse(arguments: Sequence[str]) -> TrainTokenizer | TrainTransformer | TrainRecipe | ListRecipes:
+    """Parse the options of ``train``, ``train tokenizer`` or ``train transformer``."""
     if not arguments or arguments[0] in ("-h", "--help"):
         print(HELP)
         sys.exit(0 if arguments else 2)
+    if list(arguments) == ["--recipe"]:
+        return ListRecipes()
+    if arguments[0].startswith("-"):
+        return parse_options(TrainRecipe, arguments, "train", BOTH)
     part, rest = arguments[0], arguments[1:]
     if part not in EXAMPLES:
         raise ConfigError(f"train: unknown part {part!r}; {nearest(part, EXAMPLES)}")
-    recipe = _recipe(read_option(rest, "--recipe") or DEFAULT)
-    required = {"data": tyro.MISSING, "held_out": tyro.MISSING, "out": tyro.MISSING}
+    recipe = find_recipe(read_option(rest, "--recipe") or DEFAULT)
+    required: dict[str, Any] = {"data": tyro.MISSING, "held_out": tyro.MISSING, "out": tyro.MISSING}
     if part == "tokenizer":
         own = recipe.tokenizer
-        tokenizer = TrainTokenizer(**required, model=own.model, job=own.job, training=own.training)
+        tokenizer = TrainTokenizer(**required, initial=own.initial, model=own.model, job=own.job, training=own.training)
         return parse_options(TrainTokenizer, rest, "train tokenizer", EXAMPLES[part], tokenizer)
     own_transformer = recipe.transformer
     transformer = TrainTransformer(
         **required,
+        initial=own_transformer.initial,
         tokenizer=tyro.MISSING,
         model=own_transformer.model,
         job=own_transformer.job,
@@ -172,7 +285,7 @@ def parse(arguments: Sequence[str]) -> TrainTokenizer | TrainTransformer:
     return parse_options(TrainTransformer, rest, "train transformer", EXAMPLES[part], transformer)
 
 
-def _recipe(name: str) -> Recipe:
-    """The recipe of a shipped checkpoint, or of a JSON file."""
-    folder = shipped().get(name)
-    return load_recipe(Path(name) if folder is None else folder / RECIPE)
+def _described(name: str) -> str:
+    """A recipe in a line, and where its figures come from."""
+    about = find_recipe(name).about or "Train the shipped checkpoint of this name again."
+    return f"{name}\n{textwrap.indent(textwrap.fill(about, 110), '    ')}\n"

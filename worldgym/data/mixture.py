@@ -6,6 +6,7 @@
 Folders are relative to the file. Entries beside ``folders`` may be left out; see :class:`Part`.
 """
 
+import copy
 import dataclasses
 import math
 from collections.abc import Iterable
@@ -76,7 +77,7 @@ class EpisodeView(EpisodeFile):
 
     @property
     def recorded(self) -> EpisodeFile:
-        return self._recorded
+        return self._recorded.recorded  # which may be a view, too
 
     def frames(self, start: int = 0, stop: int | None = None) -> NDArray[np.uint8]:
         return self.frames_at(range(start, self.shape[0] if stop is None else stop))
@@ -155,6 +156,33 @@ def open_recordings(folder: Path, *more: Path) -> Recordings:
     return Mixture(mixtures[0])
 
 
+def with_action_dim(recordings: Recordings, action_dim: int) -> Recordings:
+    """Recordings with actions of another length.
+
+    Args:
+        recordings: folders or a mixture; not changed.
+        action_dim: shorter actions are filled up with zeros; 0 leaves actions out.
+
+    Raises:
+        ConfigError: for an ``action_dim`` above 0 that is shorter than the actions.
+    """
+    _check_action_dim(recordings, action_dim, str(recordings.folder))
+    if action_dim == recordings.action_dim:
+        return recordings
+    changed = copy.copy(recordings)
+    changed._take([EpisodeView(episode, 1, action_dim) for episode in recordings.episodes])
+    changed.mixture = {name: {**part, "action_dim": action_dim} for name, part in recordings.mixture.items()}
+    return changed
+
+
+def _check_action_dim(recordings: Recordings, length: int, where: str) -> None:
+    if 0 < length < recordings.action_dim:
+        raise ConfigError(
+            f"{where}: expected an action_dim of at least {recordings.action_dim}, which its actions have, or 0, which "
+            f"leaves them out; got {length}"
+        )
+
+
 def _read_parts(path: Path) -> dict[str, Part]:
     parts = {}
     for name, values in read_json(path).items():
@@ -173,11 +201,7 @@ def _read_parts(path: Path) -> dict[str, Part]:
 def _viewed(recordings: Recordings, part: Part, where: str) -> list[EpisodeFile]:
     """The episodes of an entry with its step and length of actions."""
     length = recordings.action_dim if part.action_dim is None else part.action_dim
-    if 0 < length < recordings.action_dim:
-        raise ConfigError(
-            f"{where}: expected an action_dim of at least {recordings.action_dim}, which its actions have, or 0, which "
-            f"leaves them out; got {length}"
-        )
+    _check_action_dim(recordings, length, where)
     if part.step > 1 and length:
         raise ConfigError(
             f"{where}: expected a step of 1, because it has actions, which cannot be joined over the steps between, "

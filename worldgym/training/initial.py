@@ -7,14 +7,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from worldgym.config import TokenizerConfig, WorldModelConfig, to_dict
+from worldgym.config import TokenizerConfig, WorldModelConfig
 from worldgym.data.recordings import Recordings
 from worldgym.data.summary import check_held_out, summaries
 from worldgym.errors import ConfigError
 from worldgym.isolation import torch_defaults
 from worldgym.pretrained import load
+from worldgym.storage.tensors import digest
 from worldgym.tokenizer import build_tokenizer
 from worldgym.tokenizer.base import Tokenizer
+from worldgym.training.adapt import adapted_tokenizer, adapted_transformer
 from worldgym.training.seeding import seeded_rng
 from worldgym.transformer.transformer import INIT_STD, Transformer
 from worldgym.world_model import WorldModel
@@ -79,47 +81,51 @@ def with_actions(world_model: WorldModel, action_dim: int) -> WorldModel:
 
 
 def start_from(
-    checkpoint: str, model: Tokenizer | Transformer, config: TokenizerConfig | WorldModelConfig, held_out: Recordings
-) -> None:
-    """Give a part of a world model the weights that the same part has in a checkpoint.
+    checkpoint: str,
+    model: Tokenizer | Transformer,
+    config: TokenizerConfig | WorldModelConfig,
+    held_out: Recordings,
+    assign: bool = False,
+) -> dict[str, Any]:
+    """Give a part of a world model the weights that the same part has in a checkpoint; see ``adapt.py``.
 
     Args:
         checkpoint: a name that ships, a folder, or a Hugging Face Hub id.
-        model: a tokenizer or a transformer. Heads that the checkpoint does not have, or has with another number of
-            outputs, keep their weights.
+        model: a tokenizer or a transformer.
         config: that of the tokenizer, or of the world model.
         held_out: recordings that the checkpoint must not have been trained on.
+        assign: put the weights in place of the model's, which may then be without memory (on the meta device).
+
+    Returns:
+        A description for the run's ``config.json``: ``checkpoint``, its name; ``tokenizer_digest``, of its tokenizer;
+        ``changes``, what differs from it; ``trained_on``, summaries of its recordings.
 
     Raises:
         CheckpointError: if the checkpoint is missing or damaged.
-        ConfigError: if its part is built otherwise; names what differs.
+        ConfigError: if its weights cannot be used; names what differs.
         DataError: if it was trained on a held-out episode.
     """
     parts = load(checkpoint)
-    for summary in summaries(parts.config.training_data):
+    trained_on = list(summaries(parts.config.training_data))
+    for summary in trained_on:
         check_held_out(summary, held_out)
-    if isinstance(config, WorldModelConfig):
-        theirs, ours = _about_transformer(parts.config), _about_transformer(config)
-        weights = parts.transformer.state_dict()
-    else:
-        theirs, ours = to_dict(parts.config.tokenizer), to_dict(config)
-        weights = parts.tokenizer.state_dict()
-    different = [
-        f"{name}: {theirs.get(name)} there, {ours[name]} here" for name in ours if theirs.get(name) != ours[name]
-    ]
-    if different:
-        raise ConfigError(
-            f"{checkpoint}: expected the same {type(model).__name__.lower()} as here, got another; "
-            f"{'; '.join(different)}: use its recipe, or start from new weights"
-        )
-    own = model.state_dict()
-    fitting = {name: value for name, value in weights.items() if name in own and value.shape == own[name].shape}
-    model.load_state_dict(own | fitting)
-
-
-def _about_transformer(config: WorldModelConfig) -> dict[str, Any]:
-    """What decides the shapes of a transformer's weights, apart from its heads."""
-    return {**to_dict(config.transformer), **dataclasses.asdict(config.layout), "action_dim": config.action_dim}
+    try:
+        if isinstance(model, Transformer):
+            assert isinstance(config, WorldModelConfig)
+            adapted = adapted_transformer(parts.transformer.state_dict(), parts.config, model, config)
+        else:
+            assert not isinstance(config, WorldModelConfig)
+            adapted = adapted_tokenizer(parts.tokenizer.state_dict(), parts.config.tokenizer, model, config)
+    except ConfigError as error:
+        raise ConfigError(f"{checkpoint}: {error}") from error
+    weights, changes = adapted
+    model.load_state_dict(weights, assign=assign)
+    return {
+        "checkpoint": checkpoint,
+        "tokenizer_digest": digest(parts.tokenizer.state_dict()),
+        "changes": changes,
+        "trained_on": trained_on,
+    }
 
 
 @torch.no_grad()

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sized
 from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol, get_args
 
 import numpy as np
 import torch
@@ -35,10 +35,12 @@ from worldgym.training.seeding import seeded_rng
 from worldgym.training.speed import Speed, peak_flops
 from worldgym.training.updater import Updater
 
+Decay = Literal["cosine", "none"]
+
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """Settings of the loop. The learning rate rises linearly, then falls to zero as a cosine."""
+    """Settings of the loop. The learning rate rises linearly, then follows ``decay``."""
 
     steps: int
     """Updates in all."""
@@ -48,6 +50,8 @@ class TrainingConfig:
     """Of AdamW, at its highest."""
     warmup_steps: int = 500
     """Updates over which the learning rate rises."""
+    decay: Decay = "cosine"
+    """After that the learning rate falls to zero as a cosine (paper, for transformers), or stays (for tokenizers)."""
     weight_decay: float = 0.01
     """Of matrices; norms, biases and embeddings have none (paper, appendix A.2)."""
     clip_norm: float = 1.0
@@ -72,10 +76,14 @@ class TrainingConfig:
         check_precision(self.precision)
         if not 0 <= self.ema_decay < 1:
             raise ConfigError(f"ema_decay: expected a number in [0, 1), got {self.ema_decay}")
+        if self.decay not in get_args(Decay):
+            raise ConfigError(f"decay: expected one of {get_args(Decay)}, got {self.decay!r}")
 
     def schedule(self, step: int) -> float:
         """The learning rate of an update, as a share of ``learning_rate``."""
         warmup = min(1.0, (step + 1) / max(1, self.warmup_steps))
+        if self.decay == "none":
+            return warmup
         return warmup * 0.5 * (1 + math.cos(math.pi * step / self.steps))
 
 

@@ -1,11 +1,14 @@
 """Recipes: architectures and settings of both parts of a world model, as one JSON file beside a checkpoint's weights.
 
-    {"tokenizer":   {"model": {"type": "compact", ...}, "job": {...}, "training": {...}},
-     "transformer": {"model": {...},                    "job": {...}, "training": {...}}}
+    {"about":       "In a sentence. Then where the figures come from.",
+     "tokenizer":   {"model": {"type": "compact", ...}, "job": {...}, "training": {...}, "initial": "a checkpoint"},
+     "transformer": {"model": {...},                    "job": {...}, "training": {...}, "initial": "a checkpoint"}}
 
 ``model`` holds the entries of the architecture's configuration, ``job`` those of :class:`TokenizerTrainingConfig` or
-:class:`TransformerTrainingConfig`, ``training`` those of :class:`TrainingConfig`. Entries that are left out take their
-defaults.
+:class:`TransformerTrainingConfig`, ``training`` those of :class:`TrainingConfig`. ``initial`` names the checkpoint
+whose weights training starts from. Entries that are left out take their defaults.
+
+The recipes of the paper's models are in the folder ``recipes``.
 """
 
 import dataclasses
@@ -14,14 +17,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from worldgym.checkpoints import shipped
 from worldgym.config import TokenizerConfig, TransformerConfig, from_dict, to_dict, tokenizer_from_dict
-from worldgym.errors import ConfigError
+from worldgym.errors import ConfigError, nearest
 from worldgym.storage.files import read_json
 from worldgym.training.loop import TrainingConfig
 from worldgym.training.tokenizer import TokenizerTrainingConfig
 from worldgym.training.transformer import TransformerTrainingConfig
 
 RECIPE = "recipe.json"
+FOLDER = Path(__file__).parent / "recipes"
 
 
 @dataclass(frozen=True)
@@ -34,6 +39,8 @@ class TokenizerRecipe:
     """How clips are sampled."""
     training: TrainingConfig
     """Settings of the loop."""
+    initial: str | None = None
+    """Checkpoint whose weights training starts from; None starts from new ones."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +53,8 @@ class TransformerRecipe:
     """How sequences are sampled, and their losses."""
     training: TrainingConfig
     """Settings of the loop."""
+    initial: str | None = None
+    """Checkpoint whose weights training starts from; None starts from new ones."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +63,30 @@ class Recipe:
 
     tokenizer: TokenizerRecipe
     transformer: TransformerRecipe
+    about: str = ""
+    """What it trains, in a sentence; then where its figures come from."""
+
+
+def recipe_names() -> list[str]:
+    """Names of the recipes that come with worldgym: those of the paper's models, and those of shipped checkpoints."""
+    return sorted(path.stem for path in FOLDER.glob("*.json")) + sorted(shipped())
+
+
+def find_recipe(name: str) -> Recipe:
+    """Read a recipe by its name, or from a file.
+
+    Args:
+        name: one of :func:`recipe_names`, or the path of a JSON file.
+
+    Raises:
+        ConfigError: as :func:`load_recipe`; a misspelt name gets a suggestion.
+    """
+    known = {path.stem: path for path in FOLDER.glob("*.json")}
+    known |= {checkpoint: folder / RECIPE for checkpoint, folder in shipped().items()}
+    path = known.get(name, Path(name))
+    if not path.exists() and not path.suffix:
+        raise ConfigError(f"no recipe {name!r}: expected a name or a JSON file; {nearest(name, known)}")
+    return load_recipe(path)
 
 
 def load_recipe(path: Path) -> Recipe:
@@ -86,6 +119,7 @@ def recipe_from_dict(values: Any, where: str) -> Recipe:
     return Recipe(
         from_dict(TokenizerRecipe, tokenizer, f"{where}: tokenizer"),
         from_dict(TransformerRecipe, transformer, f"{where}: transformer"),
+        str(values.get("about", "")),
     )
 
 

@@ -1,6 +1,7 @@
 """Runs that train a tokenizer or a transformer by a recipe. A run's ``config.json`` describes its model and data."""
 
 import dataclasses
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -8,25 +9,28 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from worldgym.config import WorldModelConfig, to_dict
+from worldgym.config import TokenizerConfig, WorldModelConfig, to_dict
+from worldgym.data.mixture import with_action_dim
 from worldgym.data.recordings import Recordings
-from worldgym.data.summary import check_held_out, summaries, summarise
+from worldgym.data.summary import check_held_out, summarise
 from worldgym.errors import ConfigError
 from worldgym.isolation import torch_defaults
-from worldgym.pretrained import locate, read_config
+from worldgym.parallel import is_main
 from worldgym.reward_scale import RewardScale
 from worldgym.tokenizer import build_tokenizer
+from worldgym.tokenizer.base import Tokenizer
 from worldgym.training.adversarial import Adversary
+from worldgym.training.checks import check_recordings
 from worldgym.training.heads import initialise_heads
 from worldgym.training.initial import initialise_from_codebooks, start_from
 from worldgym.training.loop import train
 from worldgym.training.lora import add_adapters
-from worldgym.training.recipe import TokenizerRecipe, TransformerRecipe
+from worldgym.training.recipe import Recipe, TokenizerRecipe, TransformerRecipe
 from worldgym.training.refit import refit_heads
 from worldgym.training.seeding import seeded_rng
 from worldgym.training.tokenizer import TokenizerTrainer
 from worldgym.training.trained import check_finished, load_tokenizer_run
-from worldgym.training.transformer import TransformerTrainer
+from worldgym.training.transformer import TransformerTrainer, check_segment_length
 from worldgym.transformer.transformer import Transformer
 
 
@@ -65,8 +69,7 @@ def train_tokenizer(
     check_held_out(data, held_out)
     with seeded_rng(recipe.training.seed, torch.device("cpu")):
         model = build_tokenizer(recipe.model).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    if initial is not None:
-        start_from(initial, model, recipe.model, held_out)
+    started = None if initial is None else _start_from(initial, model, recipe.model, held_out)
     perceptual = None if perceptual is None else perceptual.to(device)
     batch_size = recipe.training.batch_size
     adversary = _adversary(recipe, device)
@@ -75,7 +78,7 @@ def train_tokenizer(
         "tokenizer": to_dict(recipe.model),
         "job": dataclasses.asdict(recipe.job),
         "perceptual": None if perceptual is None else type(perceptual).__name__,
-        "initial": _about(initial),
+        "initial": started,
         "data": data,
     }
     return train(trainer, recipe.training, folder, description, resume)
@@ -120,6 +123,9 @@ def train_transformer(
     """
     _check_options(recipe, initial, accumulate, heads_only)
     check_finished(tokenizer_run)
+    if (action_dim := recipe.job.action_dim) is not None:
+        action_names = action_names if action_dim == recordings.action_dim else ()
+        recordings, held_out = (with_action_dim(part, action_dim) for part in (recordings, held_out))
     data = summarise(recordings)
     check_held_out(data, held_out)
     trained = load_tokenizer_run(tokenizer_run)
@@ -139,13 +145,13 @@ def train_transformer(
         reward_bins=RewardScale.of(rewards, "symlog", recipe.job.reward_bins).bins,
         termination=any(episode.info.terminated for episode in recordings.episodes),
         frame_error=True,
+        goal_conditioned=recipe.job.goal_conditioned,
     )
     with seeded_rng(recipe.training.seed, torch.device("cpu")):
         model = Transformer.build(config)
         initialise_from_codebooks(model, trained.tokenizer)
     initialise_heads(model, rewards, config.reward_scale, *events)
-    if initial is not None:
-        start_from(initial, model, config, held_out)
+    started = None if initial is None else _start_from(initial, model, config, held_out)
     if recipe.job.lora_rank:
         with seeded_rng(recipe.training.seed, torch.device("cpu")):
             add_adapters(model, recipe.job.lora_rank)
@@ -155,12 +161,38 @@ def train_transformer(
         "world_model": to_dict(config),
         "job": dataclasses.asdict(recipe.job),
         "tokenizer_digest": trained.digest,
-        "initial": _about(initial),
+        "initial": started,
         "data": data,
     }
     if heads_only:
         return refit_heads(trainer, recipe.training, folder, description, resume)
     return train(trainer, recipe.training, folder, description, resume, accumulate)
+
+
+def check_recipe(recipe: Recipe, recordings: Recordings, held_out: Recordings, initial: str | None) -> None:
+    """Check before a tokenizer is trained whether a transformer can be trained on its codes.
+
+    Args:
+        recipe: of both.
+        recordings: to train on.
+        held_out: to validate on.
+        initial: checkpoint whose weights the transformer starts from, if any.
+
+    Raises:
+        ConfigError: as :func:`train_transformer`.
+    """
+    own = recipe.transformer
+    if own.job.action_dim is not None:
+        recordings, held_out = (with_action_dim(part, own.job.action_dim) for part in (recordings, held_out))
+    goal = own.job.goal_conditioned
+    config = WorldModelConfig(recipe.tokenizer.model, own.model, recordings.action_dim, True, goal_conditioned=goal)
+    check_segment_length(own.job, config)
+    for part in (recordings, held_out):
+        check_recordings(part, config.resolution, config.action_dim)
+    if initial is not None:
+        with torch_defaults("meta"):
+            model = Transformer.build(config)
+        start_from(initial, model, config, held_out, assign=True)
 
 
 def _check_options(recipe: TransformerRecipe, initial: str | None, accumulate: int, heads_only: bool) -> None:
@@ -206,8 +238,11 @@ def _recorded_values(recordings: Recordings) -> tuple[Tensor, Tensor, Tensor]:
     return rewards, successes, terminations
 
 
-def _about(initial: str | None) -> dict[str, Any] | None:
-    """The checkpoint that training started from, for the run's description."""
-    if initial is None:
-        return None
-    return {"checkpoint": initial, "trained_on": list(summaries(read_config(locate(initial)).training_data))}
+def _start_from(
+    initial: str, model: Tokenizer | Transformer, config: TokenizerConfig | WorldModelConfig, held_out: Recordings
+) -> dict[str, Any]:
+    """As :func:`start_from`; says so in a line on stderr."""
+    started = start_from(initial, model, config, held_out)
+    if is_main():
+        print(f"start from {initial}: {'; '.join(started['changes']) or 'all weights'}", file=sys.stderr)
+    return started

@@ -18,7 +18,8 @@ from worldgym.reports.video import below, compared, enlarge, write_gif
 from worldgym.runs.log import Metrics
 from worldgym.storage.tensors import add_prefix, select_prefix
 from worldgym.tokenizer.base import Tokenizer, codes_perplexity
-from worldgym.tokenizer.quantizer import load_state_for_resume, state_for_resume
+from worldgym.tokenizer.norm import LatentNorm
+from worldgym.tokenizer.quantizer import VectorQuantizer, load_state_for_resume, state_for_resume
 from worldgym.training.adversarial import Adversary
 from worldgym.training.checks import check_recordings
 from worldgym.training.losses import tokenizer_loss
@@ -47,6 +48,12 @@ class TokenizerTrainingConfig:
     0.8."""
     disc_start: int = 0
     """Updates before the discriminator begins; frames should look right by then (published: 250000)."""
+    random_context: bool = False
+    """The context is any frames of the segment, in random order, as are the others: for models with goals (paper,
+    appendix A.2)."""
+    fixed_codes: bool = False
+    """Codebooks stay as they are, so that a transformer still understands the codes: to adapt a trained tokenizer to
+    new pictures (paper, section 4.4)."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.future_frames < self.segment_length:
@@ -105,6 +112,10 @@ class TokenizerTrainer:
     def read(self, rng: np.random.Generator, part: Part = WHOLE) -> Tensor:
         """A part of a batch of clips, uint8 ``[B, C + T, H, W, 3]``."""
         chosen = [self._choose_clip(rng) for _ in range(self.batch_size)][part.of(self.batch_size)]
+        if self.config.fixed_codes:  # in training mode they would replace unused codes
+            for module in self.model.modules():
+                if isinstance(module, (VectorQuantizer, LatentNorm)):
+                    module.eval()
         clips = np.stack([self.recordings.episodes[episode].frames_at(frames) for episode, frames in chosen])
         return torch.from_numpy(clips)
 
@@ -167,9 +178,13 @@ class TokenizerTrainer:
     def _choose_clip(self, rng: np.random.Generator) -> tuple[int, NDArray[np.int64]]:
         """An episode, and its frames that are the context and later frames, ``[C + T]``."""
         config, context = self.config, self.model.layout.context_length
+        count = context + config.future_frames
         episode = self.recordings.draw(rng)
         frames = self.recordings.episodes[episode].shape[0]
-        start = int(rng.integers(max(1, frames - context - config.future_frames + 1)))
+        start = int(rng.integers(max(1, frames - count + 1)))
+        if config.random_context:
+            span = np.arange(start, min(frames, start + config.segment_length))
+            return episode, rng.choice(span, count, replace=len(span) < count)
         if rng.random() < config.first_share or frames <= context:
             start = 1 - context
         later = np.arange(start + context, min(frames, start + config.segment_length))

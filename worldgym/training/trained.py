@@ -1,5 +1,6 @@
 """Reading trained tokenizers and transformers from the folders of their runs."""
 
+import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,7 +12,7 @@ from worldgym.checkpoints import shipped
 from worldgym.config import TokenizerConfig, WorldModelConfig, from_dict, to_dict, tokenizer_from_dict
 from worldgym.errors import CheckpointError, ConfigError
 from worldgym.isolation import torch_defaults
-from worldgym.pretrained import TOKENIZER, load, read_config
+from worldgym.pretrained import PUBLISHED_TOKENIZER, TOKENIZER, load
 from worldgym.runs.checkpoint import checkpoint_step, load_state, newest_checkpoint
 from worldgym.runs.folder import CONFIG
 from worldgym.storage.files import read_json
@@ -32,6 +33,8 @@ class TrainedTokenizer(NamedTuple):
     """On the CPU, in evaluation mode."""
     digest: str
     """Of its weights."""
+    training_data: Mapping[str, Any]
+    """Of the checkpoint that it comes from; empty for that of a run."""
 
 
 class TrainedWorldModel(NamedTuple):
@@ -39,12 +42,12 @@ class TrainedWorldModel(NamedTuple):
 
     world_model: WorldModel
     """On the CPU."""
-    recipe: Recipe
-    """How it was trained."""
+    recipe: Recipe | None
+    """How it was trained; None where a part comes from a checkpoint without a recipe."""
     data: dict[str, Any]
-    """Summary of the recordings that the transformer was trained on."""
+    """Summary of the recordings that the transformer was trained on; empty where unknown, as of published models."""
     tokenizer_data: dict[str, Any]
-    """Summary of the recordings that the tokenizer was trained on."""
+    """Summary of the recordings that the tokenizer was trained on, likewise."""
     earlier: list[dict[str, Any]]
     """Summaries of the recordings that the checkpoints were trained on from whose weights training started."""
 
@@ -52,7 +55,7 @@ class TrainedWorldModel(NamedTuple):
 def find_checkpoint(source: Path) -> Path | None:
     """The folder of a checkpoint, by its shipped name or folder; None for anything else, such as a run."""
     folder = shipped().get(str(source), source)
-    return folder if (folder / TOKENIZER).is_file() else None
+    return folder if (folder / TOKENIZER).is_file() or (folder / PUBLISHED_TOKENIZER).is_file() else None
 
 
 def check_finished(run: Path) -> None:
@@ -84,12 +87,13 @@ def load_tokenizer_run(folder: Path) -> TrainedTokenizer:
     """
     if (checkpoint := find_checkpoint(folder)) is not None:
         parts = load(checkpoint)
-        return TrainedTokenizer(parts.config.tokenizer, parts.tokenizer.eval(), digest(parts.tokenizer.state_dict()))
+        identity = digest(parts.tokenizer.state_dict())
+        return TrainedTokenizer(parts.config.tokenizer, parts.tokenizer.eval(), identity, parts.config.training_data)
     config = tokenizer_from_dict(_object(folder, "tokenizer"), f"{folder}: tokenizer")
     weights = _weights(folder)
     tokenizer = build_tokenizer(config).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     _load_weights(tokenizer, weights, folder)
-    return TrainedTokenizer(config, tokenizer.eval(), digest(weights))
+    return TrainedTokenizer(config, tokenizer.eval(), digest(weights), {})
 
 
 @torch_defaults()
@@ -98,12 +102,15 @@ def load_world_model_run(tokenizer_run: Path, transformer_run: Path) -> TrainedW
 
     Args:
         tokenizer_run: folder of the tokenizer's run, or a checkpoint; see :func:`load_tokenizer_run`.
-        transformer_run: folder of the transformer's run.
+        transformer_run: folder of the transformer's run; or a checkpoint whose tokenizer was adapted by the other run,
+            with fixed codes.
 
     Raises:
         CheckpointError: if a folder holds no such run, or the transformer was trained on another tokenizer's codes.
     """
     trained = load_tokenizer_run(tokenizer_run)
+    if (checkpoint := find_checkpoint(transformer_run)) is not None:
+        return _with_adapted_tokenizer(checkpoint, trained, tokenizer_run)
     if _entry(transformer_run, "tokenizer_digest") != trained.digest:
         raise CheckpointError(
             f"{transformer_run}: expected a transformer that was trained on the codes of {tokenizer_run} as it is now, "
@@ -117,16 +124,43 @@ def load_world_model_run(tokenizer_run: Path, transformer_run: Path) -> TrainedW
         parts["tokenizer"] = _part(tokenizer_run, to_dict(trained.config))
         tokenizer_data, earlier = _object(tokenizer_run, "data"), _earlier(tokenizer_run, transformer_run)
     else:
-        parts["tokenizer"] = read_json(checkpoint / RECIPE)["tokenizer"]
-        known = read_config(checkpoint).training_data
-        tokenizer_data = known.get("tokenizer_trained_on", known["trained_on"])
+        if (checkpoint / RECIPE).is_file():
+            parts["tokenizer"] = read_json(checkpoint / RECIPE)["tokenizer"]
+        known = trained.training_data
+        tokenizer_data = known.get("tokenizer_trained_on", known.get("trained_on", {}))
         earlier = _earlier(transformer_run) or list(known.get("earlier", ()))
     return TrainedWorldModel(
         WorldModel(config, trained.tokenizer, transformer),
-        recipe_from_dict(parts, str(transformer_run)),
+        recipe_from_dict(parts, str(transformer_run)) if "tokenizer" in parts else None,
         _object(transformer_run, "data"),
         tokenizer_data,
         earlier,
+    )
+
+
+def _with_adapted_tokenizer(checkpoint: Path, trained: TrainedTokenizer, run: Path) -> TrainedWorldModel:
+    """The world model of a checkpoint with a tokenizer that started from its own and kept the codes."""
+    parts = load(checkpoint)
+    initial, job = _entry(run, "initial") or {}, _object(run, "job")
+    fits = initial.get("tokenizer_digest") == digest(parts.tokenizer.state_dict()) and job.get("fixed_codes")
+    if not fits or trained.config != parts.config.tokenizer:
+        raise CheckpointError(
+            f"{checkpoint}: expected a tokenizer that was adapted to this transformer, got that of {run}: train it "
+            f"with --initial {checkpoint} --job.fixed-codes and the sizes of the checkpoint, or train a transformer on "
+            "its codes"
+        )
+    known = parts.config.training_data
+    recipe = None
+    if (checkpoint / RECIPE).is_file():
+        values = read_json(checkpoint / RECIPE)
+        values["tokenizer"] = _part(run, to_dict(trained.config))
+        recipe = recipe_from_dict(values, str(checkpoint / RECIPE))
+    return TrainedWorldModel(
+        WorldModel(dataclasses.replace(parts.config, figures={}), trained.tokenizer, parts.transformer),
+        recipe,
+        known.get("trained_on", {}),
+        _object(run, "data"),
+        _earlier(run),
     )
 
 

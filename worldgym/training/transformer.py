@@ -13,6 +13,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from worldgym.config import Sampling, WorldModelConfig, check_numbers
+from worldgym.data.goals import with_goal
 from worldgym.data.recordings import Batch, Recordings, to_batch, to_unit, validation_segments
 from worldgym.errors import ConfigError
 from worldgym.metrics.pixels import squared_error
@@ -46,7 +47,11 @@ class TransformerTrainingConfig:
     """How sequences are sampled, and their losses."""
 
     segment_length: int = 12
-    """Context and future frames together."""
+    """Context and future frames together, a goal included."""
+    action_dim: int | None = None
+    """Length of the actions: shorter ones are filled up with zeros, 0 leaves them out; None: as recorded."""
+    goal_conditioned: bool = False
+    """The first context frame is a goal, the last frame of the segment (paper, section 3.2)."""
     start_stride: int = 8
     """Segments start at multiples of this frame, so that their codes are computed once and kept."""
     first_share: float = 0.0
@@ -85,13 +90,27 @@ class TransformerTrainingConfig:
                 f"expected a segment_length of at least 2 and a start_stride of at least 1, got {self.segment_length} "
                 f"and {self.start_stride}"
             )
-        check_numbers(
-            self,
-            above_zero=("head_batches",),
-            from_zero=("label_width", "noise_width", "reward_weight", "event_weight", "lora_rank"),
-        )
+        from_zero = ["label_width", "noise_width", "reward_weight", "event_weight", "lora_rank"]
+        if self.action_dim is not None:
+            from_zero.append("action_dim")
+        check_numbers(self, above_zero=("head_batches",), from_zero=from_zero)
         if not 0 <= self.dropout < 1 or not 0 <= self.first_share <= 1 or not 0 <= self.later_share <= 1:
             raise ConfigError(f"expected dropout in [0, 1) and first_share and later_share in [0, 1], got {self}")
+
+
+def check_segment_length(config: TransformerTrainingConfig, world_config: WorldModelConfig) -> None:
+    """Check that segments have future frames, and fit the position window.
+
+    Raises:
+        ConfigError: otherwise.
+    """
+    context, window = world_config.context_length, world_config.transformer.max_positions
+    longest = context + world_config.layout.horizon(window)
+    if not context < config.segment_length <= longest:
+        raise ConfigError(
+            f"segment_length: expected {context + 1} to {longest} frames, which max_positions={window} allows, got "
+            f"{config.segment_length}"
+        )
 
 
 class Place(NamedTuple):
@@ -143,18 +162,16 @@ class TransformerTrainer:
     ) -> None:
         for part in (recordings, held_out):
             check_recordings(part, world_config.resolution, world_config.action_dim)
-        context, window = world_config.context_length, world_config.transformer.max_positions
-        longest = context + world_config.layout.horizon(window)
-        if not context < config.segment_length <= longest:
-            raise ConfigError(
-                f"segment_length: expected {context + 1} to {longest} frames, which max_positions={window} allows, got "
-                f"{config.segment_length}"
-            )
+        check_segment_length(config, world_config)
         recordings.check_length(2)
         self.model, self.tokenizer, self.world_config = model, tokenizer.eval().requires_grad_(False), world_config
         self.config, self.batch_size = config, batch_size
         self.recordings = recordings
-        self._validation = validation_segments(held_out, config.segment_length, VALIDATION_STARTS)
+        self._goal = int(config.goal_conditioned)
+        context = world_config.context_length
+        self._context, self._length = context - self._goal, config.segment_length - self._goal  # without the goal
+        validation = validation_segments(held_out, self._length, VALIDATION_STARTS)
+        self._validation = validation._replace(batch=self._to_batch(validation.batch))
         self.model.dropout, self.model.checkpointing = config.dropout, config.gradient_checkpointing
         if config.compile:
             self.model.compile()
@@ -206,8 +223,9 @@ class TransformerTrainer:
         horizon = min(longest, HEAD_STEPS) if whole else self.config.segment_length - context
         places = [self._sample_place(rng)._replace(gap=0) for _ in range(HEAD_ROWS)]
         if whole:
-            places = [place._replace(start=1 - context) for place in places]
-        batch = to_batch([self.recordings.window(*place[:2], context, 0, horizon) for place in places])
+            places = [place._replace(start=1 - self._context) for place in places]
+        windows = [self.recordings.window(*place[:2], self._context, 0, horizon) for place in places]
+        batch = self._to_batch(to_batch(windows))
         weights = torch.cat([self._weights(place, horizon) for place in places]).float()
         batch, ended = self._behind_ends(batch, places)
         encoded, tokens = self._rollout(model, batch, rng)
@@ -238,7 +256,7 @@ class TransformerTrainer:
         ended = torch.zeros(len(places), actions.shape[1] - context + 1, dtype=torch.bool, device="cpu")
         for row, place in enumerate(places):
             episode = self.recordings.episodes[place.episode]
-            steps = len(episode) - (place.start + context - 1)  # from the context to the end
+            steps = len(episode) - (place.start + self._context - 1)  # from the context to the end
             if terminations is None or not episode.info.terminated or steps >= ended.shape[1]:
                 continue
             ended[row, steps : steps + ENDED_STEPS] = True
@@ -313,8 +331,8 @@ class TransformerTrainer:
         """Where a segment lies."""
         config, stride = self.config, self.config.start_stride
         episode = self.recordings.draw(rng)
-        frames, context = self.recordings.episodes[episode].shape[0], self.world_config.context_length
-        last = max(0, frames - config.segment_length)  # rounded up below, so that the last frame is seen too
+        frames, context = self.recordings.episodes[episode].shape[0], self._context
+        last = max(0, frames - self._length)  # rounded up below, so that the last frame is seen too
         start = min(stride * int(rng.integers(-(-last // stride) + 1)), max(0, frames - context - 1))
         if (config.first_share and rng.random() < config.first_share) or frames <= context:
             start = 1 - context
@@ -326,14 +344,18 @@ class TransformerTrainer:
     def _weights(self, place: Place, steps: int) -> Tensor:
         """Bool ``[1, T]``: which frames can be predicted. Not the first one after a gap, and none behind the end."""
         numbers = torch.arange(steps, device="cpu")
-        first = place.start + self.world_config.context_length + place.gap
+        first = place.start + self._context + place.gap
         inside = first + numbers < self.recordings.episodes[place.episode].shape[0]
         return (inside & ((numbers > 0) | (place.gap == 0)))[None]
 
     def _read(self, place: Place) -> Batch:
         """The segment at a place, as a batch."""
-        context = self.world_config.context_length
-        return to_batch([self.recordings.window(*place[:2], context, place.gap, self.config.segment_length - context)])
+        future = self._length - self._context
+        return self._to_batch(to_batch([self.recordings.window(*place[:2], self._context, place.gap, future)]))
+
+    def _to_batch(self, batch: Batch) -> Batch:
+        """Segments with a goal, if the model takes one."""
+        return with_goal(batch) if self._goal else batch
 
     def _encode(self, keys: list[Place], segments: Mapping[Place, Batch] = MappingProxyType({})) -> EncodedBatch:
         """The codes of segments, some of which were read already.

@@ -59,7 +59,10 @@ def test_the_module_is_the_command() -> None:
             "ask for shorter segments",
         ),
         ("evaluate --checkpoint {checkpoint} --data {data} --write-card", "expected training data in config.json"),
-        ("train tokenizer --data {data} --held-out {data} --out {out} --recipe nothing", "nothing is missing"),
+        (
+            "train tokenizer --data {data} --held-out {data} --out {out} --recipe metaworld",
+            "did you mean 'metaworld-64'",
+        ),
         ("train tokenizer --data {data} --held-out {data} --out {out}", "not used in training"),
         (
             "train tokenizer --data {data} --held-out {data} --out {out} --steps 0",
@@ -153,7 +156,7 @@ def test_stopped_training_says_how_to_continue(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr(f"worldgym.training.runs.train_{part}", lambda *given: reached)
-    monkeypatch.setattr("worldgym.cli.train._recipe", lambda name: RECIPE)
+    monkeypatch.setattr("worldgym.cli.train.find_recipe", lambda name: RECIPE)
     data = f"--data {synthetic_recordings} --held-out {synthetic_recordings} --out {tmp_path} --steps 9 --device cpu"
     more = f" --tokenizer {tmp_path}" if part == "transformer" else ""
     assert main(f"train {part} {data}{more}".split()) == status

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from worldgym.data.episode import Episode
-from worldgym.data.mixture import Mixture, open_recordings
+from worldgym.data.mixture import Mixture, open_recordings, with_action_dim
 from worldgym.data.recordings import Recordings, check_batch, fixed_segments, sample_segments
 from worldgym.data.summary import check_held_out, summarise
 from worldgym.errors import ConfigError, DataError
@@ -166,3 +166,23 @@ def test_files_that_cannot_be_opened(folders: Path, write_mixture: Callable[...,
         open_recordings(folders / "none.json")
     with pytest.raises(DataError, match="expected episodes"):
         open_recordings(write_mixture(arm={"folders": ["none"]}))
+
+
+def test_recordings_get_longer_actions_or_none(folders: Path, write_mixture: Callable[..., Path]) -> None:
+    hand = Recordings(folders / "hand")
+    assert with_action_dim(hand, 2) is hand
+    longer, without = with_action_dim(hand, 3), with_action_dim(hand, 0)
+    assert (hand.action_dim, longer.action_dim, without.action_dim) == (2, 3, 0)
+    np.testing.assert_array_equal(longer.episodes[1].actions[:, :2], hand.episodes[1].actions)
+    assert not longer.episodes[1].actions[:, 2].any()
+    assert summarise(without)["digests"] == summarise(hand)["digests"]
+    with pytest.raises(ConfigError, match=r"hand: expected an action_dim of at least 2.*got 1"):
+        with_action_dim(hand, 1)
+    mixture = Mixture(write_mixture(arm={"folders": ["arm"], "weight": 3}, more={"folders": ["arm"], "action_dim": 4}))
+    free = with_action_dim(mixture, 0)
+    assert isinstance(free, Mixture)
+    assert {part["action_dim"] for part in free.mixture.values()} == {0}
+    assert [part["action_dim"] for part in mixture.mixture.values()] == [4, 4]
+    assert summarise(free)["digests"] == summarise(mixture)["digests"]
+    rng, other = (np.random.default_rng(0) for _ in range(2))
+    assert [free.draw(rng) for _ in range(9)] == [mixture.draw(other) for _ in range(9)]

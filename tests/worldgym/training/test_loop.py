@@ -113,7 +113,7 @@ def tokenizer_trainable(recipe: Recipe, recordings: Recordings, held_out: Record
 @pytest.fixture
 def transformer_trainable(recipe: Recipe, tokenizer_run: Path, recordings: Recordings, held_out: Recordings) -> Make:
     def make() -> TransformerTrainer:
-        config, tokenizer, _ = load_tokenizer_run(tokenizer_run)
+        config, tokenizer, *_ = load_tokenizer_run(tokenizer_run)
         world_config = WorldModelConfig(config, recipe.transformer.model, recordings.action_dim, reward=True)
         torch.manual_seed(0)
         model = Transformer(world_config.transformer, world_config.layout, world_config.action_dim, reward=True)
@@ -345,3 +345,10 @@ def test_training_ignores_the_callers_torch_settings(
 def test_invalid_settings_raise(changes: dict[str, Any]) -> None:
     with pytest.raises(ConfigError):
         settings(**changes)
+
+
+def test_a_learning_rate_without_decay_stays() -> None:
+    config = TrainingConfig(steps=100, warmup_steps=4, decay="none")
+    assert [config.schedule(step) for step in (0, 1, 3, 4, 99)] == [0.25, 0.5, 1, 1, 1]
+    with pytest.raises(ConfigError, match="decay: expected one of"):
+        TrainingConfig(steps=100, decay="linear")  # type: ignore[arg-type]

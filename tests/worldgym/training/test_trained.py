@@ -46,3 +46,9 @@ def test_weights_that_do_not_fit_the_run_raise(tokenizer_run: Path, tmp_path: Pa
     shutil.copytree(newest_checkpoint(tokenizer_run), tmp_path / "checkpoint-000001")
     with pytest.raises(CheckpointError, match=r"do not fit its config\.json"):
         load_tokenizer_run(tmp_path)
+
+
+def test_a_published_folder_is_a_trained_tokenizer(parity: Path) -> None:
+    trained = load_tokenizer_run(parity)
+    assert trained.config.context_length == 2
+    assert not trained.training_data

@@ -27,7 +27,7 @@ from worldgym.world_model import WorldModel
 def make_trainer(
     recipe: Recipe, tokenizer_run: Path, recordings: Recordings, held_out: Recordings, **changes: float
 ) -> TransformerTrainer:
-    config, tokenizer, _ = load_tokenizer_run(tokenizer_run)
+    config, tokenizer, *_ = load_tokenizer_run(tokenizer_run)
     world_config = WorldModelConfig(config, recipe.transformer.model, action_dim=2, reward=True)
     torch.manual_seed(0)
     model = Transformer(world_config.transformer, world_config.layout, 2, reward=True)
