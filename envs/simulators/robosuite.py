@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 
 from worldgym.envs.contract import (
     Frame,
-    FrameEnv,
     Info,
     Options,
     action_space,
@@ -29,6 +28,7 @@ from worldgym.envs.contract import (
 from worldgym.envs.mujoco_camera import GL_ADVICE, MujocoCamera, choose_gl_backend
 from worldgym.envs.packages import missing_packages
 from worldgym.envs.registry import SimulatorSpec
+from worldgym.envs.simulators.robosuite_state import RestorableEnv
 from worldgym.errors import DependencyNotInstalled, RenderingError
 
 TASKS = ("Lift", "Stack", "Door", "Wipe", "PickPlaceCan")
@@ -60,13 +60,13 @@ def task_names() -> list[str]:
     return sorted(name for name in own if not name.startswith("TwoArm"))
 
 
-class SimulatorRobosuite(FrameEnv):
+class SimulatorRobosuite(RestorableEnv):
     """A robosuite task. ``simulator`` is robosuite's own environment.
 
     The action is ``(dx, dy, dz, rotate_x, rotate_y, rotate_z, gripper)`` of robosuite's operational space controller: 1
     is 0.05 m or 0.5 rad a control step, and a closed gripper. ``Wipe``, whose hand is a sponge, ignores the last value.
     Sizes of objects, which robosuite draws when it builds a scene, are the same in all episodes; all else that it
-    draws changes with the seed. An environment can be neither copied nor pickled.
+    draws changes with the seed.
 
     Args:
         task: a name of robosuite's, such as ``Lift``.
@@ -86,9 +86,7 @@ class SimulatorRobosuite(FrameEnv):
         check_look(look, SPEC.looks)
         self.task, self.look = SPEC.check_task(task), look
         super().__init__(RESOLUTION, action_space(len(ACTION_NAMES)), f"{SPEC.name} {self.task}", render_mode)
-        self.simulator = _make_simulator(self.task)
-        model, shadows = self.simulator.sim.model._model, look == "reference"
-        self._camera = MujocoCamera(model, CAMERA, RESOLUTION, shadows, hidden_groups=(COLLISION_SHAPES,))
+        self._build()
 
     def reset(self, *, seed: int | None = None, options: Options | None = None) -> tuple[Frame, Info]:
         """Start an episode; equal seeds give equal episodes. There are no options.
@@ -112,13 +110,19 @@ class SimulatorRobosuite(FrameEnv):
             ResetNeeded: before the first reset.
         """
         self._current_frame("step")
+        reward, success = self.advance(action)
+        return self._show(self._draw()), reward, False, False, self._info(success)
+
+    def advance(self, action: NDArray[np.float32]) -> tuple[float, bool]:
+        """As :meth:`step` without drawing: reward and success. ``frame`` stays old."""
+        self._current_frame("advance")
         clipped = checked_action(action, self.action_space)[: self.simulator.action_dim]
         reward, success = 0.0, False
         for _ in range(ACTION_REPEAT):
             _, part, _, _ = self.simulator.step(clipped)
             reward += float(part)
             success = success or self._succeeds()
-        return self._show(self._draw()), reward, False, False, self._info(success)
+        return reward, success
 
     def expert_action(self) -> NDArray[np.float32]:
         """The action of a scripted expert that knows all positions, float32 ``[7]`` in [-1, 1].
@@ -138,6 +142,15 @@ class SimulatorRobosuite(FrameEnv):
             self._camera.close()
             self.simulator.close()
         super().close()
+
+    def _build(self) -> None:
+        self.simulator = _make_simulator(self.task)
+        model, shadows = self.simulator.sim.model._model, self.look == "reference"
+        self._camera = MujocoCamera(model, CAMERA, RESOLUTION, shadows, hidden_groups=(COLLISION_SHAPES,))
+
+    @property
+    def _robosuite(self) -> Any:
+        return self.simulator
 
     def _draw(self) -> Frame:
         return self._camera.frame(self.simulator.sim.data._data)
