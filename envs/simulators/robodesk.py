@@ -32,6 +32,7 @@ from worldgym.envs.mujoco_camera import GL_ADVICE, MujocoCamera, choose_gl_backe
 from worldgym.envs.packages import missing_packages
 from worldgym.envs.registry import SimulatorSpec
 from worldgym.envs.seeding import numpy_seeded
+from worldgym.envs.simulators.robodesk_experts import EXPERTS
 from worldgym.errors import DependencyNotInstalled, InvalidOption, RenderingError
 
 TASKS = (
@@ -65,8 +66,7 @@ def task_names() -> list[str]:
 class SimulatorRoboDesk(FrameEnv):
     """A RoboDesk task. ``simulator`` is RoboDesk's own environment.
 
-    The action is ``(dx, dy, dz, wrist, gripper)``: 1 is 1 cm a simulator step, and an open gripper. There is no
-    scripted expert.
+    The action is ``(dx, dy, dz, wrist, gripper)``: 1 is 1 cm a simulator step, and an open gripper.
 
     Args:
         task: a name of RoboDesk's, such as ``push_red``.
@@ -163,14 +163,16 @@ class SimulatorRoboDesk(FrameEnv):
         self._restore(state)
 
     def expert_action(self) -> NDArray[np.float32]:
-        """RoboDesk has no scripted expert.
+        """The action of a scripted expert that knows all positions, float32 ``[5]`` in [-1, 1].
 
         Raises:
             ResetNeeded: before the first reset.
-            InvalidOption: always, after that.
+            InvalidOption: for a task without an expert; names those that have one.
         """
         self._current_frame("expert_action")
-        raise no_expert(self.task)
+        if self.task not in EXPERTS:
+            raise no_expert(self.task, EXPERTS)
+        return EXPERTS[self.task](self.simulator)
 
     def close(self) -> None:
         """Free the renderer and the simulator."""

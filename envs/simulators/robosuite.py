@@ -9,6 +9,7 @@ import logging
 import math
 import os
 import warnings
+from collections.abc import Callable
 from typing import Any, Literal
 
 import numpy as np
@@ -28,10 +29,11 @@ from worldgym.envs.contract import (
 from worldgym.envs.mujoco_camera import GL_ADVICE, MujocoCamera, choose_gl_backend
 from worldgym.envs.packages import missing_packages
 from worldgym.envs.registry import SimulatorSpec
+from worldgym.envs.simulators import robosuite_push
 from worldgym.envs.simulators.robosuite_state import RestorableEnv
 from worldgym.errors import DependencyNotInstalled, RenderingError
 
-TASKS = ("Lift", "Stack", "Door", "Wipe", "PickPlaceCan")
+TASKS = ("Lift", "Stack", "Door", "Wipe", "PickPlaceCan", robosuite_push.TASK)
 ACTION_NAMES = ("dx", "dy", "dz", "rotate_x", "rotate_y", "rotate_z", "gripper")
 ROBOT = "Panda"
 CONTROL_FREQUENCY = 20
@@ -53,11 +55,11 @@ Look = Literal["fast", "reference"]
 
 
 def task_names() -> list[str]:
-    """The names of robosuite's own tasks for one arm, such as ``Lift``."""
+    """The names of robosuite's own tasks for one arm, such as ``Lift``, and of ours, ``Push``."""
     _import_robosuite()
     registered = importlib.import_module("robosuite.environments.base").REGISTERED_ENVS
     own = (name for name, kind in registered.items() if kind.__module__.startswith("robosuite.environments."))
-    return sorted(name for name in own if not name.startswith("TwoArm"))
+    return sorted([robosuite_push.TASK, *(name for name in own if not name.startswith("TwoArm"))])
 
 
 class SimulatorRobosuite(RestorableEnv):
@@ -69,7 +71,7 @@ class SimulatorRobosuite(RestorableEnv):
     draws changes with the seed.
 
     Args:
-        task: a name of robosuite's, such as ``Lift``.
+        task: a name of robosuite's, such as ``Lift``, or ``Push``, a scene as the VP2 benchmark plans in.
         render_mode: ``rgb_array``, ``human`` or None.
         look: ``fast`` draws without shadows and reflections, ``reference`` with them, as robosuite does.
 
@@ -129,12 +131,12 @@ class SimulatorRobosuite(RestorableEnv):
 
         Raises:
             ResetNeeded: before the first reset.
-            InvalidOption: for every task but ``Lift``.
+            InvalidOption: for a task without an expert; names those that have one.
         """
         self._current_frame("expert_action")
-        if self.task != "Lift":
-            raise no_expert(self.task, ("Lift",))
-        return _lift(self.simulator)
+        if self.task not in EXPERTS:
+            raise no_expert(self.task, EXPERTS)
+        return EXPERTS[self.task](self.simulator)
 
     def close(self) -> None:
         """Free the renderer and the simulator."""
@@ -179,13 +181,18 @@ def _lift(simulator: Any) -> NDArray[np.float32]:
     return np.clip(action, -1.0, 1.0).astype(np.float32)
 
 
+EXPERTS: dict[str, Callable[[Any], NDArray[np.float32]]] = {"Lift": _lift, robosuite_push.TASK: robosuite_push.push}
+
+
 def _make_simulator(task: str) -> Any:
     _import_robosuite()
+    # Our own task has rewards of one shape alone.
+    options = {} if task == robosuite_push.TASK else {"reward_shaping": True}
     return importlib.import_module("robosuite").make(
         task,
         robots=ROBOT,
         control_freq=CONTROL_FREQUENCY,
-        reward_shaping=True,
+        **options,
         ignore_done=True,  # gym.make sets the limit
         hard_reset=False,  # which would build the scene anew for every episode
         seed=0,
@@ -210,6 +217,7 @@ def _import_robosuite() -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of its dependencies
             importlib.import_module("robosuite")
+            robosuite_push.register()
     except Exception as error:  # OpenGL libraries fail in many ways
         raise RenderingError(
             f"robosuite cannot be imported with MUJOCO_GL={os.environ.get('MUJOCO_GL')!r}: {error}. {GL_ADVICE}"
