@@ -118,12 +118,16 @@ def push(simulator: Any) -> NDArray[np.float32]:
     along = way / length
     radius = list(SHAPES.values())[simulator.pushed].radius
     offset = (place - hand)[:2]
-    ahead, beside = float(offset @ along), float(offset @ (along[1], -along[0]))
+    side = np.array([along[1], -along[0]])
+    ahead, beside = float(offset @ along), float(offset @ side)
     # At the height of the object's centre, where a push tips nothing and the palm is above all objects.
     low, hover = simulator.goals[simulator.pushed, 2], TABLE_HEIGHT + HOVER
     behind = place[:2] - along * (radius + GAP) - hand[:2]
     if hand[2] < low + 0.03 and ahead > 0 and abs(beside) < STRAY:
-        aim = [*(along * max(MAX_MOVE * min(1.0, length / SLOW), 0.02) + beside * np.array([along[1], -along[0]])), low - hand[2]]
+        aim = [
+            *(along * max(MAX_MOVE * min(1.0, length / SLOW), 0.02) + beside * np.array([along[1], -along[0]])),
+            low - hand[2],
+        ]
     elif np.linalg.norm(behind) < NEAR:
         aim = [*behind, low - hand[2]]
     elif hand[2] < hover - 0.04:
