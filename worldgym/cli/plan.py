@@ -184,8 +184,7 @@ class PlanCommand:
         return RewardCost(pessimism=self.pessimism, max_uncertainty=self.max_uncertainty, terminal=terminal)
 
     def _goal_cost(self, goal: Any) -> "Cost":
-        from worldgym.agents.planning import GoalCost
-        from worldgym.agents.planning.goals import GoalSuccessCost
+        from worldgym.agents.planning import GoalCost, GoalSuccessCost
 
         return GoalCost(goal) if self.cost == "goal" else GoalSuccessCost(goal)
 
