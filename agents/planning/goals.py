@@ -83,8 +83,8 @@ class GoalCost:
 class GoalSuccessCost:
     """Squared differences to a goal image, minus probabilities of success: as VP2 plans in RoboDesk.
 
-    There (Tian et al. 2023), the logits of a classifier of frames take the place of the probabilities, which a simulator
-    gives as well. All imagined frames count.
+    There (Tian et al. 2023), the logits of a classifier of frames take the place of the probabilities, which a
+    simulator gives as well. All imagined frames count.
 
     Attributes:
         goal: uint8 ``[H, W, 3]``.
