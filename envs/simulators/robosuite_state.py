@@ -141,7 +141,7 @@ def _parts(root: Any) -> Iterator[tuple[str, Any]]:
             waiting += [(f"{path}[{key!r}]", value) for key, value in found.items()]
         elif isinstance(found, list | tuple):
             waiting += [(f"{path}[{index}]", value) for index, value in enumerate(found)]
-        elif _has_state(found):
+        elif found is root or _has_state(found):  # a task of our own is in no package of robosuite's
             yield path, found
             waiting += [(f"{path}.{name}", value) for name, value in vars(found).items()]
 

@@ -102,6 +102,7 @@ def test_a_push_ends_where_its_goal_says() -> None:
     env.set_state(state)
     assert np.array_equal(env.simulator.goals, goals)
     assert np.array_equal(robosuite_push.positions(env.simulator), start)
+    assert [env.step(env.expert_action())[1] for _ in range(4)] == rewards[:4]
     env.close()
 
 
