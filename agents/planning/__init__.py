@@ -4,7 +4,7 @@ from worldgym.agents.planning.agent import PlanningAgent
 from worldgym.agents.planning.cem import CEM
 from worldgym.agents.planning.cost import Cost, FunctionCost, RewardCost, SuccessCost, TerminalValue
 from worldgym.agents.planning.futures import ALL_FRAMES, Futures
-from worldgym.agents.planning.goals import ContextCodeCost, DynamicsCodeCost, GoalCost
+from worldgym.agents.planning.goals import ContextCodeCost, DynamicsCodeCost, GoalCost, GoalSuccessCost
 from worldgym.agents.planning.icem import ICEM
 from worldgym.agents.planning.model import LearnedModel, PlanningModel
 from worldgym.agents.planning.mppi import MPPI
@@ -24,6 +24,7 @@ __all__ = [
     "FunctionCost",
     "Futures",
     "GoalCost",
+    "GoalSuccessCost",
     "LearnedModel",
     "Plan",
     "Planner",

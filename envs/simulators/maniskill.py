@@ -29,7 +29,7 @@ from worldgym.envs.mujoco_camera import choose_gl_backend
 from worldgym.envs.packages import missing_packages
 from worldgym.envs.registry import SimulatorSpec
 from worldgym.envs.simulators.maniskill_experts import EXPERTS
-from worldgym.errors import DependencyNotInstalled, InvalidOption, RenderingError
+from worldgym.errors import ConfigError, DependencyNotInstalled, InvalidOption, RenderingError
 
 TASKS = ("PickCube-v1", "LiftPegUpright-v1", "PegInsertionSide-v1", "PushT-v1", "StackCube-v1")
 ACTION_NAMES = ("dx", "dy", "dz", "rotate_x", "rotate_y", "rotate_z", "gripper")
@@ -122,6 +122,10 @@ class SimulatorManiSkill(FrameEnv):
         """Free the scene and its renderer."""
         super().close()
         self.simulator.close()
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """A scene of SAPIEN's lives in one process. Raises ConfigError."""
+        raise ConfigError(f"{SPEC.simulator_id} can be neither copied nor pickled: make another one, with gym.make")
 
     def _draw(self) -> Frame:
         camera = next(iter(self.simulator.scene.human_render_cameras))

@@ -4,12 +4,13 @@ Rewards are summed over an action repeat of 5; an episode has 100 steps, which a
 """
 
 import contextlib
+import copy
 import functools
 import importlib
 import io
 import os
 import warnings
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,7 +32,8 @@ from worldgym.envs.mujoco_camera import GL_ADVICE, MujocoCamera, choose_gl_backe
 from worldgym.envs.packages import missing_packages
 from worldgym.envs.registry import SimulatorSpec
 from worldgym.envs.seeding import numpy_seeded
-from worldgym.errors import DependencyNotInstalled, RenderingError
+from worldgym.envs.simulators.robodesk_experts import EXPERTS
+from worldgym.errors import DependencyNotInstalled, InvalidOption, RenderingError
 
 TASKS = (
     "push_red",
@@ -55,6 +57,7 @@ RENDER_FPS = 10  # RoboDesk runs at 50 steps a second
 RESOLUTION = 64
 DRAWN_RESOLUTION = 120
 CROP = (16.75, 25.0, 105.0, 88.75)  # left, top, right and bottom of the part that RoboDesk shows, as a square
+CHANGING = ("original_pos", "success", "num_steps", "drawer_opened", "previous_z_angle", "total_rotation")
 
 Look = Literal["fast", "reference"]
 
@@ -68,8 +71,7 @@ def task_names() -> list[str]:
 class SimulatorRoboDesk(FrameEnv):
     """A RoboDesk task. ``simulator`` is RoboDesk's own environment.
 
-    The action is ``(dx, dy, dz, wrist, gripper)``: 1 is 1 cm a simulator step, and an open gripper. There is no
-    scripted expert. An environment can be neither copied nor pickled.
+    The action is ``(dx, dy, dz, wrist, gripper)``: 1 is 1 cm a simulator step, and an open gripper.
 
     Args:
         task: a name of RoboDesk's, such as ``push_red``.
@@ -89,11 +91,7 @@ class SimulatorRoboDesk(FrameEnv):
         check_look(look, SPEC.looks)
         self.task, self.look = SPEC.check_task(task), look
         super().__init__(RESOLUTION, action_space(len(ACTION_NAMES)), f"{SPEC.name} {self.task}", render_mode)
-        _import_robodesk()
-        self.simulator = importlib.import_module("robodesk").RoboDesk(self.task, episode_length=None)
-        self.simulator._get_obs = dict  # RoboDesk would draw after each of its steps
-        shadows = look == "reference"
-        self._camera = MujocoCamera(self.simulator.physics.model.ptr, _viewpoint(), DRAWN_RESOLUTION, shadows)
+        self._build()
 
     def reset(self, *, seed: int | None = None, options: Options | None = None) -> tuple[Frame, Info]:
         """Start an episode; equal seeds give equal episodes. There are no options.
@@ -119,23 +117,67 @@ class SimulatorRoboDesk(FrameEnv):
             ResetNeeded: before the first reset.
         """
         self._current_frame("step")
+        reward, success = self.advance(action)
+        return self._show(self._draw()), reward, False, False, self._info(success)
+
+    def advance(self, action: NDArray[np.float32]) -> tuple[float, bool]:
+        """As :meth:`step` without drawing, which takes half of its time: reward and success. ``frame`` stays old."""
+        self._current_frame("advance")
         clipped = checked_action(action, self.action_space)
         reward, success = 0.0, False
         for _ in range(ACTION_REPEAT):
             _, part, _, _ = self.simulator.step(clipped)
             reward += float(part)
             success = success or self._succeeds()
-        return self._show(self._draw()), reward, False, False, self._info(success)
+        return reward, success
 
-    def expert_action(self) -> NDArray[np.float32]:
-        """RoboDesk has no scripted expert.
+    def draw(self) -> Frame:
+        """The frame of the present state; ``frame`` stays old."""
+        self._current_frame("draw")
+        return self._draw()
+
+    def get_state(self) -> "EpisodeState":
+        """All that the rest of the episode depends on, for :meth:`set_state`.
 
         Raises:
             ResetNeeded: before the first reset.
-            InvalidOption: always, after that.
+        """
+        self._current_frame("get_state")
+        import mujoco
+
+        (model, data), kind = self._mujoco(), mujoco.mjtState.mjSTATE_INTEGRATION
+        values = np.empty(mujoco.mj_stateSize(model, kind), np.float64)
+        mujoco.mj_getState(model, data, values, kind)
+        simulator = {name: getattr(self.simulator, name) for name in CHANGING}
+        own = {"_frame": self._frame, "_np_random": self._np_random}
+        return EpisodeState(self.task, values, *copy.deepcopy((simulator, own)))
+
+    def set_state(self, state: "EpisodeState") -> None:
+        """Continue as from the moment of :meth:`get_state`, exactly; a state can be set any number of times.
+
+        Args:
+            state: of this environment, or of another one with the same task.
+
+        Raises:
+            ResetNeeded: before the first reset.
+            InvalidOption: for the state of another task.
+        """
+        self._current_frame("set_state")
+        if state.task != self.task:
+            raise InvalidOption(f"set_state: expected a state of {self.task}, got one of {state.task}")
+        self._restore(state)
+
+    def expert_action(self) -> NDArray[np.float32]:
+        """The action of a scripted expert that knows all positions, float32 ``[5]`` in [-1, 1].
+
+        Raises:
+            ResetNeeded: before the first reset.
+            InvalidOption: for a task without an expert; names those that have one.
         """
         self._current_frame("expert_action")
-        raise no_expert(self.task)
+        if self.task not in EXPERTS:
+            raise no_expert(self.task, EXPERTS)
+        return EXPERTS[self.task](self.simulator)
 
     def close(self) -> None:
         """Free the renderer and the simulator."""
@@ -143,8 +185,44 @@ class SimulatorRoboDesk(FrameEnv):
         self._camera.close()
         self.simulator.close()
 
+    def __getstate__(self) -> dict[str, Any]:
+        """For copies and pickles, in the middle of an episode too: the simulator is built again."""
+        state = None if self._frame is None else self.get_state()
+        return {**self.__dict__, "simulator": None, "_camera": None, "_state": state}
+
+    def __setstate__(self, attributes: dict[str, Any]) -> None:
+        state = attributes.pop("_state")
+        self.__dict__.update(attributes)
+        if not self._closed:
+            self._build()
+        if state is not None:
+            self._restore(state)
+
+    def _build(self) -> None:
+        _import_robodesk()
+        self.simulator = importlib.import_module("robodesk").RoboDesk(self.task, episode_length=None)
+        self.simulator._get_obs = dict  # RoboDesk would draw after each of its steps
+        shadows = self.look == "reference"
+        self._camera = MujocoCamera(self._mujoco()[0], _viewpoint(), DRAWN_RESOLUTION, shadows)
+
+    def _mujoco(self) -> tuple[Any, Any]:
+        """MuJoCo's model and data."""
+        physics = self.simulator.physics
+        return physics.model.ptr, physics.data.ptr
+
+    def _restore(self, state: "EpisodeState") -> None:
+        import mujoco
+
+        model, data = self._mujoco()
+        mujoco.mj_setState(model, data, state.values, mujoco.mjtState.mjSTATE_INTEGRATION)
+        mujoco.mj_step1(model, data)  # as dm_control ends its steps: all that follows from positions and velocities
+        self.simulator.physics_copy.data.qpos[:] = data.qpos
+        simulator, own = copy.deepcopy((state.simulator, state.own))
+        vars(self.simulator).update(simulator)
+        self.__dict__.update(own)
+
     def _draw(self) -> Frame:
-        picture = Image.fromarray(self._camera.frame(self.simulator.physics.data.ptr))
+        picture = Image.fromarray(self._camera.frame(self._mujoco()[1]))
         part = picture.crop(CROP).resize((RESOLUTION, RESOLUTION), Image.Resampling.LANCZOS)  # as RoboDesk does
         return np.asarray(part)
 
@@ -153,6 +231,18 @@ class SimulatorRoboDesk(FrameEnv):
 
     def _info(self, success: bool) -> Info:
         return {"success": success, "task": self.task}
+
+
+class EpisodeState(NamedTuple):
+    """A moment of an episode."""
+
+    task: str
+    values: NDArray[np.float64]
+    """MuJoCo's ``mjSTATE_INTEGRATION``: positions, velocities, controls, applied forces, the solver's start."""
+    simulator: dict[str, Any]
+    """:data:`CHANGING` of RoboDesk's environment."""
+    own: dict[str, Any]
+    """Attributes of the environment."""
 
 
 def _viewpoint() -> Any:

@@ -9,6 +9,7 @@ import logging
 import math
 import os
 import warnings
+from collections.abc import Callable
 from typing import Any, Literal
 
 import numpy as np
@@ -16,7 +17,6 @@ from numpy.typing import NDArray
 
 from worldgym.envs.contract import (
     Frame,
-    FrameEnv,
     Info,
     Options,
     action_space,
@@ -29,9 +29,11 @@ from worldgym.envs.contract import (
 from worldgym.envs.mujoco_camera import GL_ADVICE, MujocoCamera, choose_gl_backend
 from worldgym.envs.packages import missing_packages
 from worldgym.envs.registry import SimulatorSpec
+from worldgym.envs.simulators import robosuite_push
+from worldgym.envs.simulators.robosuite_state import RestorableEnv
 from worldgym.errors import DependencyNotInstalled, RenderingError
 
-TASKS = ("Lift", "Stack", "Door", "Wipe", "PickPlaceCan")
+TASKS = ("Lift", "Stack", "Door", "Wipe", "PickPlaceCan", robosuite_push.TASK)
 ACTION_NAMES = ("dx", "dy", "dz", "rotate_x", "rotate_y", "rotate_z", "gripper")
 DIRECTIONS = (
     (0.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0),
@@ -58,23 +60,23 @@ Look = Literal["fast", "reference"]
 
 
 def task_names() -> list[str]:
-    """The names of robosuite's own tasks for one arm, such as ``Lift``."""
+    """The names of robosuite's own tasks for one arm, such as ``Lift``, and of ours, ``Push``."""
     _import_robosuite()
     registered = importlib.import_module("robosuite.environments.base").REGISTERED_ENVS
     own = (name for name, kind in registered.items() if kind.__module__.startswith("robosuite.environments."))
-    return sorted(name for name in own if not name.startswith("TwoArm"))
+    return sorted([robosuite_push.TASK, *(name for name in own if not name.startswith("TwoArm"))])
 
 
-class SimulatorRobosuite(FrameEnv):
+class SimulatorRobosuite(RestorableEnv):
     """A robosuite task. ``simulator`` is robosuite's own environment.
 
     The action is ``(dx, dy, dz, rotate_x, rotate_y, rotate_z, gripper)`` of robosuite's operational space controller: 1
     is 0.05 m or 0.5 rad a control step, and a closed gripper. ``Wipe``, whose hand is a sponge, ignores the last value.
     Sizes of objects, which robosuite draws when it builds a scene, are the same in all episodes; all else that it
-    draws changes with the seed. An environment can be neither copied nor pickled.
+    draws changes with the seed.
 
     Args:
-        task: a name of robosuite's, such as ``Lift``.
+        task: a name of robosuite's, such as ``Lift``, or ``Push``, a scene as the VP2 benchmark plans in.
         render_mode: ``rgb_array``, ``human`` or None.
         look: ``fast`` draws without shadows and reflections, ``reference`` with them, as robosuite does.
 
@@ -91,9 +93,7 @@ class SimulatorRobosuite(FrameEnv):
         check_look(look, SPEC.looks)
         self.task, self.look = SPEC.check_task(task), look
         super().__init__(RESOLUTION, action_space(len(ACTION_NAMES)), f"{SPEC.name} {self.task}", render_mode)
-        self.simulator = _make_simulator(self.task)
-        model, shadows = self.simulator.sim.model._model, look == "reference"
-        self._camera = MujocoCamera(model, CAMERA, RESOLUTION, shadows, hidden_groups=(COLLISION_SHAPES,))
+        self._build()
 
     def reset(self, *, seed: int | None = None, options: Options | None = None) -> tuple[Frame, Info]:
         """Start an episode; equal seeds give equal episodes. There are no options.
@@ -117,25 +117,31 @@ class SimulatorRobosuite(FrameEnv):
             ResetNeeded: before the first reset.
         """
         self._current_frame("step")
+        reward, success = self.advance(action)
+        return self._show(self._draw()), reward, False, False, self._info(success)
+
+    def advance(self, action: NDArray[np.float32]) -> tuple[float, bool]:
+        """As :meth:`step` without drawing: reward and success. ``frame`` stays old."""
+        self._current_frame("advance")
         clipped = checked_action(action, self.action_space)[: self.simulator.action_dim]
         reward, success = 0.0, False
         for _ in range(ACTION_REPEAT):
             _, part, _, _ = self.simulator.step(clipped)
             reward += float(part)
             success = success or self._succeeds()
-        return self._show(self._draw()), reward, False, False, self._info(success)
+        return reward, success
 
     def expert_action(self) -> NDArray[np.float32]:
         """The action of a scripted expert that knows all positions, float32 ``[7]`` in [-1, 1].
 
         Raises:
             ResetNeeded: before the first reset.
-            InvalidOption: for every task but ``Lift``.
+            InvalidOption: for a task without an expert; names those that have one.
         """
         self._current_frame("expert_action")
-        if self.task != "Lift":
-            raise no_expert(self.task, ("Lift",))
-        return _lift(self.simulator)
+        if self.task not in EXPERTS:
+            raise no_expert(self.task, EXPERTS)
+        return EXPERTS[self.task](self.simulator)
 
     def close(self) -> None:
         """Free the renderer and the simulator."""
@@ -143,6 +149,15 @@ class SimulatorRobosuite(FrameEnv):
             self._camera.close()
             self.simulator.close()
         super().close()
+
+    def _build(self) -> None:
+        self.simulator = _make_simulator(self.task)
+        model, shadows = self.simulator.sim.model._model, self.look == "reference"
+        self._camera = MujocoCamera(model, CAMERA, RESOLUTION, shadows, hidden_groups=(COLLISION_SHAPES,))
+
+    @property
+    def _robosuite(self) -> Any:
+        return self.simulator
 
     def _draw(self) -> Frame:
         return self._camera.frame(self.simulator.sim.data._data)
@@ -171,13 +186,18 @@ def _lift(simulator: Any) -> NDArray[np.float32]:
     return np.clip(action, -1.0, 1.0).astype(np.float32)
 
 
+EXPERTS: dict[str, Callable[[Any], NDArray[np.float32]]] = {"Lift": _lift, robosuite_push.TASK: robosuite_push.push}
+
+
 def _make_simulator(task: str) -> Any:
     _import_robosuite()
+    # Our own task has rewards of one shape alone.
+    options = {} if task == robosuite_push.TASK else {"reward_shaping": True}
     return importlib.import_module("robosuite").make(
         task,
         robots=ROBOT,
         control_freq=CONTROL_FREQUENCY,
-        reward_shaping=True,
+        **options,
         ignore_done=True,  # gym.make sets the limit
         hard_reset=False,  # which would build the scene anew for every episode
         seed=0,
@@ -202,6 +222,7 @@ def _import_robosuite() -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of its dependencies
             importlib.import_module("robosuite")
+            robosuite_push.register()
     except Exception as error:  # OpenGL libraries fail in many ways
         raise RenderingError(
             f"robosuite cannot be imported with MUJOCO_GL={os.environ.get('MUJOCO_GL')!r}: {error}. {GL_ADVICE}"

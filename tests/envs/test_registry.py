@@ -19,7 +19,10 @@ OWN_FILES = (
     "maniskill",
     "maniskill_experts",
     "robosuite",
+    "robosuite_push",
+    "robosuite_state",
     "robodesk",
+    "robodesk_experts",
     "libero",
     "libero_experts",
 )

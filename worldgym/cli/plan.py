@@ -21,8 +21,10 @@ if TYPE_CHECKING:
     from worldgym.agents.planning.model import PlanningModel
 
 EXAMPLE = "worldgym plan --task plate-slide --planner icem --candidates 256 --horizon 12 --episodes 20 --out runs/plan"
+GOAL_COSTS = ("goal", "goal-success")
 NOT_SETTINGS = ("out", "episodes", "device", "budget")  # they change no episode
 STD_OF_PROPOSALS = 0.1
+GOAL_STEPS = 300  # that scripted experts have to reach a goal, however long episodes are
 PLAN, RANDOM, PROPOSAL = "plan", "random", "proposal"
 
 
@@ -60,14 +62,18 @@ class PlanCommand:
     """Episodes of each row."""
     seed: Natural = 0
     """Of the first episode's reset, and of the planner; the episodes count up from it."""
+    max_steps: OptionalPositive = None
+    """Steps of an episode (default: the environment's own limit)."""
     model: Literal["learned", "simulator"] = "learned"
     """What plans are made in; the simulator is the upper bound."""
     checkpoint: str = DEFAULT
     """The learned world: a shipped name, a folder or a Hub id."""
-    cost: Literal["reward", "success", "goal"] = "reward"
-    """What plans are for: rewards, the probability of success, or the distance of pixels to --goal."""
+    cost: Literal["reward", "success", "goal", "goal-success"] = "reward"
+    """What plans are for: rewards, the probability of success, the distance of pixels to a goal, or the last two
+    together, weighted as in VP2."""
     goal: OptionalPath = None
-    """Picture of the goal, of the environment's size."""
+    """Picture of the goal, of the environment's size (default: in each episode, where the simulator's scripted expert
+    would first succeed)."""
     proposal: OptionalPath = None
     """agent.safetensors whose policy proposes plans."""
     terminal_value: bool = False
@@ -92,7 +98,8 @@ class PlanCommand:
 
         device = checked_device(self.device)
         self._check_resumable()
-        env: Any = gym.make(self.env, task=self.task)
+        limit: dict[str, Any] = {} if self.max_steps is None else {"max_episode_steps": self.max_steps}
+        env: Any = gym.make(self.env, task=self.task, **limit)
         try:
             agent = self._agent(env, device)
             rows = self._rows(agent)
@@ -158,19 +165,28 @@ class PlanCommand:
         return kinds[self.planner](**sizes, **rounds)
 
     def _cost(self, env: Any, terminal: Any) -> "Cost":
-        from worldgym.agents.planning import GoalCost, RewardCost, SuccessCost
+        import numpy as np
+
+        from worldgym.agents.planning import RewardCost, SuccessCost
         from worldgym.agents.planning.goals import read_goal
+        from worldgym.agents.planning.oracle import check_goals
         from worldgym.errors import ConfigError
 
-        if (self.goal is None) == (self.cost == "goal"):
-            raise ConfigError(
-                f"expected --goal with --cost goal and with no other cost, got {self.cost} and {self.goal}"
-            )
+        if self.cost in GOAL_COSTS:
+            if self.goal is not None:
+                return self._goal_cost(read_goal(self.goal, env.observation_space.shape[0]))
+            check_goals(env)
+            return self._goal_cost(np.zeros(env.observation_space.shape, np.uint8))  # each episode has its own
         if self.goal is not None:
-            return GoalCost(read_goal(self.goal, env.observation_space.shape[0]))
+            raise ConfigError(f"expected --goal with {' or '.join(GOAL_COSTS)} as the cost, got {self.cost}")
         if self.cost == "success":
             return SuccessCost()
         return RewardCost(pessimism=self.pessimism, max_uncertainty=self.max_uncertainty, terminal=terminal)
+
+    def _goal_cost(self, goal: Any) -> "Cost":
+        from worldgym.agents.planning import GoalCost, GoalSuccessCost
+
+        return GoalCost(goal) if self.cost == "goal" else GoalSuccessCost(goal)
 
     def _rows(self, agent: "PlanningAgent") -> dict[str, Any]:
         """Behaviours by the names of their rows."""
@@ -184,12 +200,19 @@ class PlanCommand:
         """The episodes of one row that are not there yet, and the mean figures of all."""
         from tqdm import tqdm
 
+        from worldgym.agents.planning.oracle import ScriptedGoal, scripted_goal
         from worldgym.agents.planning.trial import run_trial
         from worldgym.envs.behaviours import behaviour_rng
         from worldgym.reports.video import write_mp4, write_png
         from worldgym.storage.files import atomic_json, read_json
 
+        drawn: ScriptedGoal | None = None
+
         def make_policy(inner: Any, seed: int) -> Any:
+            nonlocal drawn
+            if name == PLAN and self.goal is None and self.cost in GOAL_COSTS:
+                drawn = scripted_goal(inner, GOAL_STEPS)
+                agent.cost = self._goal_cost(drawn.frame)
             return behaviour(inner, behaviour_rng(name, seed))
 
         figures: list[dict[str, Any]] = []
@@ -203,7 +226,10 @@ class PlanCommand:
                     write_mp4(path.with_suffix(".mp4"), trial.clip())
                     if trial.plans:
                         write_png(path.with_suffix(".png"), trial.strip())
-                    atomic_json(path, trial.figures())
+                    if drawn is not None:
+                        write_png(path.with_suffix(".goal.png"), drawn.frame)
+                    goal = {} if drawn is None else {"goal_solved": drawn.solved}
+                    atomic_json(path, {**trial.figures(), **goal})
                 figures.append(dict(read_json(path)))
                 bar.update()
                 bar.set_postfix_str(f"{sum(entry['success'] for entry in figures)} succeeded")

@@ -18,6 +18,7 @@ from worldgym.agents.planning import (
     FunctionCost,
     Futures,
     GoalCost,
+    GoalSuccessCost,
     LearnedModel,
     RewardCost,
     SuccessCost,
@@ -178,6 +179,15 @@ def test_goals_attract(learned: LearnedModel) -> None:
     assert GoalCost(goal, distance=lambda a, b: (a - b).abs().amax((1, 2, 3)))(last)[0] > squared[0, -1]
     codes = ContextCodeCost(learned.model, goal)(last)
     assert codes[0] >= codes[1] == 0
+
+
+def test_goals_and_success_are_weighted_as_in_vp2() -> None:
+    images = torch.randint(0, 256, (2, 3, 32, 32, 3), dtype=torch.uint8, generator=generator())
+    chances = torch.tensor([[0.0, 0.5, 1.0], [0.0, 0.0, 0.2]])
+    found = dataclasses.replace(made(), frames=images, success_probability=chances)
+    squared = (images.float() - images[1, -1].float()).div(255).square().sum((1, 2, 3, 4))
+    costs = GoalSuccessCost(images[1, -1].numpy())(found)
+    assert torch.allclose(costs, 0.5 * squared - 10 * chances.sum(1), rtol=1e-5)
 
 
 def test_dynamics_codes_are_compared_without_frames(learned: LearnedModel, frames: Frames) -> None:

@@ -1,6 +1,8 @@
 """What all simulator families promise, each on its real simulator."""
 
+import copy
 import itertools
+import pickle
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -15,7 +17,7 @@ from gymnasium.utils.env_checker import check_env, data_equivalence
 import worldgym  # noqa: F401  (registers the ids)
 from worldgym.envs.contract import FrameEnv
 from worldgym.envs.registry import SimulatorSpec, find_task, specs
-from worldgym.errors import EnvironmentClosed, InvalidAction, InvalidOption, ResetNeeded, UnknownTask
+from worldgym.errors import ConfigError, EnvironmentClosed, InvalidAction, InvalidOption, ResetNeeded, UnknownTask
 
 # Two tasks of each family, the packages that it needs, a name close to the first task's, and the steps of its episodes.
 FAMILIES = {
@@ -26,7 +28,8 @@ FAMILIES = {
     "LIBERO": (("libero_spatial/0", "libero_object/0"), ("libero", "robosuite"), "libero_spatia/0", 300),
 }
 MARKS = {"MetaWorld": pytest.mark.simulator}
-EXPERTS = ("MetaWorld", "ManiSkill", "Robosuite", "LIBERO")
+RESTORABLE = ("MetaWorld", "Robosuite", "RoboDesk", "LIBERO")  # as a model of planners; and can be copied
+MOVABLE = RESTORABLE[1:]  # states can be set in another episode, and in another environment
 NAMES_KNOWN = ("LIBERO",)  # all tasks can be named without the simulator
 PARAMETERS = [pytest.param(name, marks=MARKS.get(name, pytest.mark.other_simulator)) for name in FAMILIES]
 
@@ -159,16 +162,59 @@ def test_an_episode_is_truncated_at_its_limit_alone(family: str, spec: Simulator
     env.close()
 
 
-def test_the_expert_succeeds(family: str, env: Any, tasks: tuple[str, str]) -> None:
-    env.reset(seed=0)
-    if family not in EXPERTS:
-        with pytest.raises(InvalidOption, match=f"{tasks[0]} has no scripted expert"):
-            env.expert_action()
-        return
+def test_the_expert_succeeds(family: str, env: Any) -> None:
     steps = range(FAMILIES[family][3])
     for seed in range(2):
         env.reset(seed=seed)
         assert any(env.step(env.expert_action())[4]["success"] for _ in steps), seed
+
+
+def test_states_are_restored_exactly(family: str, env: Any, spec: SimulatorSpec, tasks: tuple[str, str]) -> None:
+    """What follows is the same to the last bit, however often a state is set and whatever happened in between."""
+    if family not in RESTORABLE:
+        assert not hasattr(env, "set_state")
+        return
+    episode(env, 1, 6)
+    state, frame, taken = env.get_state(), env.frame, actions(env, 12)[6:]
+    first = [env.step(action) for action in taken]
+    undrawn = [(reward, info["success"]) for _, reward, _, _, info in first]
+    following = env.reset() if family in MOVABLE else None
+    for wander in (actions(env, 3), -actions(env, 9)):
+        for action in wander:
+            env.step(action)
+        env.set_state(state)
+        assert np.array_equal(env.frame, frame)
+        assert np.array_equal(env.draw(), frame)
+        assert data_equivalence([env.step(action) for action in taken], first, exact=True)
+    env.set_state(state)
+    assert [env.advance(action) for action in taken] == undrawn
+    assert np.array_equal(env.draw(), first[-1][0])
+    if family not in MOVABLE:
+        return
+    assert data_equivalence(env.reset(), following, exact=True)  # from the state's generator
+    others = [spec.make(task) for task in tasks]
+    episode(others[0], 7, 3)
+    others[0].set_state(state)  # type: ignore[attr-defined]
+    assert data_equivalence([others[0].step(action) for action in taken], first, exact=True)
+    others[1].reset(seed=0)
+    with pytest.raises(InvalidOption, match=f"expected a state of {tasks[1]}, got one of {tasks[0]}"):
+        others[1].set_state(state)  # type: ignore[attr-defined]
+    for other in others:
+        other.close()
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda env: pickle.loads(pickle.dumps(env))])
+def test_copies_continue_identically(family: str, env: Any, copied: Callable[[Any], Any]) -> None:
+    episode(env, 1, 3)
+    if family not in RESTORABLE:
+        with pytest.raises(ConfigError, match="can be neither copied nor pickled: make another one"):
+            copied(env)
+        return
+    twin = copied(env)
+    for action in actions(env, 3):
+        assert data_equivalence(env.step(action), twin.step(action), exact=True)
+    assert data_equivalence(env.reset(), twin.reset(), exact=True)
+    twin.close()
 
 
 @pytest.mark.parametrize("bad", [np.zeros(3), np.nan, np.inf, "up", None])
@@ -197,10 +243,12 @@ def test_render(spec: SimulatorSpec, tasks: tuple[str, str]) -> None:
     env.close()
 
 
-def test_calls_out_of_order_and_bad_options(spec: SimulatorSpec, tasks: tuple[str, str]) -> None:
+def test_calls_out_of_order_and_bad_options(family: str, spec: SimulatorSpec, tasks: tuple[str, str]) -> None:
     env: Any = spec.make(tasks[0])  # never draws
     action = np.zeros(env.action_space.shape, np.float32)
     calls: list[Callable[[], Any]] = [lambda: env.step(action), env.expert_action, env.render]
+    if family in RESTORABLE:
+        calls += [lambda: env.advance(action), env.draw, env.get_state, lambda: env.set_state(None)]
     for call in calls:
         with pytest.raises(ResetNeeded, match=r"reset\(\)"):
             call()

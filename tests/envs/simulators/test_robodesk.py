@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from worldgym.envs.simulators.robodesk import SimulatorRoboDesk
+from worldgym.errors import InvalidOption
 
 pytestmark = pytest.mark.other_simulator
 IDLE = np.zeros(5, np.float32)
@@ -46,3 +47,20 @@ def test_a_block_off_the_table_counts_if_no_other_one_moves(env: SimulatorRoboDe
     assert info["success"]
     env.simulator.physics.named.data.qpos["flat_block"][0] += 0.1
     assert not env.step(IDLE)[4]["success"]
+
+
+@pytest.mark.parametrize("task", ["push_green", "push_blue", "flat_block_off_table"])
+def test_the_experts_succeed(task: str) -> None:
+    """That of push_red is tested with the contract."""
+    env = SimulatorRoboDesk(task)
+    env.reset(seed=0)
+    assert any(env.advance(env.expert_action())[1] for _ in range(100))
+    env.close()
+
+
+def test_a_task_without_an_expert_is_named() -> None:
+    env = SimulatorRoboDesk("open_drawer")
+    env.reset(seed=0)
+    with pytest.raises(InvalidOption, match="open_drawer has no scripted expert; tasks that have one: push_red"):
+        env.expert_action()
+    env.close()

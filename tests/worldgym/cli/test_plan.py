@@ -105,11 +105,20 @@ def test_planners_models_and_costs(plan: Callable[..., int], tmp_path: Path, opt
     assert read(tmp_path / "out" / "plan.json")["results"]["plan"]["episodes"] == 1
 
 
+def test_each_episode_has_the_goal_of_its_scripted_solution(plan: Callable[..., int], tmp_path: Path) -> None:
+    assert plan("--model simulator --cost goal-success --episodes 2 --max-steps 5") == 0
+    episodes = [tmp_path / "out" / "plan" / f"episode-{seed:08d}.json" for seed in range(2)]
+    assert all(read(path)["goal_solved"] for path in episodes)
+    assert [read(path)["steps"] for path in episodes] == [5, 5]
+    goals = [path.with_suffix(".goal.png").read_bytes() for path in episodes]
+    assert goals[0] != goals[1]
+    assert not list((tmp_path / "out" / "random").glob("*.goal.png"))
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ("--cost goal", "expected --goal with --cost goal"),
-        ("--goal {goal}", "expected --goal with --cost goal"),
+        ("--goal {goal}", "expected --goal with goal or goal-success as the cost, got reward"),
         ("--cost goal --goal {goal}", "goal: expected uint8 [32, 32, 3]"),
         ("--cost goal --goal {text}", "expected a picture"),
         ("--planner shooting --iterations 2", "random shooting has one"),
