@@ -202,10 +202,35 @@ def _on_cluster(jobs: Sequence[Job], folder: Path, workers: int | None, address:
 
 
 def _record_job(job: Job) -> Episode:
-    env = job.spec.make(job.task, **job.options)
+    """Record an episode, in the environment of this process's last episode if it was alike."""
+    env = _take_env(job)
     try:
-        return record(env, job.behaviour, job.seed, job.options.get("look"), job.steps, job.policy)
-    finally:
+        episode = record(env, job.behaviour, job.seed, job.options.get("look"), job.steps, job.policy)
+    except BaseException:
+        env.close()
+        raise
+    _keep_env(job, env)
+    return episode
+
+
+_kept: list[tuple[Any, Any]] = []  # at most one environment, with what it was made of
+
+
+def _take_env(job: Job) -> Any:
+    made_of = job.simulator, job.task, dict(job.options)
+    if _kept:
+        known, env = _kept.pop()
+        if known == made_of:
+            return env
+        env.close()
+    return job.spec.make(job.task, **job.options)
+
+
+def _keep_env(job: Job, env: Any) -> None:
+    """Keep an environment for the next episode. Of a Gymnasium environment episodes may depend on those before."""
+    if job.simulator:
+        _kept.append(((job.simulator, job.task, dict(job.options)), env))
+    else:
         env.close()
 
 

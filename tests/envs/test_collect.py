@@ -3,15 +3,19 @@
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+from worldgym.data.episode import EpisodeFile
 from worldgym.data.recordings import Recordings
-from worldgym.envs.behaviours import BEHAVIOURS
-from worldgym.envs.collect import Job, collect, record
+from worldgym.envs.behaviours import BEHAVIOURS, find_behaviour
+from worldgym.envs.collect import Job, _record_to, collect, record
+from worldgym.envs.registry import SimulatorSpec
 from worldgym.envs.simulators.metaworld import SimulatorMetaWorld
-from worldgym.errors import InvalidOption, UnknownTask
+from worldgym.envs.simulators.toy import SimulatorToy
+from worldgym.errors import InvalidOption, UnknownTask, WorldGymError
 
 pytestmark = pytest.mark.simulator
 
@@ -50,6 +54,31 @@ def test_behaviours_of_one_seed_start_differently() -> None:
     starts = [record(env, behaviour, 0, steps=1).frames[0] for behaviour in BEHAVIOURS]
     env.close()
     assert len({start.tobytes() for start in starts}) == len(BEHAVIOURS)
+
+
+def test_an_environment_is_made_once_a_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[SimulatorToy] = []
+
+    def make(spec: SimulatorSpec, task: str, **options: Any) -> SimulatorToy:
+        made.append(SimulatorToy(**options))
+        return made[-1]
+
+    monkeypatch.setattr(SimulatorSpec, "make", make)
+    jobs = [Job("Toy", "toy", "random", seed, find_behaviour("random"), {}, None) for seed in range(3)]
+    for job in jobs:
+        _record_to(job, tmp_path)
+    assert len(made) == 1
+    for job in jobs:
+        fresh = record(SimulatorToy(), "random", job.seed)
+        np.testing.assert_array_equal(EpisodeFile(job.path(tmp_path)).load().frames, fresh.frames)
+    other = jobs[0]._replace(seed=9, options={"render_mode": "rgb_array"})
+    _record_to(other, tmp_path)
+    assert len(made) == 2
+    failing = other._replace(seed=10, policy=lambda env, rng: lambda: np.full(2, np.nan, np.float32))
+    with pytest.raises(WorldGymError):
+        _record_to(failing, tmp_path)
+    _record_to(other._replace(seed=11), tmp_path)
+    assert len(made) == 3  # one that failed is not used again
 
 
 def test_second_run_adds_what_is_missing(tmp_path: Path) -> None:
