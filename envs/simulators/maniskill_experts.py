@@ -13,10 +13,12 @@ Point = NDArray[np.float64]
 MAX_MOVE = 0.1  # of action 1: metres, and radians
 GAIN = 1.5  # the controller moves less far than it is told
 OPEN, CLOSED = 1.0, -1.0
+LOOSE = 0.28  # the fingers press on a thing of 5 cm lightly
 HOVER = 0.08  # above a cube, before the hand comes down
 ALIGNED = 0.012  # horizontal distance within which the hand comes down
 REACHED = 0.012
 CUBE_SIZE = 0.04
+PEG_GRIP = (0.08, 0.11)  # from its middle
 
 
 def pick_cube(simulator: Any) -> NDArray[np.float32]:
@@ -57,21 +59,43 @@ def push_cube(simulator: Any) -> NDArray[np.float32]:
     return _move(simulator, np.array([ahead, behind[1], behind[2]]), CLOSED)
 
 
+def lift_peg_upright(simulator: Any) -> NDArray[np.float32]:
+    """Lift the peg by its near end in a loose grip, so that it swings down to hang; set it down and let go.
+
+    The wrist cannot turn by a right angle here, and the arm does not reach the far end.
+    """
+    along = simulator.peg.pose.to_transformation_matrix()[0, :3, 0].numpy().astype(np.float64)
+    peg = _point(simulator.peg)
+    above_table = peg[2] - simulator.peg_half_length
+    tilt = math.atan2(math.hypot(*along[:2]), abs(along[2]))  # radians from upright
+    if tilt < 0.07 and above_table < 0.004:
+        return _move(simulator, np.zeros(3), OPEN)
+    if not _grasps(simulator, simulator.peg):
+        grip = np.clip((peg - _hand(simulator)) @ along, *PEG_GRIP)
+        return _grasp(simulator, simulator.peg, -grip * along)
+    if tilt > 0.15:
+        return _move(simulator, np.array([0, 0, 0.015 - above_table]), LOOSE)
+    action = _move(simulator, np.array([0, 0, -above_table]), CLOSED)  # the firm grip ends the swing
+    action[4] = np.clip(GAIN * math.copysign(along[0], along[0] * along[2]) / MAX_MOVE, -1, 1)
+    return action
+
+
 EXPERTS: dict[str, Callable[[Any], NDArray[np.float32]]] = {
     "PickCube-v1": pick_cube,
     "StackCube-v1": stack_cube,
     "PushCube-v1": push_cube,
+    "LiftPegUpright-v1": lift_peg_upright,
 }
 
 
-def _grasp(simulator: Any, cube: Any) -> NDArray[np.float32]:
-    """Come down over the cube with open fingers along its sides, and close them."""
-    offset = _point(cube) - _hand(simulator)
+def _grasp(simulator: Any, thing: Any, beside: Point | float = 0.0) -> NDArray[np.float32]:
+    """Come down over a thing (or beside its middle) with open fingers along its sides, and close them."""
+    offset = _point(thing) + beside - _hand(simulator)
     if math.hypot(*offset[:2]) > ALIGNED:
         offset[2] += HOVER
-        return _move(simulator, offset, OPEN, _turn(simulator, cube))
+        return _move(simulator, offset, OPEN, _turn(simulator, thing))
     reached = bool(np.linalg.norm(offset) < REACHED)
-    return _move(simulator, offset, CLOSED if reached else OPEN, 0.0 if reached else _turn(simulator, cube))
+    return _move(simulator, offset, CLOSED if reached else OPEN, 0.0 if reached else _turn(simulator, thing))
 
 
 def _move(simulator: Any, offset: Point, gripper: float, turn: float = 0.0) -> NDArray[np.float32]:
