@@ -20,6 +20,23 @@ REACHED = 0.012
 CUBE_SIZE = 0.04
 PEG_GRIP = (0.08, 0.11)  # from its middle
 
+T_RADIUS = 0.06  # metres: how far a turn by a radian moves the T, about
+T_HOVER, T_PUSH_HEIGHT = 0.065, 0.018
+T_FACES = (  # from, to and outwards, about the centre of mass
+    ((-0.09, -0.0625), (0.09, -0.0625), (0, -1)),
+    ((-0.1, -0.0525), (-0.1, -0.0225), (-1, 0)),
+    ((0.1, -0.0525), (0.1, -0.0225), (1, 0)),
+    ((-0.09, -0.0125), (-0.045, -0.0125), (0, 1)),
+    ((0.045, -0.0125), (0.09, -0.0125), (0, 1)),
+    ((-0.025, 0.01), (-0.025, 0.1275), (-1, 0)),
+    ((0.025, 0.01), (0.025, 0.1275), (1, 0)),
+    ((-0.015, 0.1375), (0.015, 0.1375), (0, 1)),
+)
+T_SIDES = np.concatenate(
+    [np.column_stack((np.linspace(start, end, 9), np.tile(out, (9, 1)))) for start, end, out in T_FACES]
+).astype(np.float64)
+"""Points at which to push the T and the directions out of it there: float64 ``[72, 4]``, x and y in its own frame."""
+
 
 def pick_cube(simulator: Any) -> NDArray[np.float32]:
     """Grasp the cube and carry it to the green mark."""
@@ -80,11 +97,37 @@ def lift_peg_upright(simulator: Any) -> NDArray[np.float32]:
     return action
 
 
+def push_t(simulator: Any) -> NDArray[np.float32]:
+    """Push the T by a side that brings it nearer to its goal; come down beside another side when this one does not."""
+    tee, tip = simulator.tee.pose.to_transformation_matrix()[0].numpy().astype(np.float64), _hand(simulator)
+    goal = simulator.goal_tee.pose.to_transformation_matrix()[0].numpy().astype(np.float64)
+    left = np.append(goal[:2, 3] - tee[:2, 3], T_RADIUS * _angle(goal[:2, 0], tee[:2, 0]))
+    if np.linalg.norm(left) < 0.006:
+        return _move(simulator, np.array([0, 0, T_HOVER - tip[2]]), CLOSED)
+    sides = T_SIDES @ np.kron(np.eye(2), tee[:2, :2].T)
+    gains = _push_gains(sides, left)
+    points, outward = sides[:, :2] + tee[:2, 3], sides[:, 2:]
+    ahead = np.sum((tip[:2] - points) * outward, axis=1)  # how far the tip is in front of each point, and beside it
+    beside = np.linalg.norm(tip[:2] - points - ahead[:, None] * outward, axis=1)
+    near = (ahead > 0) & (ahead < 0.04) & (beside < 0.012) & (gains > 0.5 * gains.max())
+    if near.any():
+        side = int(np.argmax(np.where(near, gains, -1.0)))
+        if tip[2] > 0.03:
+            return _move(simulator, np.array([0, 0, T_PUSH_HEIGHT - tip[2]]), CLOSED)
+        push = points[side] - tip[:2] - outward[side] * min(0.04, 0.01 + np.linalg.norm(left))
+        return _move(simulator, np.append(push, T_PUSH_HEIGHT - tip[2]) / GAIN, CLOSED)
+    offset = np.append(points[gains.argmax()] + 0.025 * outward[gains.argmax()] - tip[:2], T_HOVER - tip[2])
+    if offset[2] > 0.02:  # up first
+        offset[:2] = 0
+    return _move(simulator, offset, CLOSED)
+
+
 EXPERTS: dict[str, Callable[[Any], NDArray[np.float32]]] = {
     "PickCube-v1": pick_cube,
     "StackCube-v1": stack_cube,
     "PushCube-v1": push_cube,
     "LiftPegUpright-v1": lift_peg_upright,
+    "PushT-v1": push_t,
 }
 
 
@@ -112,6 +155,24 @@ def _turn(simulator: Any, cube: Any) -> float:
     hand, side = (thing.pose.to_transformation_matrix()[0, :2, 1].numpy() for thing in (simulator.agent.tcp, cube))
     angle = math.atan2(side[1], side[0]) - math.atan2(hand[1], hand[0])
     return (angle + math.pi / 4) % (math.pi / 2) - math.pi / 4
+
+
+def _push_gains(sides: NDArray[np.float64], left: Point) -> NDArray[np.float64]:
+    """How well a push at each side leads to the goal: the cosine of its movement with the one that is left.
+
+    A slow push with a force moves a thing that slides in proportion to the force, and turns it in proportion to the
+    torque. Args: ``[N, 4]`` points about the centre of mass and outward directions; metres and metres of turn ``[3]``.
+    """
+    force = -sides[:, 2:]
+    torque = sides[:, 0] * force[:, 1] - sides[:, 1] * force[:, 0]
+    movement = np.column_stack((force, T_RADIUS * torque / T_RADIUS**2))
+    gains: NDArray[np.float64] = movement @ left / np.linalg.norm(movement, axis=1) / np.linalg.norm(left)
+    return gains
+
+
+def _angle(to: NDArray[np.float64], start: NDArray[np.float64]) -> float:
+    """The angle from one direction in the plane to another, in radians within pi."""
+    return math.atan2(start[0] * to[1] - start[1] * to[0], start @ to)
 
 
 def _hand(simulator: Any) -> Point:
