@@ -21,6 +21,7 @@ CUBE_SIZE = 0.04
 PEG_GRIP = (0.08, 0.11)  # from its middle
 
 T_RADIUS = 0.06  # metres: how far a turn by a radian moves the T, about
+T_PUSH, T_KEEP = 0.07, 0.5
 T_HOVER, T_PUSH_HEIGHT = 0.065, 0.018
 T_FACES = (  # from, to and outwards, about the centre of mass
     ((-0.09, -0.0625), (0.09, -0.0625), (0, -1)),
@@ -109,14 +110,14 @@ def push_t(simulator: Any) -> NDArray[np.float32]:
     points, outward = sides[:, :2] + tee[:2, 3], sides[:, 2:]
     ahead = np.sum((tip[:2] - points) * outward, axis=1)  # how far the tip is in front of each point, and beside it
     beside = np.linalg.norm(tip[:2] - points - ahead[:, None] * outward, axis=1)
-    near = (ahead > 0) & (ahead < 0.04) & (beside < 0.012) & (gains > 0.5 * gains.max())
-    if near.any():
-        side = int(np.argmax(np.where(near, gains, -1.0)))
-        if tip[2] > 0.03:
-            return _move(simulator, np.array([0, 0, T_PUSH_HEIGHT - tip[2]]), CLOSED)
-        push = points[side] - tip[:2] - outward[side] * min(0.04, 0.01 + np.linalg.norm(left))
+    down = bool(tip[2] < 0.03)
+    near = (ahead > (0.0 if down else 0.012)) & (ahead < 0.04) & (beside < 0.012) & (gains > T_KEEP * gains.max())
+    side = int(np.argmax(np.where(near, gains, -1.0) if near.any() else gains))
+    to_side = points[side] - tip[:2]
+    if down and near.any():
+        push = to_side - outward[side] * min(T_PUSH, 0.015 + np.linalg.norm(left))
         return _move(simulator, np.append(push, T_PUSH_HEIGHT - tip[2]) / GAIN, CLOSED)
-    offset = np.append(points[gains.argmax()] + 0.025 * outward[gains.argmax()] - tip[:2], T_HOVER - tip[2])
+    offset = np.append(to_side + 0.025 * outward[side], (T_PUSH_HEIGHT if near.any() else T_HOVER) - tip[2])
     if offset[2] > 0.02:  # up first
         offset[:2] = 0
     return _move(simulator, offset, CLOSED)
