@@ -27,10 +27,10 @@ T_FACES = (  # from, to and outwards, about the centre of mass
     ((-0.09, -0.0625), (0.09, -0.0625), (0, -1)),
     ((-0.1, -0.0525), (-0.1, -0.0225), (-1, 0)),
     ((0.1, -0.0525), (0.1, -0.0225), (1, 0)),
-    ((-0.09, -0.0125), (-0.045, -0.0125), (0, 1)),
-    ((0.045, -0.0125), (0.09, -0.0125), (0, 1)),
-    ((-0.025, 0.01), (-0.025, 0.1275), (-1, 0)),
-    ((0.025, 0.01), (0.025, 0.1275), (1, 0)),
+    ((-0.09, -0.0125), (-0.05, -0.0125), (0, 1)),
+    ((0.05, -0.0125), (0.09, -0.0125), (0, 1)),
+    ((-0.025, 0.015), (-0.025, 0.1275), (-1, 0)),
+    ((0.025, 0.015), (0.025, 0.1275), (1, 0)),
     ((-0.015, 0.1375), (0.015, 0.1375), (0, 1)),
 )
 T_SIDES = np.concatenate(
@@ -103,7 +103,7 @@ def push_t(simulator: Any) -> NDArray[np.float32]:
     tee, tip = simulator.tee.pose.to_transformation_matrix()[0].numpy().astype(np.float64), _hand(simulator)
     goal = simulator.goal_tee.pose.to_transformation_matrix()[0].numpy().astype(np.float64)
     left = np.append(goal[:2, 3] - tee[:2, 3], T_RADIUS * _angle(goal[:2, 0], tee[:2, 0]))
-    if np.linalg.norm(left) < 0.006:
+    if bool(simulator.evaluate()["success"]):
         return _move(simulator, np.array([0, 0, T_HOVER - tip[2]]), CLOSED)
     sides = T_SIDES @ np.kron(np.eye(2), tee[:2, :2].T)
     gains = _push_gains(sides, left)
@@ -115,8 +115,12 @@ def push_t(simulator: Any) -> NDArray[np.float32]:
     side = int(np.argmax(np.where(near, gains, -1.0) if near.any() else gains))
     to_side = points[side] - tip[:2]
     if down and near.any():
-        push = to_side - outward[side] * min(T_PUSH, 0.015 + np.linalg.norm(left))
+        stuck = bool(simulator.agent.robot.get_qvel().abs().max() < 0.1)  # the T rests until a push is hard enough
+        push = to_side - outward[side] * (T_PUSH if stuck else min(T_PUSH, 0.015 + np.linalg.norm(left)))
         return _move(simulator, np.append(push, T_PUSH_HEIGHT - tip[2]) / GAIN, CLOSED)
+    closest = int(np.argmin(np.hypot(ahead, beside)))
+    if down and 0 < ahead[closest] < 0.014:  # back first, or it takes the T with it
+        return _move(simulator, np.append(0.04 * outward[closest], T_PUSH_HEIGHT - tip[2]), CLOSED)
     offset = np.append(to_side + 0.025 * outward[side], (T_PUSH_HEIGHT if near.any() else T_HOVER) - tip[2])
     if offset[2] > 0.02:  # up first
         offset[:2] = 0
