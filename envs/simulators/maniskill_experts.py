@@ -103,8 +103,6 @@ def push_t(simulator: Any) -> NDArray[np.float32]:
     tee, tip = simulator.tee.pose.to_transformation_matrix()[0].numpy().astype(np.float64), _hand(simulator)
     goal = simulator.goal_tee.pose.to_transformation_matrix()[0].numpy().astype(np.float64)
     left = np.append(goal[:2, 3] - tee[:2, 3], T_RADIUS * _angle(goal[:2, 0], tee[:2, 0]))
-    if bool(simulator.evaluate()["success"]):
-        return _move(simulator, np.array([0, 0, T_HOVER - tip[2]]), CLOSED)
     sides = T_SIDES @ np.kron(np.eye(2), tee[:2, :2].T)
     gains = _push_gains(sides, left)
     points, outward = sides[:, :2] + tee[:2, 3], sides[:, 2:]
@@ -114,17 +112,20 @@ def push_t(simulator: Any) -> NDArray[np.float32]:
     near = (ahead > (0.0 if down else 0.012)) & (ahead < 0.04) & (beside < 0.012) & (gains > T_KEEP * gains.max())
     side = int(np.argmax(np.where(near, gains, -1.0) if near.any() else gains))
     to_side = points[side] - tip[:2]
-    if down and near.any():
+    reached = bool(simulator.evaluate()["success"])
+    if down and near.any() and not reached:
         stuck = bool(simulator.agent.robot.get_qvel().abs().max() < 0.1)  # the T rests until a push is hard enough
         push = to_side - outward[side] * (T_PUSH if stuck else min(T_PUSH, 0.015 + np.linalg.norm(left)))
-        return _move(simulator, np.append(push, T_PUSH_HEIGHT - tip[2]) / GAIN, CLOSED)
+        return _move_stick(simulator, np.append(push, T_PUSH_HEIGHT - tip[2]) / GAIN)
     closest = int(np.argmin(np.hypot(ahead, beside)))
     if down and 0 < ahead[closest] < 0.014:  # back first, or it takes the T with it
-        return _move(simulator, np.append(0.04 * outward[closest], T_PUSH_HEIGHT - tip[2]), CLOSED)
+        return _move_stick(simulator, np.append(0.04 * outward[closest], T_PUSH_HEIGHT - tip[2]))
     offset = np.append(to_side + 0.025 * outward[side], (T_PUSH_HEIGHT if near.any() else T_HOVER) - tip[2])
-    if offset[2] > 0.02:  # up first
+    if reached:
+        offset = np.array([0, 0, T_HOVER - tip[2]])
+    elif offset[2] > 0.02:  # up first
         offset[:2] = 0
-    return _move(simulator, offset, CLOSED)
+    return _move_stick(simulator, offset)
 
 
 EXPERTS: dict[str, Callable[[Any], NDArray[np.float32]]] = {
@@ -153,6 +154,14 @@ def _move(simulator: Any, offset: Point, gripper: float, turn: float = 0.0) -> N
     action[5] = -turn / MAX_MOVE  # ManiSkill turns the other way round
     action[6] = gripper
     return np.clip(action, -1.0, 1.0).astype(np.float32)
+
+
+def _move_stick(simulator: Any, offset: Point) -> NDArray[np.float32]:
+    """The action that moves the stick by an offset and keeps it vertical, which the load of a push would tilt."""
+    action = _move(simulator, offset, CLOSED)
+    axis = simulator.agent.tcp.pose.to_transformation_matrix()[0, :2, 2].numpy()
+    action[3:5] = np.clip(2 * GAIN * np.array([axis[1], -axis[0]]) / MAX_MOVE, -1.0, 1.0)
+    return action
 
 
 def _turn(simulator: Any, cube: Any) -> float:
