@@ -109,7 +109,10 @@ def push_t(simulator: Any) -> NDArray[np.float32]:
     ahead = np.sum((tip[:2] - points) * outward, axis=1)  # how far the tip is in front of each point, and beside it
     beside = np.linalg.norm(tip[:2] - points - ahead[:, None] * outward, axis=1)
     down = bool(tip[2] < 0.03)
-    near = (ahead > (0.0 if down else 0.012)) & (ahead < 0.04) & (beside < 0.012) & (gains > T_KEEP * gains.max())
+    if down:
+        near = (ahead > 0.0) & (ahead < 0.04) & (beside < 0.012) & (gains > T_KEEP * gains.max())
+    else:  # to the best side alone, or it would go up and down between two
+        near = (ahead > 0.01) & (ahead < 0.05) & (beside < 0.015) & (gains == gains.max())
     side = int(np.argmax(np.where(near, gains, -1.0) if near.any() else gains))
     to_side = points[side] - tip[:2]
     reached = bool(simulator.evaluate()["success"])
@@ -120,7 +123,7 @@ def push_t(simulator: Any) -> NDArray[np.float32]:
     closest = int(np.argmin(np.hypot(ahead, beside)))
     if down and 0 < ahead[closest] < 0.014:  # back first, or it takes the T with it
         return _move_stick(simulator, np.append(0.04 * outward[closest], T_PUSH_HEIGHT - tip[2]))
-    offset = np.append(to_side + 0.025 * outward[side], (T_PUSH_HEIGHT if near.any() else T_HOVER) - tip[2])
+    offset = np.append(to_side + 0.028 * outward[side], (T_PUSH_HEIGHT if near.any() else T_HOVER) - tip[2])
     if reached:
         offset = np.array([0, 0, T_HOVER - tip[2]])
     elif offset[2] > 0.02:  # up first
