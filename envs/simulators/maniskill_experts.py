@@ -21,7 +21,7 @@ CUBE_SIZE = 0.04
 PEG_GRIP = (0.08, 0.11)  # from its middle
 
 T_RADIUS = 0.06  # metres: how far a turn by a radian moves the T, about
-T_PUSH, T_KEEP = 0.07, 0.5
+T_PUSH, T_KEEP, T_TRAVEL = 0.07, 0.5, 0.6
 T_HOVER, T_PUSH_HEIGHT = 0.065, 0.018
 T_FACES = (  # from, to and outwards, about the centre of mass
     ((-0.09, -0.0625), (0.09, -0.0625), (0, -1)),
@@ -109,16 +109,19 @@ def push_t(simulator: Any) -> NDArray[np.float32]:
     ahead = np.sum((tip[:2] - points) * outward, axis=1)  # how far the tip is in front of each point, and beside it
     beside = np.linalg.norm(tip[:2] - points - ahead[:, None] * outward, axis=1)
     down = bool(tip[2] < 0.03)
+    worth = gains - T_TRAVEL * np.linalg.norm(tip[:2] - points, axis=1)
     if down:
         near = (ahead > 0.0) & (ahead < 0.04) & (beside < 0.012) & (gains > T_KEEP * gains.max())
     else:  # to the best side alone, or it would go up and down between two
-        near = (ahead > 0.01) & (ahead < 0.05) & (beside < 0.015) & (gains == gains.max())
-    side = int(np.argmax(np.where(near, gains, -1.0) if near.any() else gains))
+        near = (ahead > 0.01) & (ahead < 0.05) & (beside < 0.015) & (worth == worth.max())
+    side = int(np.argmax(np.where(near, worth, -9.0) if near.any() else worth))
     to_side = points[side] - tip[:2]
     reached = bool(simulator.evaluate()["success"])
     if down and near.any() and not reached:
-        stuck = bool(simulator.agent.robot.get_qvel().abs().max() < 0.1)  # the T rests until a push is hard enough
-        push = to_side - outward[side] * (T_PUSH if stuck else min(T_PUSH, 0.015 + np.linalg.norm(left)))
+        rests = ahead[side] < 0.012 and bool(
+            simulator.tee.linear_velocity.norm() < 0.02
+        )  # until the push is hard enough
+        push = to_side - outward[side] * min(T_PUSH, (0.04 if rests else 0.015) + np.linalg.norm(left))
         return _move_stick(simulator, np.append(push, T_PUSH_HEIGHT - tip[2]) / GAIN)
     closest = int(np.argmin(np.hypot(ahead, beside)))
     if down and 0 < ahead[closest] < 0.014:  # back first, or it takes the T with it
