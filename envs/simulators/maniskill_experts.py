@@ -20,8 +20,12 @@ REACHED = 0.012
 CUBE_SIZE = 0.04
 PEG_GRIP = (0.08, 0.11)  # from its middle
 
-T_RADIUS = 0.06  # metres: how far a turn by a radian moves the T, about
-T_PUSH, T_KEEP, T_TRAVEL = 0.07, 0.5, 0.6
+T_RADIUS = 0.06  # metres that count as much as a turn by a radian
+T_PUSH = 0.07  # metres into the T, at most
+T_KEEP = 0.5  # another side is taken when the gain of this one falls below this share of the best
+T_TRAVEL = 0.6  # gain that a metre of way to another side costs
+T_BESIDE = 0.028  # metres from a side to where the stick comes down
+T_REACH = 0.32  # metres from the robot's base, within which the arm does not fold
 T_HOVER, T_PUSH_HEIGHT = 0.065, 0.018
 T_FACES = (  # from, to and outwards, about the centre of mass
     ((-0.09, -0.0625), (0.09, -0.0625), (0, -1)),
@@ -82,8 +86,7 @@ def lift_peg_upright(simulator: Any) -> NDArray[np.float32]:
 
     The wrist cannot turn by a right angle here, and the arm does not reach the far end.
     """
-    along = simulator.peg.pose.to_transformation_matrix()[0, :3, 0].numpy().astype(np.float64)
-    peg = _point(simulator.peg)
+    peg, along = _point(simulator.peg), _matrix(simulator.peg)[:3, 0]
     above_table = peg[2] - simulator.peg_half_length
     tilt = math.atan2(math.hypot(*along[:2]), abs(along[2]))  # radians from upright
     if tilt < 0.07 and above_table < 0.004:
@@ -100,36 +103,24 @@ def lift_peg_upright(simulator: Any) -> NDArray[np.float32]:
 
 def push_t(simulator: Any) -> NDArray[np.float32]:
     """Push the T by a side that brings it nearer to its goal; come down beside another side when this one does not."""
-    tee, tip = simulator.tee.pose.to_transformation_matrix()[0].numpy().astype(np.float64), _hand(simulator)
-    goal = simulator.goal_tee.pose.to_transformation_matrix()[0].numpy().astype(np.float64)
-    left = np.append(goal[:2, 3] - tee[:2, 3], T_RADIUS * _angle(goal[:2, 0], tee[:2, 0]))
-    sides = T_SIDES @ np.kron(np.eye(2), tee[:2, :2].T)
-    gains = _push_gains(sides, left)
-    points, outward = sides[:, :2] + tee[:2, 3], sides[:, 2:]
-    ahead = np.sum((tip[:2] - points) * outward, axis=1)  # how far the tip is in front of each point, and beside it
+    tip, (points, outward, gains) = _hand(simulator), _t_sides(simulator)
+    ahead = np.sum((tip[:2] - points) * outward, axis=1)  # of each point, along its outward direction
     beside = np.linalg.norm(tip[:2] - points - ahead[:, None] * outward, axis=1)
-    down = bool(tip[2] < 0.03)
-    worth = gains - T_TRAVEL * np.linalg.norm(tip[:2] - points, axis=1)
+    worth = gains - T_TRAVEL * np.hypot(ahead, beside)
+    down, done = bool(tip[2] < 0.03), bool(simulator.evaluate()["success"])
     if down:
         near = (ahead > 0.0) & (ahead < 0.04) & (beside < 0.012) & (gains > T_KEEP * gains.max())
-    else:  # to the best side alone, or it would go up and down between two
+    else:  # only the best side, or it would go up and down between two
         near = (ahead > 0.01) & (ahead < 0.05) & (beside < 0.015) & (worth == worth.max())
-    side = int(np.argmax(np.where(near, worth, -9.0) if near.any() else worth))
-    to_side = points[side] - tip[:2]
-    reached = bool(simulator.evaluate()["success"])
-    if down and near.any() and not reached:
-        rests = ahead[side] < 0.012 and bool(
-            simulator.tee.linear_velocity.norm() < 0.02
-        )  # until the push is hard enough
-        push = to_side - outward[side] * min(T_PUSH, (0.04 if rests else 0.015) + np.linalg.norm(left))
-        return _move_stick(simulator, np.append(push, T_PUSH_HEIGHT - tip[2]) / GAIN)
+    if down and near.any() and not done:
+        side = int(np.argmax(np.where(near, worth, -np.inf)))
+        return _push(simulator, points[side], outward[side], bool(ahead[side] < 0.012))
     closest = int(np.argmin(np.hypot(ahead, beside)))
     if down and 0 < ahead[closest] < 0.014:  # back first, or it takes the T with it
         return _move_stick(simulator, np.append(0.04 * outward[closest], T_PUSH_HEIGHT - tip[2]))
-    offset = np.append(to_side + 0.028 * outward[side], (T_PUSH_HEIGHT if near.any() else T_HOVER) - tip[2])
-    if reached:
-        offset = np.array([0, 0, T_HOVER - tip[2]])
-    elif offset[2] > 0.02:  # up first
+    beside_best = points[worth.argmax()] + T_BESIDE * outward[worth.argmax()]
+    offset = np.append(beside_best - tip[:2], (T_PUSH_HEIGHT if near.any() and not done else T_HOVER) - tip[2])
+    if done or offset[2] > 0.02:  # up first
         offset[:2] = 0
     return _move_stick(simulator, offset)
 
@@ -165,34 +156,57 @@ def _move(simulator: Any, offset: Point, gripper: float, turn: float = 0.0) -> N
 def _move_stick(simulator: Any, offset: Point) -> NDArray[np.float32]:
     """The action that moves the stick by an offset and keeps it vertical, which the load of a push would tilt."""
     action = _move(simulator, offset, CLOSED)
-    axis = simulator.agent.tcp.pose.to_transformation_matrix()[0, :2, 2].numpy()
+    axis = _matrix(simulator.agent.tcp)[:2, 2]
     action[3:5] = np.clip(2 * GAIN * np.array([axis[1], -axis[0]]) / MAX_MOVE, -1.0, 1.0)
     return action
 
 
 def _turn(simulator: Any, cube: Any) -> float:
     """By how much the hand must turn about the vertical to close along a side of the cube; at most 45 degrees."""
-    hand, side = (thing.pose.to_transformation_matrix()[0, :2, 1].numpy() for thing in (simulator.agent.tcp, cube))
+    hand, side = (_matrix(thing)[:2, 1] for thing in (simulator.agent.tcp, cube))
     angle = math.atan2(side[1], side[0]) - math.atan2(hand[1], hand[0])
     return (angle + math.pi / 4) % (math.pi / 2) - math.pi / 4
 
 
-def _push_gains(sides: NDArray[np.float64], left: Point) -> NDArray[np.float64]:
-    """How well a push at each side leads to the goal: the cosine of its movement with the one that is left.
+def _push(
+    simulator: Any, point: NDArray[np.float64], outward: NDArray[np.float64], touches: bool
+) -> NDArray[np.float32]:
+    """Push at a point of the T; harder while it rests, because the controller yields to the load."""
+    harder = touches and bool(simulator.tee.linear_velocity.norm() < 0.02)
+    far = min(T_PUSH, (0.04 if harder else 0.015) + float(np.linalg.norm(_t_left(simulator))))
+    tip = _hand(simulator)
+    return _move_stick(simulator, np.append(point - far * outward - tip[:2], T_PUSH_HEIGHT - tip[2]) / GAIN)
 
-    A slow push with a force moves a thing that slides in proportion to the force, and turns it in proportion to the
-    torque. Args: ``[N, 4]`` points about the centre of mass and outward directions; metres and metres of turn ``[3]``.
+
+def _t_sides(simulator: Any) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """Where the T can be pushed, and how well each push leads to the goal.
+
+    A slow push moves a thing that slides in proportion to the force, and turns it in proportion to the torque.
+
+    Returns:
+        The points ``[N, 2]``, the directions out of the T there ``[N, 2]`` and the gains ``[N]``: the cosine between
+        the movement that the push makes and the one that is left.
     """
-    force = -sides[:, 2:]
-    torque = sides[:, 0] * force[:, 1] - sides[:, 1] * force[:, 0]
-    movement = np.column_stack((force, T_RADIUS * torque / T_RADIUS**2))
-    gains: NDArray[np.float64] = movement @ left / np.linalg.norm(movement, axis=1) / np.linalg.norm(left)
-    return gains
+    pose = _matrix(simulator.tee)
+    about_middle, outward = T_SIDES[:, :2] @ pose[:2, :2].T, T_SIDES[:, 2:] @ pose[:2, :2].T
+    torque = about_middle[:, 1] * outward[:, 0] - about_middle[:, 0] * outward[:, 1]
+    movement, left = np.column_stack((-outward, torque / T_RADIUS)), _t_left(simulator)
+    gains = movement @ left / (np.linalg.norm(movement, axis=1) * np.linalg.norm(left) + 1e-9)
+    points = about_middle + pose[:2, 3]
+    from_base = np.linalg.norm(points + T_BESIDE * outward - _point(simulator.agent.robot)[:2], axis=1)
+    return points, outward, np.where(from_base > T_REACH, gains, -1.0)
 
 
-def _angle(to: NDArray[np.float64], start: NDArray[np.float64]) -> float:
-    """The angle from one direction in the plane to another, in radians within pi."""
-    return math.atan2(start[0] * to[1] - start[1] * to[0], start @ to)
+def _t_left(simulator: Any) -> NDArray[np.float64]:
+    """The movement from the T to its goal, float64 ``[3]``: x and y, and the turn times ``T_RADIUS``, in metres."""
+    pose, goal = _matrix(simulator.tee), _matrix(simulator.goal_tee)
+    turn = pose[:2, :2].T @ goal[:2, 0]  # the goal's x axis as the T sees it
+    return np.append(goal[:2, 3] - pose[:2, 3], T_RADIUS * math.atan2(turn[1], turn[0]))
+
+
+def _matrix(thing: Any) -> NDArray[np.float64]:
+    matrix: NDArray[np.float64] = thing.pose.to_transformation_matrix()[0].numpy().astype(np.float64)
+    return matrix
 
 
 def _hand(simulator: Any) -> Point:
