@@ -77,9 +77,9 @@ def _pose_left(env: SimulatorManiSkill) -> tuple[float, float]:
 
 
 def test_a_task_without_an_expert_names_those_with_one() -> None:
-    env = SimulatorManiSkill("PullCube-v1")
+    env = SimulatorManiSkill("PegInsertionSide-v1")
     env.reset(seed=0)
-    with pytest.raises(InvalidOption, match=r"PullCube-v1 has no scripted expert.*PickCube-v1, StackCube-v1"):
+    with pytest.raises(InvalidOption, match=r"PegInsertionSide-v1 has no scripted expert.*PickCube-v1, StackCube-v1"):
         env.expert_action()
     env.close()
 
