@@ -47,7 +47,7 @@ def test_a_robot_without_a_gripper_ignores_its_value() -> None:
     env.close()
 
 
-@pytest.mark.parametrize("task", ["StackCube-v1", "PushCube-v1"])
+@pytest.mark.parametrize("task", ["StackCube-v1", "PushCube-v1", "LiftPegUpright-v1"])
 def test_further_experts_succeed(task: str) -> None:
     env = SimulatorManiSkill(task)
     env.reset(seed=0)
@@ -55,10 +55,31 @@ def test_further_experts_succeed(task: str) -> None:
     env.close()
 
 
+def test_an_expert_pushes_the_t_nearly_to_its_goal() -> None:
+    env = SimulatorManiSkill("PushT-v1")
+    env.reset(seed=3)
+    distance, angle = _pose_left(env)
+    for _ in range(100):
+        env.step(env.expert_action())
+    last_distance, last_angle = _pose_left(env)
+    assert last_distance < distance / 3
+    assert last_angle < angle / 3
+    env.close()
+
+
+def _pose_left(env: SimulatorManiSkill) -> tuple[float, float]:
+    """How far the T is from its goal, in metres and radians."""
+    tee, goal = (
+        thing.pose.to_transformation_matrix()[0].numpy() for thing in (env.simulator.tee, env.simulator.goal_tee)
+    )
+    distance = float(np.linalg.norm((tee - goal)[:2, 3]))
+    return distance, float(np.arccos(np.clip(tee[:2, 0] @ goal[:2, 0], -1, 1)))
+
+
 def test_a_task_without_an_expert_names_those_with_one() -> None:
-    env = SimulatorManiSkill("LiftPegUpright-v1")
+    env = SimulatorManiSkill("PegInsertionSide-v1")
     env.reset(seed=0)
-    with pytest.raises(InvalidOption, match=r"LiftPegUpright-v1 has no scripted expert.*PickCube-v1, StackCube-v1"):
+    with pytest.raises(InvalidOption, match=r"PegInsertionSide-v1 has no scripted expert.*PickCube-v1, StackCube-v1"):
         env.expert_action()
     env.close()
 
