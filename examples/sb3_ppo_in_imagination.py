@@ -1,4 +1,5 @@
-"""Train PPO in the learned environment only, then evaluate it there and in the simulator.
+"""Train PPO in the learned environment only, then evaluate it there and in the simulator. With --real train it in the
+simulator instead, to compare.
 
 The defaults take a few minutes on two cores, which is too short for a good policy: raise --steps.
 Needs stable-baselines3 and the simulator: pip install worldgym[sb3,metaworld]
@@ -20,8 +21,9 @@ def main() -> None:
     parser.add_argument("--task", default="plate-slide", help="task of both environments, in Meta-World")
     parser.add_argument("--checkpoint", help="folder of a twin, in place of Meta-World")
     parser.add_argument("--env", help="id of the Gymnasium environment that it was made from")
-    parser.add_argument("--steps", type=int, default=4096, help="imagined steps to train for")
-    parser.add_argument("--envs", type=int, default=16, help="episodes that are imagined in one batch")
+    parser.add_argument("--real", action="store_true", help="train in the simulator, to compare")
+    parser.add_argument("--steps", type=int, default=4096, help="steps to train for")
+    parser.add_argument("--envs", type=int, default=16, help="environments side by side")
     parser.add_argument("--horizon", type=int, default=128, help="steps of each episode between two updates")
     parser.add_argument("--episodes", type=int, default=3, help="episodes to evaluate on, in each environment")
     parser.add_argument("--seed", type=int, default=0, help="seed of the training")
@@ -31,7 +33,8 @@ def main() -> None:
     real: tuple[str, dict[str, str]] = "Simulator-MetaWorld-v0", {"task": options.task}
     if options.checkpoint:
         learned, real = ("WorldModel-v0", {"checkpoint": options.checkpoint}), ("Simulator-v0", {"env": options.env})
-    envs = VecFrameStack(make_vec_env(learned[0], options.envs, options.seed, **learned[1]), 3)
+    trained_in, arguments = real if options.real else learned
+    envs = VecFrameStack(make_vec_env(trained_in, options.envs, options.seed, **arguments), 3)
     agent = PPO("CnnPolicy", envs, n_steps=options.horizon, batch_size=128, n_epochs=4, seed=options.seed, verbose=1)
     agent.learn(options.steps)
 
