@@ -112,16 +112,16 @@ class TokenizerTrainer:
     def read(self, rng: np.random.Generator, part: Part = WHOLE) -> Tensor:
         """A part of a batch of clips, uint8 ``[B, C + T, H, W, 3]``."""
         chosen = [self._choose_clip(rng) for _ in range(self.batch_size)][part.of(self.batch_size)]
-        if self.config.fixed_codes:  # in training mode they would replace unused codes
-            for module in self.model.modules():
-                if isinstance(module, (VectorQuantizer, LatentNorm)):
-                    module.eval()
         clips = np.stack([self.recordings.episodes[episode].frames_at(frames) for episode, frames in chosen])
         return torch.from_numpy(clips)
 
     def loss(self, rng: np.random.Generator, part: Part = WHOLE, data: Tensor | None = None) -> tuple[Tensor, Metrics]:
         """The loss of a part of a batch of clips, and its terms."""
         clips = self.read(rng, part) if data is None else data
+        if self.config.fixed_codes:  # in training mode they would replace unused codes
+            for module in self.model.modules():
+                if isinstance(module, (VectorQuantizer, LatentNorm)):
+                    module.eval()
         return tokenizer_loss(self.model, clips, self.perceptual, self.adversary)
 
     def after_update(self) -> Metrics:
