@@ -20,7 +20,7 @@ class Balance:
 
     def __call__(self, frame: NDArray[np.uint8]) -> int:
         """An action of CartPole, 0 (left) or 1 (right), for a frame uint8 ``[H, W, 3]``."""
-        lean, number = measure_lean(frame), int(frame.sum())
+        (lean, _), number = measure(frame), int(frame.sum())
         speed = 0.0 if self._lean is None else lean - self._lean
         self._lean = lean
         if not self._steps and number % MISTAKES == 0:  # a number that is as good as random and the same at every run
@@ -31,14 +31,15 @@ class Balance:
         return int(lean + SPEED_WEIGHT * speed > 0)
 
 
-def measure_lean(frame: NDArray[np.uint8]) -> float:
-    """How many pixels the tip of the pole is to the right of the cart; 0 where one of them is not seen."""
+def measure(frame: NDArray[np.uint8]) -> tuple[float, float]:
+    """Pixels by which the tip of the pole is to the right of the cart, and the cart of the middle; 0 if unseen."""
     image, columns = frame.astype(float), np.arange(frame.shape[1])
     brown = np.clip(image[..., 0] - image[..., 2] - 10, 0, None)
     dark = np.clip(150 - image.sum(-1), 0, None)
     dark[: 3 * len(frame) // 5] = 0  # above the track
     rows = np.nonzero(brown.sum(1) > 60)[0]
     if not len(rows) or not dark.any():
-        return 0.0
+        return 0.0, 0.0
     tip = brown[rows.min() : rows.min() + 3].sum(0)
-    return float(tip @ columns / tip.sum() - dark.sum(0) @ columns / dark.sum())
+    cart = dark.sum(0) @ columns / dark.sum()
+    return float(tip @ columns / tip.sum() - cart), float(cart - columns.mean())

@@ -38,7 +38,12 @@ def main() -> None:
     failed = 0
     while running:
         (finished,), _ = ray.wait(list(running))
-        status, folder = ray.get(finished), running.pop(finished)
+        folder = running.pop(finished)
+        try:
+            status = ray.get(finished)
+        except ray.exceptions.RayError as error:  # its process died again and again
+            print(error, file=sys.stderr)
+            status = 1
         failed += status != 0
         print(f"{folder}: finished" if status == 0 else f"{folder}: failed, see {OUTPUT} there", flush=True)
     sys.exit(failed > 0)

@@ -22,7 +22,15 @@ from worldgym.devices import checked_device
 from worldgym.envs.actions import ActionCodec
 from worldgym.envs.contract import checked_options, frame_space
 from worldgym.envs.learned.arguments import json_spec
-from worldgym.errors import CheckpointError, InvalidAction, InvalidFrames, InvalidOption, UnknownTask, nearest
+from worldgym.errors import (
+    CheckpointError,
+    ConfigError,
+    InvalidAction,
+    InvalidFrames,
+    InvalidOption,
+    UnknownTask,
+    nearest,
+)
 from worldgym.pretrained import FIRST_FRAMES, START_STATES, locate
 from worldgym.world_model import WorldModel, WorldModelState
 
@@ -154,7 +162,11 @@ class Session:
             rows = [row for row, number in enumerate(counts) if number == count]
             frames = np.stack([starts[row].frames for row in rows])
             actions = [actions for row in rows if (actions := starts[row].actions) is not None]
-            state.put(rows, self.model.start(frames, np.stack(actions) if self.model.config.action_dim else None))
+            known = np.stack(actions) if self.model.config.action_dim else None
+            try:
+                state.put(rows, self.model.start(frames, known))
+            except ConfigError as error:  # more frames than a window holds that does not slide
+                raise InvalidOption(f"reset option 'frames': {error}") from error
         return state
 
     def step(

@@ -1,6 +1,8 @@
 """Any Gymnasium environment as a simulator: one RGB frame of fixed size is the observation."""
 
 import importlib.util
+import os
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -64,6 +66,7 @@ class GymnasiumEnv(FrameEnv):
         if resolution < 1 or frame_skip < 1:
             raise InvalidOption(f"expected resolution and frame_skip of at least 1, got {resolution} and {frame_skip}")
         self.task, self.frame_skip = name, frame_skip
+        _choose_video_driver()
         self.simulator, self._key, drawn = _make(name, kwargs)
         try:
             self._drawn = drawn
@@ -150,6 +153,13 @@ class GymnasiumEnv(FrameEnv):
     def _info(self, info: Mapping[str, Any]) -> Info:
         success = info.get("success", info.get("is_success", False))
         return {**info, "success": bool(np.any(success)), "task": self.task}
+
+
+def _choose_video_driver() -> None:
+    """Let pygame draw without a display where there is none; else it complains of every other way first."""
+    displays = ("DISPLAY", "WAYLAND_DISPLAY")
+    if sys.platform == "linux" and not any(os.environ.get(name) for name in displays):
+        os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
 
 
 def _make(name: str, kwargs: Mapping[str, Any]) -> tuple[Any, str | None, bool]:

@@ -181,9 +181,10 @@ class SimulatorRoboDesk(FrameEnv):
 
     def close(self) -> None:
         """Free the renderer and the simulator."""
+        if not self._closed:
+            self._camera.close()
+            self.simulator.close()
         super().close()
-        self._camera.close()
-        self.simulator.close()
 
     def __getstate__(self) -> dict[str, Any]:
         """For copies and pickles, in the middle of an episode too: the simulator is built again."""
@@ -193,8 +194,9 @@ class SimulatorRoboDesk(FrameEnv):
     def __setstate__(self, attributes: dict[str, Any]) -> None:
         state = attributes.pop("_state")
         self.__dict__.update(attributes)
-        if not self._closed:
-            self._build()
+        if self._closed:
+            return
+        self._build()
         if state is not None:
             self._restore(state)
 

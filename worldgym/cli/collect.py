@@ -67,7 +67,8 @@ class Collect:
     (default: expert=40,noisy=44,smooth=20,random=16; random=100,sticky=100 for Gymnasium environments)."""
     policy: OptionalText = None
     """Who acts: a behaviour; an agent.safetensors of worldgym drqv2 or mbpo; a .zip of stable-baselines3, which can run
-    code when it is loaded; or module:function, called with each frame (default: as --episodes says)."""
+    code when it is loaded; module:function, called with each frame; or module:Class, which makes such a function for
+    each episode (default: as --episodes says)."""
     seed: Natural = 0
     """Of each behaviour's first episode; the others count up from it."""
     workers: OptionalPositive = None

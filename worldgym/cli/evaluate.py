@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from worldgym.checkpoints import DEFAULT
-from worldgym.cli.options import Natural, OptionalNatural, OptionalPath, OptionalText, Positive, parse_options
+from worldgym.cli.options import Natural, OptionalPath, OptionalPositive, OptionalText, Positive, parse_options
 from worldgym.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -36,10 +36,10 @@ class Evaluate:
     """Frames imagined from each start; a protocol has its own."""
     starts: Positive = 5
     """Segments sampled from each episode."""
-    shown: OptionalNatural = None
+    shown: OptionalPositive = None
     """Start as an environment that was reset at the episode's first frame and then followed real steps: the model is
     shown that frame and at most so many of the real frames before each start (default: only the context, the frames
-    right before the start). At most as many as a position window keeps when it slides."""
+    right before the start). At most as many as a position window keeps when it slides, for a checkpoint whose does."""
     first_steps: Positive = 60
     """Steps of an episode from which segments are sampled."""
     seed: Natural = 0
@@ -97,10 +97,11 @@ class Evaluate:
         from worldgym.world_model import WorldModel
 
         protocol, device = find_protocol(name), checked_device(self.device)
-        if self.horizon not in (Evaluate.horizon, protocol.horizon) or self.write_card or self.report is not None:
+        others = self.write_card, self.report is not None, self.shown is not None
+        if self.horizon not in (Evaluate.horizon, protocol.horizon) or any(others):
             raise ConfigError(
-                f"protocol: {name} predicts {protocol.horizon} frames, and writes no card and no report: leave out "
-                "--horizon, --write-card and --report"
+                f"protocol: {name} predicts {protocol.horizon} frames from the context alone, and writes no card and "
+                "no report: leave out --horizon, --shown, --write-card and --report"
             )
         lpips = None if self.lpips is None else LPIPS.from_file(self.lpips).to(device)
         i3d = None if self.i3d is None else I3D.from_file(self.i3d).to(device)
@@ -124,6 +125,20 @@ class Evaluate:
         print(protocol_table(figures))
         for path in files:
             print(path)
+
+    def _check_fits(self, config: "WorldModelConfig") -> None:
+        """Raise ConfigError for a model that cannot be measured so."""
+        from worldgym.errors import ConfigError
+
+        if config.goal_conditioned:
+            raise ConfigError(f"{self.checkpoint} takes a goal among its context frames, of which this is no measure")
+        most = config.kept_frames if config.action_dim else 0
+        if self.shown is not None and self.shown > most:
+            raise ConfigError(
+                f"shown: expected at most {most} frames, which the window of {self.checkpoint} keeps, got {self.shown}"
+                if most
+                else f"shown: {self.checkpoint} has no actions or no window that slides; leave --shown out"
+            )
 
     def _write_report(self, folder: Path, figures: "Figures") -> None:
         from worldgym.errors import ConfigError, DependencyNotInstalled, RenderingError
@@ -190,6 +205,7 @@ class Evaluate:
         device = checked_device(self.device)
         model = WorldModel.from_pretrained(self.checkpoint, device=device)
         recordings, config = open_recordings(self.data), model.config
+        self._check_fits(config)
         _check_not_trained_on(config, recordings)
         if "trained_on" not in config.training_data and self.write_card:
             raise CheckpointError(

@@ -26,7 +26,7 @@ class Play:
     host: str = "127.0.0.1"
     """Address to listen at. Any other lets other machines play that know the printed address."""
     policy: OptionalText = None
-    """An agent that can take over: agent.safetensors, a stable-baselines3 .zip, or module:function."""
+    """An agent that can take over: agent.safetensors, a stable-baselines3 .zip, module:function or module:Class."""
     out: Path = Path("outputs/play")
     """Folder of the recordings."""
     no_simulator: bool = False

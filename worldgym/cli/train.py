@@ -208,7 +208,10 @@ class TrainRecipe:
         tokenizer, transformer = self._tokenizer(recipe.tokenizer), self._transformer(recipe.transformer)
         for part in (tokenizer, transformer):
             check_run_folder(part.out, part.resume)
-        check_recipe(recipe, open_recordings(*self.data), open_recordings(self.held_out), transformer.start)
+        if self.initial is not None and self.new_weights:
+            raise ConfigError(f"new_weights: expected no --initial beside it, got {self.initial}")
+        data, held_out = open_recordings(*self.data), open_recordings(self.held_out)
+        check_recipe(recipe, data, held_out, transformer.start, self.accumulate)
         with joined(self.device) as device:
             status = tokenizer.train(device)
             barrier()  # the first process has written the tokenizer

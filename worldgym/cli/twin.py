@@ -106,6 +106,8 @@ class Twin:
         seconds, steps = 0.0, 0
         for number, name in enumerate(names[:1] + names):
             begin, env = time.perf_counter(), spec.make(task, **self._options())
+            if spec.name:  # of these an environment is made once a process
+                begin = time.perf_counter()
             try:
                 episode = record(env, name, self.seed, None, self.max_steps, policies.get(name) or find_behaviour(name))
             finally:
@@ -247,7 +249,7 @@ class Twin:
         config = read_config(self.out)
         horizon = max(1, min(Evaluate.horizon, longest + 1 - config.context_length))
         # As the twin is used: from a reset, and in the middle of an episode after its real frames.
-        shown = config.kept_frames if config.action_dim else None
+        shown = config.kept_frames or None
         figures = self._work / "evaluate.json"
         Evaluate(held_out, str(self.out), figures, horizon=horizon, shown=shown, write_card=True).run()
 

@@ -20,6 +20,8 @@ CARD = "README.md"
 ANY_CHECKPOINT = "WorldModel-v0"
 """Id of the learned environment that takes any checkpoint."""
 
+EXPECTED_ERROR = "the root mean squared error that the model expects of the frame"
+ENTROPY = "the entropy of the predicted tokens"
 SLIDES = "then the context stays and the older half of the imagined frames leaves."
 STARTS_ANEW = "then the model starts again from its own frames."
 TERMINATES = "It terminates episodes at random, with the probability that it predicts at each step."
@@ -75,7 +77,7 @@ training. Some of them are the start states in `start_states/`.{earlier}
 ## Limits
 
 - It was trained on the tasks above, drawn in one way. Other frames are not refused, but predicted badly.
-- Errors accumulate. The figures end at horizon {horizon}. `info["uncertainty"]` is the entropy of the predicted tokens;
+- Errors accumulate. The figures end at horizon {horizon}. `info["uncertainty"]` is {uncertainty};
   how well it tells bad frames is measured above. `info["reanchored"]` is true at steps before which the position window
   was full; {window}
 - Small objects, thin objects and contacts between objects are predicted worst, and with them the rewards: an imagined
@@ -164,6 +166,7 @@ def _render(name: str, config: WorldModelConfig, counts: Mapping[str, int]) -> s
         task_table=task_table(figures["by_task"]),
         data_table=data_table(config.training_data),
         commands="\n".join(training_commands(name, config)),
+        uncertainty=EXPECTED_ERROR if config.frame_error else ENTROPY,
         shown=_shown(figures.get("shown")),
         events=_events(figures),
         earlier=_earlier(config.training_data.get("earlier", ())),

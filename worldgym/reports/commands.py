@@ -10,6 +10,9 @@ from worldgym.data.summary import first_seed, has_consecutive_seeds
 FOLDERS = {"trained_on": "data/train", "tokenizer_trained_on": "data/tokenizer", "held_out": "data/held-out"}
 """The summaries of recordings in a checkpoint's ``training_data``, and the folder of each in the commands."""
 
+POLICY = "policy"
+"""The behaviour of episodes that ``worldgym collect --policy`` recorded."""
+
 
 def training_commands(name: str, config: WorldModelConfig) -> Iterator[str]:
     """The commands that record the data of a checkpoint, train it, export it and measure it.
@@ -35,7 +38,9 @@ def training_commands(name: str, config: WorldModelConfig) -> Iterator[str]:
     runs = "--tokenizer runs/tokenizer --transformer runs/transformer"
     sampling = f"--temperature {config.sampling.temperature} --top-k {config.sampling.top_k}"
     yield f"worldgym export {runs} --held-out {held_out} {sampling} --out checkpoints/{name}"
-    yield f"worldgym evaluate --checkpoint checkpoints/{name} --data {held_out} --write-card"
+    shown = config.figures.get("shown")
+    measure = "" if shown is None else f"--shown {shown} "
+    yield f"worldgym evaluate --checkpoint checkpoints/{name} --data {held_out} {measure}--write-card"
 
 
 def _collect_commands(folder: str, summary: Mapping[str, Any]) -> Iterator[str]:
@@ -49,4 +54,7 @@ def _collect_commands(folder: str, summary: Mapping[str, Any]) -> Iterator[str]:
     for counts, tasks in tasks_by_counts.items():
         episodes = ",".join(f"{behaviour}={count}" for behaviour, count in counts)
         options = f"--episodes {episodes} --seed {first_seed(summary)} --look {summary['look']}"
+        if POLICY in dict(counts):
+            yield "# POLICY: who acted in the episodes that are counted as policy; see worldgym collect --help"
+            options += " --policy POLICY"
         yield f"worldgym collect --out {folder} --tasks {shlex.join(tasks)} {options}"

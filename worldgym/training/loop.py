@@ -289,8 +289,7 @@ class _TrainingJob:
         model = self._trainable.model.train()
         with seeded_rng(0, self._device), self._precision:
             rng, part = [config.seed, self.step], self._parts[0]
-            with torch.no_grad():  # what is computed once for each segment is not counted
-                self._trainable.loss(np.random.default_rng(rng), part)
+            self._trainable.loss(np.random.default_rng(rng), part)  # what is computed once a segment is not counted
             with FlopCounterMode(display=False) as counter:
                 self._trainable.loss(np.random.default_rng(rng), part)[0].backward()
         model.zero_grad(set_to_none=True)

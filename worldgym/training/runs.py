@@ -15,7 +15,8 @@ from worldgym.data.recordings import Recordings
 from worldgym.data.summary import check_held_out, summarise
 from worldgym.errors import ConfigError
 from worldgym.isolation import torch_defaults
-from worldgym.parallel import is_main
+from worldgym.parallel import is_main, parts
+from worldgym.pretrained import locate, read_config
 from worldgym.reward_scale import RewardScale
 from worldgym.tokenizer import build_tokenizer
 from worldgym.tokenizer.base import Tokenizer
@@ -67,6 +68,8 @@ def train_tokenizer(
     """
     data = summarise(recordings)
     check_held_out(data, held_out)
+    if recipe.job.fixed_codes and initial is None:
+        raise ConfigError("fixed_codes: expected --initial, the checkpoint whose codebooks stay, got none")
     with seeded_rng(recipe.training.seed, torch.device("cpu")):
         model = build_tokenizer(recipe.model).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     started = None if initial is None else _start_from(initial, model, recipe.model, held_out)
@@ -152,11 +155,13 @@ def train_transformer(
         initialise_from_codebooks(model, trained.tokenizer)
     initialise_heads(model, rewards, config.reward_scale, *events)
     started = None if initial is None else _start_from(initial, model, config, held_out)
+    if heads_only or recipe.job.lora_rank:
+        _check_codes(initial, started, trained.digest, config if heads_only else None)
     if recipe.job.lora_rank:
         with seeded_rng(recipe.training.seed, torch.device("cpu")):
             add_adapters(model, recipe.job.lora_rank)
-    parts, batch_size = (model.to(device), trained.tokenizer.to(device)), recipe.training.batch_size
-    trainer = TransformerTrainer(*parts, config, recipe.job, batch_size, recordings, held_out)
+    modules, batch_size = (model.to(device), trained.tokenizer.to(device)), recipe.training.batch_size
+    trainer = TransformerTrainer(*modules, config, recipe.job, batch_size, recordings, held_out)
     description = {
         "world_model": to_dict(config),
         "job": dataclasses.asdict(recipe.job),
@@ -169,7 +174,9 @@ def train_transformer(
     return train(trainer, recipe.training, folder, description, resume, accumulate)
 
 
-def check_recipe(recipe: Recipe, recordings: Recordings, held_out: Recordings, initial: str | None) -> None:
+def check_recipe(
+    recipe: Recipe, recordings: Recordings, held_out: Recordings, initial: str | None, accumulate: int = 1
+) -> None:
     """Check before a tokenizer is trained whether a transformer can be trained on its codes.
 
     Args:
@@ -177,15 +184,20 @@ def check_recipe(recipe: Recipe, recordings: Recordings, held_out: Recordings, i
         recordings: to train on.
         held_out: to validate on.
         initial: checkpoint whose weights the transformer starts from, if any.
+        accumulate: as for :func:`train_transformer`.
 
     Raises:
         ConfigError: as :func:`train_transformer`.
     """
     own = recipe.transformer
+    _check_options(own, initial, accumulate, heads_only=False)
+    parts(own.training.batch_size, accumulate)
     if own.job.action_dim is not None:
         recordings, held_out = (with_action_dim(part, own.job.action_dim) for part in (recordings, held_out))
-    goal = own.job.goal_conditioned
-    config = WorldModelConfig(recipe.tokenizer.model, own.model, recordings.action_dim, True, goal_conditioned=goal)
+    goal, slides = own.job.goal_conditioned, own.job.later_share > 0
+    config = WorldModelConfig(
+        recipe.tokenizer.model, own.model, recordings.action_dim, True, goal_conditioned=goal, slides=slides
+    )
     check_segment_length(own.job, config)
     for part in (recordings, held_out):
         check_recordings(part, config.resolution, config.action_dim)
@@ -211,6 +223,29 @@ def _check_options(recipe: TransformerRecipe, initial: str | None, accumulate: i
         raise ConfigError(
             f"heads_only: expected lora_rank 0 and accumulate 1, because no gradient is computed, got {rank} and "
             f"{accumulate}"
+        )
+
+
+def _check_codes(
+    initial: str | None, started: dict[str, Any] | None, digest: str, config: WorldModelConfig | None
+) -> None:
+    """Raise ConfigError if a transformer that stays as it is would get other codes, or other inputs."""
+    assert initial is not None
+    assert started is not None
+    known = read_config(locate(initial))
+    if started["tokenizer_digest"] != digest:
+        raise ConfigError(
+            f"heads_only and lora_rank: expected the tokenizer of {initial}, whose codes its weights understand, got "
+            f"another one: give --tokenizer {initial}"
+        )
+    if config is None:
+        return
+    inputs = "action_dim", "slides", "goal_conditioned", "context_length"
+    other = [name for name in inputs if getattr(known, name) != getattr(config, name)]
+    if other:
+        raise ConfigError(
+            f"heads_only: expected {', '.join(other)} as in {initial}, whose transformer stays as it is: use its "
+            "recipe and recordings like its own"
         )
 
 

@@ -10,7 +10,7 @@ import torch
 
 from worldgym.data.recordings import Recordings, Segment
 from worldgym.envs.learned.session import Session, Start
-from worldgym.errors import ConfigError, InvalidFrames, InvalidOption
+from worldgym.errors import InvalidFrames, InvalidOption
 
 ID = "WorldModel-MetaWorld-v0"
 CONTEXT, KNOWN, WINDOW = 2, 3, 4
@@ -97,5 +97,5 @@ def test_more_frames_than_a_window_that_does_not_slide_are_an_error(
 ) -> None:
     longer = Recordings(synthetic_recordings).segment(0, 0, CONTEXT + WINDOW + 2)
     env = gym.make(ID, checkpoint=tiny_checkpoint)
-    with pytest.raises(ConfigError, match="5 frames behind the context, but the position window holds 4"):
+    with pytest.raises(InvalidOption, match="5 frames behind the context, but the position window holds 4"):
         env.reset(options=options(longer, WINDOW + 1))

@@ -38,6 +38,13 @@ def test_tasks_with_equal_counts_are_collected_together() -> None:
     ]
 
 
+def test_a_policy_has_to_be_named() -> None:
+    known = summary({"push": {"policy": 2, "random": 1}}, {"push": {"policy": "5-6", "random": "5"}})
+    found = commands(trained_on=known, held_out=HELD_OUT)
+    assert found[0].startswith("# POLICY: who acted")
+    assert found[1].endswith("--episodes policy=2,random=1 --seed 5 --look fast --policy POLICY")
+
+
 @pytest.mark.parametrize("seeds", ["0-1, 5", "1-2", "0"])
 def test_selected_recordings_are_not_collected_again(seeds: str) -> None:
     counts = {"push": {"expert": 3, "random": 1}}
