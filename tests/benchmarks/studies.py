@@ -101,18 +101,14 @@ class Study:
         """As :meth:`train_tokenizer`, for a transformer."""
         start, resume = None if initial is None else str(initial), (folder / CONFIG).exists()
         held_out = open_recordings(self.held_out)
-        step = train_transformer(
-            part, tokenizer, data, held_out, folder, self.device, resume=resume, initial=start
-        )
+        step = train_transformer(part, tokenizer, data, held_out, folder, self.device, resume=resume, initial=start)
         _check_finished(step, part.training)
         return folder
 
     def train(self, folder: Path, data: Recordings, initial: Path | None) -> WorldModel:
         """Train both parts, from the weights of a checkpoint or from new ones."""
         tokenizer = self.train_tokenizer(folder / "tokenizer", data, initial)
-        transformer = self.train_transformer(
-            folder / "transformer", tokenizer, data, initial, self.recipe.transformer
-        )
+        transformer = self.train_transformer(folder / "transformer", tokenizer, data, initial, self.recipe.transformer)
         return self.load(tokenizer, transformer)
 
     def load(self, tokenizer: Path, transformer: Path) -> WorldModel:
@@ -253,9 +249,7 @@ def _record_toy(folder: Path, look: str, seed: int, count: int) -> None:
     env.close()
 
 
-def _pre_train(
-    toy: Path, options: argparse.Namespace, recipe: Recipe, device: torch.device, checkpoint: bool
-) -> Path:
+def _pre_train(toy: Path, options: argparse.Namespace, recipe: Recipe, device: torch.device, checkpoint: bool) -> Path:
     """The checkpoint of a model of the toy world's first look; or the run of its tokenizer."""
     data, held_out = toy / "fast" / "train", toy / "fast" / "held-out"
     longer = with_steps(recipe, TOY_LONGER * recipe.tokenizer.training.steps)

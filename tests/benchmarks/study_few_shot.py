@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from studies import Study, positive, measured, open_study, pooled, report_errors, study_parser
+from studies import measured, open_study, pooled, positive, report_errors, study_parser
 from tqdm import tqdm
 
 from worldgym.data.episode import SUFFIX
@@ -56,7 +56,8 @@ def plot(results: dict[str, Any]) -> "Figure":
         points = [(row["episodes"], row["psnr"]) for row in results["models"] if row["start"] == name]
         axes.plot(*zip(*points, strict=True), "o-", color=colour, label=name)
     for name, style in zip(BASELINES, (":", "--"), strict=True):
-        axes.axhline(results[name], color="gray", linestyle=style, label=name)
+        if results[name] is not None:
+            axes.axhline(results[name], color="gray", linestyle=style, label=name)
     axes.set_xscale("log")
     axes.set_xlabel("episodes")
     axes.set_ylabel("PSNR of imagined frames (dB)")
@@ -71,7 +72,8 @@ def main() -> None:
     recordings, segments = Recordings(study.data), study.segments()
     parts = {count: some_episodes(recordings, count, study.out / NAME / f"{count}") for count in study.options.counts}
     pre_trained = WorldModel.from_pretrained(study.initial).to(study.device)
-    before = measured(pre_trained, segments)
+    takes_them = pre_trained.config.action_dim in (0, recordings.action_dim)  # adapting can change the actions' length
+    before = measured(pre_trained, segments)["greedy"]["psnr"] if takes_them else None
     rows = []
     for count, episodes in parts.items():
         for start, initial in zip(STARTS, (study.initial, None), strict=True):
@@ -82,12 +84,12 @@ def main() -> None:
             rows.append({"episodes": count, "start": start, "psnr": psnr, "figures": figures})
     results = {
         "models": rows,
-        "not adapted": pooled(before["greedy"]["psnr"]),
-        "last frame repeated": pooled(before["last_frame"]["psnr"]),
+        "not adapted": None if before is None else pooled(before),
+        "last frame repeated": pooled(rows[0]["figures"]["last_frame"]["psnr"]),
     }
     by_count = [[str(count), *(number(psnr_of(rows, count, start), ".2f") for start in STARTS)] for count in parts]
     print(table(["episodes", *(f"{start}, PSNR (dB)" for start in STARTS)], by_count))
-    print(", ".join(f"{name}: {results[name]:.2f}" for name in BASELINES))
+    print(", ".join(f"{name}: {number(results[name], '.2f')}" for name in BASELINES))
     study.write(NAME, plot(results), results)
 
 
