@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 LOOKS = {"fast": 0, "exchanged": 1}  # the toy world's looks: by how many channels the colours are rolled
-TOY_HELD_OUT, TOY_HELD_OUT_SEED = 24, 5_000_000
+TOY_HELD_OUT, TOY_HELD_OUT_SEED = 24, 5_000_000  # episodes at most; seed of the first one
 TOY_LONGER = 3  # how many times as many updates pre-train the toy model as adapt it
 SEGMENTS = 2  # of each held-out episode
 GREEDY = {"greedy": Sampling(top_k=1)}
@@ -166,10 +166,10 @@ def open_study(parser: argparse.ArgumentParser, new_look: bool, checkpoint: bool
     if all(given):
         initial = locate(options.initial)
         return Study(options, recipe, options.data, options.held_out, initial, options.out, device)
-    toy = options.out / "toy"
+    toy, held_out = options.out / "toy", min(TOY_HELD_OUT, options.toy_episodes)
     for index, look in enumerate(LOOKS):
         _record_toy(toy / look / "train", look, index * 1_000_000, options.toy_episodes)
-        _record_toy(toy / look / "held-out", look, TOY_HELD_OUT_SEED + index * 1_000_000, TOY_HELD_OUT)
+        _record_toy(toy / look / "held-out", look, TOY_HELD_OUT_SEED + index * 1_000_000, held_out)
     initial = _pre_train(toy, options, recipe, device, checkpoint)
     folder = toy / ("exchanged" if new_look else "fast")
     return Study(options, recipe, folder / "train", folder / "held-out", initial, options.out, device)

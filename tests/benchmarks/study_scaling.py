@@ -115,9 +115,7 @@ def main() -> None:
     parser.add_argument("--sizes", type=size, nargs="+", default=[(2, 64), (4, 128)], metavar="LAYERSxHIDDEN",
                         help="transformers to train (default: 2x64 4x128)")  # fmt: skip
     study = open_study(parser, new_look=False, checkpoint=False)
-    curves = {
-        f"{layers}x{hidden}": curve(study, layers, hidden, study.initial) for layers, hidden in study.options.sizes
-    }
+    curves = {f"{layers}x{hidden}": curve(study, layers, hidden) for layers, hidden in study.options.sizes}
     equal = at_equal_compute(curves)
     rows = [
         [
