@@ -23,6 +23,7 @@ from worldgym.cli import INTERRUPTED
 from worldgym.config import Sampling
 from worldgym.data.mixture import open_recordings
 from worldgym.data.recordings import Recordings, Segments, sample_segments
+from worldgym.data.summary import check_held_out, summaries
 from worldgym.devices import checked_device
 from worldgym.envs.collect import record
 from worldgym.envs.registry import find_task
@@ -164,7 +165,9 @@ def open_study(parser: argparse.ArgumentParser, new_look: bool, checkpoint: bool
         parser.error(f"--recipe: expected one without goals, got {options.recipe}")
     recipe, device = with_steps(recipe, options.steps), checked_device(options.device)
     if all(given):
-        initial = locate(options.initial)
+        initial, episodes = locate(options.initial), open_recordings(options.held_out)
+        for summary in summaries(load(initial).config.training_data):
+            check_held_out(summary, episodes)
         return Study(options, recipe, options.data, options.held_out, initial, options.out, device)
     toy, held_out = options.out / "toy", min(TOY_HELD_OUT, options.toy_episodes)
     for index, look in enumerate(LOOKS):

@@ -1,7 +1,7 @@
-"""The paper's study of few-shot adaptation (section 4.4, figure 9a): with how few episodes does pre-training pay?
+r"""The paper's study of few-shot adaptation (section 4.4, figure 9a): with how few episodes does pre-training pay?
 
     python tests/benchmarks/study_few_shot.py
-    python tests/benchmarks/study_few_shot.py --data data/bair --held-out data/bair-test --out outputs/bair
+    python tests/benchmarks/study_few_shot.py --data data/bair --held-out data/bair-test --out outputs/bair \
         --initial thuml/ivideogpt-oxe-64-act-free --recipe bair-64-act-free --counts 100 1000 10000
 
 For each of --counts so many episodes of --data train both parts of a world model twice, from the weights of --initial

@@ -1,7 +1,7 @@
-"""The paper's study of scaling (section 4.4, figure 9b): how fast does the held-out loss of larger transformers fall?
+r"""The paper's study of scaling (section 4.4, figure 9b): how fast does the held-out loss of larger transformers fall?
 
     python tests/benchmarks/study_scaling.py
-    python tests/benchmarks/study_scaling.py --data oxe.json --held-out oxe-held-out.json --out outputs/oxe
+    python tests/benchmarks/study_scaling.py --data oxe.json --held-out oxe-held-out.json --out outputs/oxe \
         --initial thuml/ivideogpt-oxe-64-act-free --recipe oxe-64-act-free --sizes 12x768 24x1024
 
 Transformers of --sizes are trained from new weights on the codes of one tokenizer, that of --initial, alike but for

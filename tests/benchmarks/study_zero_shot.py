@@ -1,7 +1,7 @@
-"""The paper's study of zero-shot prediction (section 4.4, figure 8): is a new tokenizer enough for a new look?
+r"""The paper's study of zero-shot prediction (section 4.4, figure 8): is a new tokenizer enough for a new look?
 
     python tests/benchmarks/study_zero_shot.py
-    python tests/benchmarks/study_zero_shot.py --data data/bair --held-out data/bair-test --out outputs/bair
+    python tests/benchmarks/study_zero_shot.py --data data/bair --held-out data/bair-test --out outputs/bair \
         --initial thuml/ivideogpt-oxe-64-act-free --recipe bair-64-act-free
 
 Three world models imagine the same held-out segments: the checkpoint --initial as it is; with its tokenizer adapted to
