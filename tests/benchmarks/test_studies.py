@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 
 from worldgym.agents.presets import TOY_MODEL
+from worldgym.config import CompressiveTokenizerConfig, WorldModelConfig, to_dict
+from worldgym.data.episode import Episode
 from worldgym.data.recordings import Recordings
 from worldgym.runs.checkpoint import newest_checkpoint
 
@@ -30,14 +32,14 @@ def study(out: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     """Runs a study as its command does, in this process; the figures that it wrote."""
     monkeypatch.syspath_prepend(str(BENCHMARKS))
 
-    def run(name: str, options: str) -> dict[str, Any]:
+    def run(name: str, options: str, folder: Path = out) -> dict[str, Any]:
         script = BENCHMARKS / f"study_{name.replace('-', '_')}.py"
-        line = [str(script), "--out", str(out), *["--steps", "2", "--toy-episodes", "4", "--device", "cpu"]]
+        line = [str(script), "--out", str(folder), *["--steps", "2", "--toy-episodes", "4", "--device", "cpu"]]
         monkeypatch.setattr(sys, "argv", line + options.split())
         runpy.run_path(str(script), run_name="__main__")
-        picture = imageio.imread(out / f"{name}.png")
+        picture = imageio.imread(folder / f"{name}.png")
         assert picture.std() > 0
-        results: dict[str, Any] = json.loads((out / f"{name}.json").read_text(encoding="utf-8"))
+        results: dict[str, Any] = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
         return results
 
     return run
@@ -88,6 +90,34 @@ def test_scaling_counts_compute_by_weights_and_tokens(study: Run) -> None:
         once = 6 * tokens * (curve["parameters"] - TOY_MODEL.layout.vocab_size * hidden)
         assert curve["flop"] == [once, 2 * once]
         assert 0 < curve["cross-entropy"][1] < 2 * np.log(TOY_MODEL.layout.dynamics_codes)
+
+
+def test_zero_shot_on_recordings_and_a_checkpoint_of_ones_own(
+    study: Run,
+    tiny_checkpoint: Path,
+    tiny_config: WorldModelConfig,
+    synthetic_recordings: Path,
+    make_episode: Callable[..., Episode],
+    tmp_path: Path,
+) -> None:
+    make_episode("hammer", "expert", 7).save(tmp_path / "held-out" / "7.safetensors")
+    training = {"steps": 90, "batch_size": 2, "precision": "float32"}
+    recipe = {
+        "tokenizer": {
+            "model": to_dict(CompressiveTokenizerConfig()),  # the checkpoint's is taken
+            "job": {"segment_length": 6, "future_frames": 3},
+            "training": training,
+        },
+        "transformer": {"model": {}, "job": {"segment_length": 6, "head_batches": 1}, "training": training},
+    }
+    (tmp_path / "recipe.json").write_text(json.dumps(recipe), encoding="utf-8")
+    options = f"--data {synthetic_recordings} --held-out {tmp_path}/held-out --recipe {tmp_path}/recipe.json"
+    results = study("zero-shot", f"{options} --initial {tiny_checkpoint}", tmp_path / "out")
+    assert not (tmp_path / "out" / "toy").exists()
+    assert results["models"]["fine-tuned"]["figures"]["segments"] == 2
+    described = json.loads((tmp_path / "out/zero-shot/fine-tuned/transformer/config.json").read_text(encoding="utf-8"))
+    assert described["world_model"]["transformer"] == to_dict(tiny_config.transformer)
+    assert described["training"]["steps"] == 2
 
 
 @pytest.mark.parametrize(
