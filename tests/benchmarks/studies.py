@@ -1,6 +1,6 @@
 """What the studies share: options, a toy world to study by default, training that continues, and the files of results.
 
-The toy world is ``worldgym.envs.simulators.toy`` in two looks: as it is, and with its colours exchanged. A model is
+The toy world is ``worldgym.envs.simulators.dials`` in two looks: as it is, and with its colours exchanged. A model is
 pre-trained on the first look, and the second one is new to it, though everything moves alike.
 """
 
@@ -18,7 +18,7 @@ import torch
 from tqdm import tqdm
 
 from worldgym import WorldModel
-from worldgym.agents.presets import TOY_MODEL
+from worldgym.agents.presets import DIALS_MODEL
 from worldgym.cli import INTERRUPTED
 from worldgym.config import Sampling
 from worldgym.data.mixture import open_recordings
@@ -184,7 +184,8 @@ def toy_recipe() -> Recipe:
     clips = TokenizerTrainingConfig(segment_length=12, future_frames=4)
     job = TransformerTrainingConfig(segment_length=12, start_stride=4, dropout=0.0, head_batches=8)
     return Recipe(
-        TokenizerRecipe(TOY_MODEL.tokenizer, clips, training), TransformerRecipe(TOY_MODEL.transformer, job, training)
+        TokenizerRecipe(DIALS_MODEL.tokenizer, clips, training),
+        TransformerRecipe(DIALS_MODEL.transformer, job, training),
     )
 
 
@@ -243,7 +244,7 @@ def _record_toy(folder: Path, look: str, seed: int, count: int) -> None:
     """Record episodes of the toy world that are not there yet."""
     paths = {number: folder / f"{number:08d}.safetensors" for number in range(seed, seed + count)}
     missing = {number: path for number, path in paths.items() if not path.exists()}
-    spec, task = find_task("toy")
+    spec, task = find_task("dials")
     env = spec.make(task)
     for number, path in tqdm(missing.items(), desc=f"record {look}", unit="episode", disable=not missing):
         episode = record(env, "smooth", number, look)
