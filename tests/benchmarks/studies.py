@@ -1,7 +1,7 @@
 """What the studies share: options, a toy world to study by default, training that continues, and the files of results.
 
-The toy world is ``worldgym.envs.simulators.dials`` in two looks: as it is, and with its colours exchanged. A model is
-pre-trained on the first look, and the second one is new to it, though everything moves alike.
+In the toy world actions push a square over a ground, by its width. A model is pre-trained on grounds of some colours;
+another colour is new to it, though everything moves alike. Small networks learn it in a few hundred updates.
 """
 
 import argparse
@@ -18,15 +18,13 @@ import torch
 from tqdm import tqdm
 
 from worldgym import WorldModel
-from worldgym.agents.presets import DIALS_MODEL
 from worldgym.cli import INTERRUPTED
-from worldgym.config import Sampling
+from worldgym.config import CompactTokenizerConfig, Sampling, TransformerConfig
+from worldgym.data.episode import SUFFIX, Episode, EpisodeInfo
 from worldgym.data.mixture import open_recordings
 from worldgym.data.recordings import Recordings, Segments, sample_segments
 from worldgym.data.summary import check_held_out, summaries
 from worldgym.devices import checked_device
-from worldgym.envs.collect import record
-from worldgym.envs.registry import find_task
 from worldgym.errors import WorldGymError
 from worldgym.metrics.pixels import psnr
 from worldgym.pretrained import CONFIG as CHECKPOINT
@@ -46,7 +44,8 @@ from worldgym.training.transformer import TransformerTrainingConfig
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-LOOKS = {"fast": 0, "exchanged": 1}  # the toy world's looks: by how many channels the colours are rolled
+SIDE, SQUARE, TOY_STEPS = 32, 8, 24  # pixels, pixels, steps of an episode
+GROUNDS = {"known": ((40, 40, 40), (20, 60, 90), (90, 40, 30)), "new": ((30, 110, 50),)}  # colours, by the look
 TOY_HELD_OUT, TOY_HELD_OUT_SEED = 24, 5_000_000  # episodes at most; seed of the first one
 TOY_LONGER = 3  # how many times as many updates pre-train the toy model as adapt it
 SEGMENTS = 2  # of each held-out episode
@@ -170,23 +169,24 @@ def open_study(parser: argparse.ArgumentParser, new_look: bool, checkpoint: bool
             check_held_out(summary, episodes)
         return Study(options, recipe, options.data, options.held_out, initial, options.out, device)
     toy, held_out = options.out / "toy", min(TOY_HELD_OUT, options.toy_episodes)
-    for index, look in enumerate(LOOKS):
+    for index, look in enumerate(GROUNDS):
         _record_toy(toy / look / "train", look, index * 1_000_000, options.toy_episodes)
         _record_toy(toy / look / "held-out", look, TOY_HELD_OUT_SEED + index * 1_000_000, held_out)
     initial = _pre_train(toy, options, recipe, device, checkpoint)
-    folder = toy / ("exchanged" if new_look else "fast")
+    folder = toy / ("new" if new_look else "known")
     return Study(options, recipe, folder / "train", folder / "held-out", initial, options.out, device)
 
 
 def toy_recipe() -> Recipe:
     """Training of the toy world's model."""
     training = TrainingConfig(300, 8, 3e-3, warmup_steps=30, validate_every=100, precision="float32")
-    clips = TokenizerTrainingConfig(segment_length=12, future_frames=4)
-    job = TransformerTrainingConfig(segment_length=12, start_stride=4, dropout=0.0, head_batches=8)
-    return Recipe(
-        TokenizerRecipe(DIALS_MODEL.tokenizer, clips, training),
-        TransformerRecipe(DIALS_MODEL.transformer, job, training),
+    tokenizer = CompactTokenizerConfig(
+        SIDE, width=8, depth=1, context_grid=4, frame_grid=2, latent_channels=4, context_codes=16, dynamics_codes=32
     )
+    transformer = TransformerConfig(2, 2, hidden_size=64, mlp_size=128, max_positions=tokenizer.layout.length(10))
+    clips = TokenizerTrainingConfig(segment_length=8, future_frames=3)
+    job = TransformerTrainingConfig(segment_length=8, start_stride=1, dropout=0.0, head_batches=8)
+    return Recipe(TokenizerRecipe(tokenizer, clips, training), TransformerRecipe(transformer, job, training))
 
 
 def with_steps(recipe: Recipe, steps: int | None) -> Recipe:
@@ -242,20 +242,31 @@ def _check_finished(step: int, training: TrainingConfig) -> None:
 
 def _record_toy(folder: Path, look: str, seed: int, count: int) -> None:
     """Record episodes of the toy world that are not there yet."""
-    paths = {number: folder / f"{number:08d}.safetensors" for number in range(seed, seed + count)}
+    paths = {number: folder / f"{number:08d}{SUFFIX}" for number in range(seed, seed + count)}
     missing = {number: path for number, path in paths.items() if not path.exists()}
-    spec, task = find_task("dials")
-    env = spec.make(task)
     for number, path in tqdm(missing.items(), desc=f"record {look}", unit="episode", disable=not missing):
-        episode = record(env, "smooth", number, look)
-        frames = np.roll(episode.frames, LOOKS[look], axis=-1)
-        dataclasses.replace(episode, frames=frames).save(path)
-    env.close()
+        _toy_episode(look, number).save(path)
+
+
+def _toy_episode(look: str, seed: int) -> Episode:
+    """Random actions (down, right), each -1, 0 or 1; the reward is how far down the square is."""
+    rng = np.random.default_rng(seed)
+    actions = rng.integers(-1, 2, (TOY_STEPS, 2)).astype(np.float32)
+    places = [rng.integers(0, SIDE // SQUARE, 2)]
+    for action in actions.astype(int):
+        places.append(np.clip(places[-1] + action, 0, SIDE // SQUARE - 1))
+    frames = np.empty((TOY_STEPS + 1, SIDE, SIDE, 3), np.uint8)
+    frames[:] = GROUNDS[look][seed % len(GROUNDS[look])]
+    for frame, (row, column) in zip(frames, SQUARE * np.array(places), strict=True):
+        frame[row : row + SQUARE, column : column + SQUARE] = (250, 220, 30)
+    rewards = np.array(places[1:], np.float32)[:, 0]
+    about = EpisodeInfo("Toy", "push", "random", seed, 1, look)
+    return Episode(frames, actions, rewards, np.zeros(TOY_STEPS, np.bool_), about)
 
 
 def _pre_train(toy: Path, options: argparse.Namespace, recipe: Recipe, device: torch.device, checkpoint: bool) -> Path:
     """The checkpoint of a model of the toy world's first look; or the run of its tokenizer."""
-    data, held_out = toy / "fast" / "train", toy / "fast" / "held-out"
+    data, held_out = toy / "known" / "train", toy / "known" / "held-out"
     longer = with_steps(recipe, TOY_LONGER * recipe.tokenizer.training.steps)
     study = Study(options, longer, data, held_out, toy, toy, device)
     print("the toy world's pre-trained model", file=sys.stderr)

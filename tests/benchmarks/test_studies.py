@@ -11,7 +11,6 @@ import imageio.v3 as imageio
 import numpy as np
 import pytest
 
-from worldgym.agents.presets import DIALS_MODEL
 from worldgym.config import CompressiveTokenizerConfig, WorldModelConfig, to_dict
 from worldgym.data.episode import Episode
 from worldgym.data.recordings import Recordings
@@ -57,7 +56,7 @@ def test_few_shot_compares_both_starts_and_repeats_nothing(study: Run, out: Path
     assert [(row["episodes"], row["start"]) for row in results["models"]] == [(3, "pre-trained"), (3, "from scratch")]
     described = json.loads((out / "few-shot/3-pre-trained/transformer/config.json").read_text(encoding="utf-8"))
     assert described["initial"]["checkpoint"] == str(out / "toy/pre-trained")
-    assert described["data"]["episodes"] == {"dials": {"smooth": 3}}
+    assert described["data"]["episodes"] == {"push": {"random": 3}}
     again = study("few-shot", "--counts 3")
     assert again["models"] == results["models"]
     assert written(out) == first
@@ -85,11 +84,11 @@ def test_zero_shot_leaves_the_transformer_as_it_is(study: Run, out: Path) -> Non
 def test_scaling_counts_compute_by_weights_and_tokens(study: Run) -> None:
     models = study("scaling", "--sizes 1x32 2x64")["models"]
     for name, hidden in (("1x32", 32), ("2x64", 64)):
-        curve, tokens = models[name], 8 * DIALS_MODEL.layout.length(10)
+        curve, tokens = models[name], 8 * (2 * 16 + 1 + 6 * 5)
         assert curve["updates"] == [1, 2]
-        once = 6 * tokens * (curve["parameters"] - DIALS_MODEL.layout.vocab_size * hidden)
+        once = 6 * tokens * (curve["parameters"] - (16 + 32 + 2) * hidden)
         assert curve["flop"] == [once, 2 * once]
-        assert 0 < curve["cross-entropy"][1] < 2 * np.log(DIALS_MODEL.layout.dynamics_codes)
+        assert 0 < curve["cross-entropy"][1] < 2 * np.log(32)
 
 
 def test_zero_shot_on_recordings_and_a_checkpoint_of_ones_own(
