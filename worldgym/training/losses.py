@@ -4,15 +4,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from worldgym.data.recordings import to_unit
+from worldgym.data.recordings import Batch, to_unit
 from worldgym.reward_scale import RewardScale
 from worldgym.runs.log import Metrics
 from worldgym.tokenizer.base import Tokenizer
 from worldgym.training.adversarial import Adversary
-from worldgym.training.encoded import EncodedBatch
+from worldgym.training.encoded import EncodedBatch, encode_batch
 from worldgym.transformer.transformer import Transformer
 
 SQUARED_WEIGHT = 10.0
+CHUNK = 24  # segments in a forward pass of the held-out cross-entropy
 
 
 def tokenizer_loss(
@@ -103,6 +104,29 @@ def transformer_loss(
             loss = loss + event_weight * error
             metrics[f"{name}_error"] = error.item()
     return loss, metrics
+
+
+@torch.no_grad()
+def code_cross_entropy(model: Transformer, tokenizer: Tokenizer, batch: Batch) -> float:
+    """The cross-entropy of the true codes of future frames, each predicted from the true ones before it.
+
+    Args:
+        model: the transformer, in evaluation mode.
+        tokenizer: its tokenizer.
+        batch: segments.
+
+    Returns:
+        The mean over all codes in nats; its exponential is the perplexity.
+    """
+    total = 0.0
+    for rows in torch.arange(len(batch.frames), device="cpu").split(CHUNK):
+        part = Batch(*(None if values is None else values[rows] for values in batch))  # type: ignore[arg-type]
+        encoded = encode_batch(tokenizer, part)
+        tokens = model.layout.sequence(encoded.context, encoded.future)
+        out = model(tokens, encoded.actions, logits_from=model.layout.prefix_length)
+        logits = model.layout.code_logits(out.logits).float()
+        total += len(rows) * F.cross_entropy(logits.flatten(0, 2), encoded.future.flatten()).item()
+    return total / len(batch.frames)
 
 
 def _reconstruction(predicted: Tensor, real: Tensor, perceptual: nn.Module | None) -> Tensor:

@@ -27,7 +27,7 @@ from worldgym.training.compiled import compiler_errors
 from worldgym.training.encoded import EncodedBatch, encode_batch, stacked
 from worldgym.training.heads import fit_heads
 from worldgym.training.lora import plain_transformer
-from worldgym.training.losses import transformer_loss
+from worldgym.training.losses import code_cross_entropy, transformer_loss
 from worldgym.transformer.transformer import Transformer
 from worldgym.world_model import WorldModel
 
@@ -293,14 +293,15 @@ class TransformerTrainer:
             video: where to write a video of real frames, imagined ones and differences, with the suffix ``.gif``.
 
         Returns:
-            PSNR in dB and R² of the rewards by horizon, and the PSNR of repeating the last context frame.
+            PSNR in dB and R² of the rewards by horizon, the PSNR of repeating the last context frame, and
+            ``cross_entropy``, see :func:`worldgym.training.losses.code_cross_entropy`.
         """
         plain = plain_transformer(self.model, self.world_config)
         world_model = WorldModel(self.world_config, self.tokenizer, plain)
         horizon = self._validation.batch.frames.shape[1] - self.model.layout.context_length
         samplings = {"greedy": Sampling(top_k=1)}
         result = evaluate(world_model, self._validation, samplings, video.with_suffix(".gif"))["all"]
-        metrics: Metrics = {}
+        metrics = {"cross_entropy": code_cross_entropy(self.model, self.tokenizer, self._validation.batch)}
         for step in (step for step in VALIDATION_HORIZONS if step <= horizon):
             for name in ("psnr", "reward_r2"):
                 metrics[f"greedy/{name}/{step}"] = result["greedy"][name][step - 1]

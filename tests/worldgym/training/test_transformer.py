@@ -8,18 +8,25 @@ import torch
 
 from worldgym.config import WorldModelConfig
 from worldgym.data.episode import Episode
-from worldgym.data.recordings import Recordings, to_batch
+from worldgym.data.recordings import Recordings, to_batch, validation_segments
 from worldgym.errors import ConfigError
 from worldgym.parallel import Part
 from worldgym.reward_scale import RewardScale
+from worldgym.training import losses
 from worldgym.training.code_kernels import code_kernel
-from worldgym.training.encoded import EncodedBatch
+from worldgym.training.encoded import EncodedBatch, encode_batch
 from worldgym.training.loop import TrainingConfig, train
 from worldgym.training.losses import transformer_loss
 from worldgym.training.recipe import Recipe
 from worldgym.training.runs import train_transformer
 from worldgym.training.trained import load_tokenizer_run, load_world_model_run
-from worldgym.training.transformer import ENDED_STEPS, Place, TransformerTrainer, TransformerTrainingConfig
+from worldgym.training.transformer import (
+    ENDED_STEPS,
+    VALIDATION_STARTS,
+    Place,
+    TransformerTrainer,
+    TransformerTrainingConfig,
+)
 from worldgym.transformer.transformer import Transformer
 from worldgym.world_model import WorldModel
 
@@ -50,6 +57,20 @@ def test_loss_falls_on_a_moving_square(trainer: TransformerTrainer, tmp_path: Pa
     assert {"validation/greedy/psnr/1", "validation/greedy/reward_r2/5", "validation/last_frame/psnr/5"} <= lines[
         -1
     ].keys()
+
+
+def test_validation_measures_the_loss_of_held_out_codes(
+    trainer: TransformerTrainer, held_out: Recordings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(losses, "CHUNK", 2)  # of three segments
+    trainer.model.eval()
+    found = trainer.validate(tmp_path / "video")["cross_entropy"]
+    batch = encode_batch(trainer.tokenizer, validation_segments(held_out, 8, VALIDATION_STARTS).batch)
+    tokens = trainer.model.layout.sequence(batch.context, batch.future)
+    with torch.no_grad():
+        _, metrics = transformer_loss(trainer.model, batch, tokens, None, trainer.world_config.reward_scale, 1.0)
+    assert len(batch.future) == 3
+    assert found == pytest.approx(metrics["cross_entropy"], rel=1e-5)
 
 
 def test_tokenizer_is_not_trained(trainer: TransformerTrainer) -> None:
