@@ -225,4 +225,5 @@ SPEC = SimulatorSpec(
     render_fps=RENDER_FPS,
     install="pip install worldgym[maniskill]",
     all_tasks=task_names,
+    checkpoint="maniskill-64",
 )

@@ -1,0 +1,78 @@
+"""The shipped world of ManiSkill: complete, small, and better than repeating the last frame. No simulator is needed."""
+
+from pathlib import Path
+
+import gymnasium as gym
+import numpy as np
+import pytest
+
+import worldgym.checkpoints
+from worldgym import WorldModel
+from worldgym.data.start_states import StartStates
+from worldgym.pretrained import FIRST_FRAMES, START_STATES
+from worldgym.reports.card import size
+from worldgym.training.recipe import load_recipe
+
+NAME = "maniskill-64"
+TASKS = ("LiftPegUpright-v1", "PickCube-v1", "PushT-v1")
+FOLDER = worldgym.checkpoints.path(NAME)
+HORIZON = 10
+
+
+@pytest.fixture(scope="module")
+def model() -> WorldModel:
+    return WorldModel.from_pretrained(NAME)
+
+
+def test_it_describes_itself(model: WorldModel) -> None:
+    config = model.config
+    assert (config.tasks, config.resolution, config.action_dim, config.frame_skip) == (TASKS, 64, 7, 1)
+    assert config.reward
+    assert config.success
+    assert not config.termination
+    recipe = load_recipe(FOLDER / "recipe.json")
+    assert (recipe.tokenizer.model, recipe.transformer.model) == (config.tokenizer, config.transformer)
+
+
+def test_its_files_are_there_and_small() -> None:
+    assert size(FOLDER) <= 30e6
+    files = {path.relative_to(FOLDER).as_posix() for path in FOLDER.rglob("*") if path.is_file()}
+    alone = {"config.json", "recipe.json", "README.md", "tokenizer.safetensors", "transformer.safetensors"}
+    assert files == alone | {f"{folder}/{task}.npz" for folder in (FIRST_FRAMES, START_STATES) for task in TASKS}
+
+
+def test_the_card_gives_the_figures_of_the_configuration(model: WorldModel) -> None:
+    card = (Path(FOLDER) / "README.md").read_text(encoding="utf-8")
+    figures = model.config.figures
+    for task in TASKS:
+        assert f"{figures['by_task'][task]['sampled']['psnr'][9]:.1f}" in card
+    assert figures["command"] in card
+
+
+def test_imagined_frames_are_better_than_the_last_frame(model: WorldModel) -> None:
+    starts = StartStates(FOLDER / START_STATES)
+    every = [starts.get(task, index, 2) for task in TASKS for index in range(0, starts.count(task), 3)]
+    chosen = [start for start in every if len(start.actions) >= HORIZON]
+    frames = np.stack([start.frames for start in chosen])
+    actions = np.stack([start.actions[:HORIZON] for start in chosen])
+    real = np.stack([start.future_frames[:HORIZON] for start in chosen]).astype(np.float64)
+    predicted = model.rollout(frames, actions, top_k=1).frames.numpy()
+    imagined, still = (np.square(each - real).mean(axis=(0, 2, 3, 4)) for each in (predicted, frames[:, -1:]))
+    assert (imagined[4:] < still[4:]).all()
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_an_episode_of_the_registered_environment(task: str) -> None:
+    env = gym.make("WorldModel-ManiSkill-v0", task=task, max_episode_steps=6)
+    frame, info = env.reset(seed=3)
+    assert info["task"] == task
+    frames = [frame]
+    for _ in range(6):
+        frame, reward, terminated, truncated, info = env.step(np.array([0, 0.5, -1, 0, 0, 0, 1], np.float32))
+        frames.append(frame)
+        assert np.isfinite(reward)
+        assert not terminated
+    assert truncated
+    assert 0 <= info["success_probability"] <= 1
+    assert len({frame.tobytes() for frame in frames}) > 3
+    env.close()
