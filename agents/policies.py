@@ -64,7 +64,8 @@ class FunctionPolicy:
             found: Callable[[NDArray[np.uint8]], Any] = getattr(importlib.import_module(module), name)
         except (ImportError, AttributeError, ValueError) as error:
             raise InvalidOption(
-                f"policy {self.text!r}: expected module:function that can be imported: {error}"
+                f"policy {self.text!r}: expected module:function or module:Class that can be imported: {error}; put "
+                "its folder on PYTHONPATH"
             ) from error
         return found
 

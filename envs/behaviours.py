@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from worldgym.envs.actions import ActionCodec
+from worldgym.envs.contract import no_expert
 from worldgym.errors import InvalidOption, nearest
 
 Policy = Callable[[], Any]
@@ -43,19 +44,19 @@ class ExpertEnv(Protocol):
 
 def expert(env: ExpertEnv, rng: np.random.Generator) -> Policy:
     """The scripted expert."""
-    return env.expert_action
+    return _expert_action(env)
 
 
 def noisy(env: ExpertEnv, rng: np.random.Generator) -> Policy:
     """The expert with Gaussian noise."""
-    scale, shape = rng.uniform(0.1, 1.0), _shape(env)
-    return lambda: np.clip(env.expert_action() + scale * rng.standard_normal(shape), -1.0, 1.0).astype(np.float32)
+    scale, shape, act = rng.uniform(0.1, 1.0), _shape(env), _expert_action(env)
+    return lambda: np.clip(act() + scale * rng.standard_normal(shape), -1.0, 1.0).astype(np.float32)
 
 
 def straying(env: ExpertEnv, rng: np.random.Generator) -> Policy:
     """Turns of different behaviours, each with its own noise."""
-    shape = _shape(env)
-    remaining, turn, scale = 0, env.expert_action, 0.0
+    shape, expert_action = _shape(env), _expert_action(env)
+    remaining, turn, scale = 0, expert_action, 0.0
 
     def turns() -> tuple[Callable[[], NDArray[np.floating[Any]]], ...]:
         # Half of the constant actions' values lie at the bounds.
@@ -150,6 +151,13 @@ def find_behaviour(name: str) -> Behaviour:
 def behaviour_rng(name: str, seed: int) -> np.random.Generator:
     """The generator of one episode of a behaviour: equal seeds of different behaviours give unequal episodes."""
     return np.random.default_rng([seed, *name.encode()])
+
+
+def _expert_action(env: ExpertEnv) -> Callable[[], NDArray[np.float32]]:
+    """Raises InvalidOption for an environment without a scripted expert."""
+    if not hasattr(env, "expert_action"):
+        raise no_expert(getattr(env, "task", type(env).__name__))
+    return env.expert_action
 
 
 def _shape(env: ExpertEnv) -> tuple[int, ...]:

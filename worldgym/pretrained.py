@@ -204,9 +204,9 @@ def _download(name: str, revision: str | None) -> Path:
         return Path(snapshot_download(name, revision=revision, allow_patterns=list(NEEDED)))
     except Exception as error:  # the client raises its own errors, those of its transport, and OSError
         raise CheckpointError(
-            f"expected a folder {name!r} or a Hugging Face Hub id, got {type(error).__name__} from the Hub: {error}. "
-            "Check the id, the connection and, for a private one, `hf auth login`; or download it elsewhere and give "
-            "its folder"
+            f"expected a folder {name!r} or a Hugging Face Hub id. There is no such folder, and the Hub gives "
+            f"{type(error).__name__}: {str(error).rstrip('. ')}. Check the id, the connection and, for a private one, "
+            "`hf auth login`; or download it elsewhere and give its folder"
         ) from error
 
 

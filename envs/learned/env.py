@@ -57,7 +57,7 @@ class WorldModelEnv(SessionEnv, FrameEnv):
         self,
         task: str | None = None,
         *,
-        checkpoint: Checkpoint,
+        checkpoint: Checkpoint | None = None,
         device: Device = None,
         dtype: Precision = None,
         temperature: float | None = None,

@@ -69,7 +69,7 @@ class Session:
     def __init__(
         self,
         task: str | None,
-        checkpoint: Checkpoint,
+        checkpoint: Checkpoint | None,
         device: Device,
         dtype: Precision,
         temperature: float | None,
@@ -390,7 +390,7 @@ class _Loaded:
 _SHARED: WeakValueDictionary[tuple[object, ...], _Loaded] = WeakValueDictionary()
 
 
-def _load(checkpoint: Checkpoint, device: Device, dtype: Precision) -> _Loaded:
+def _load(checkpoint: Checkpoint | None, device: Device, dtype: Precision) -> _Loaded:
     if isinstance(checkpoint, WorldModel):
         if device is not None or dtype is not None:
             raise InvalidOption("a WorldModel in memory has its device and dtype: leave both arguments out")

@@ -82,7 +82,7 @@ class WorldModelVectorEnv(SessionEnv, gym.vector.VectorEnv[NDArray[np.uint8], ND
         autoreset_mode: str | AutoresetMode = AutoresetMode.NEXT_STEP,
         task: str | None = None,
         *,
-        checkpoint: Checkpoint,
+        checkpoint: Checkpoint | None = None,
         device: Device = None,
         dtype: Precision = None,
         temperature: float | None = None,

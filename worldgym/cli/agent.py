@@ -22,7 +22,7 @@ from worldgym.cli.options import (
     report_stopped,
 )
 from worldgym.data.episode import Episode
-from worldgym.errors import DataError
+from worldgym.errors import ConfigError, DataError
 from worldgym.world_model import WorldModel
 
 if TYPE_CHECKING:
@@ -81,6 +81,11 @@ class AgentOptions:
         envs = [self._make_env(env_id) for env_id in (self.env, self.evaluation_env or self.env)]
         try:
             frames, actions = envs[0].observation_space.shape, envs[0].action_space.shape
+            if actions is None or len(actions) != 1:
+                raise ConfigError(
+                    f"task: expected continuous actions (Box [A]), which DrQ-v2 and MBPO need, {self.task} has "
+                    f"{envs[0].action_space}: train an agent of stable-baselines3 in its twin"
+                )
             agent = DrQv2(frames, FRAME_STACK, actions[0], self.agent, self.loop.seed, device)
             model = None if world_model is None else self._world_model(world_model, defaults, device, actions[0])
             demonstrations = self._demonstrations(defaults, envs[0])

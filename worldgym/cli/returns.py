@@ -22,8 +22,9 @@ class Returns:
     """A shipped name or a folder."""
     tasks: Texts = ()
     """Tasks to compare (default: all of the checkpoint)."""
-    behaviours: tuple[str, ...] = ("random", "expert")
-    """Who acts: expert, noisy, straying, smooth, random."""
+    behaviours: Texts = ()
+    """Who acts: expert, noisy, straying, smooth, sticky, random (default: random, and expert where there is one, else
+    sticky)."""
     episodes: Positive = 12
     """Episodes of each task and behaviour."""
     seed: Natural = 3_000_000
@@ -54,7 +55,8 @@ class Returns:
             spec, name = find_task(task)
             simulator = gym.make(spec.simulator_id, task=name)
             learned = gym.make_vec("WorldModel-v0", self.episodes, task=task, max_episode_steps=-1, **options)
-            for behaviour in self.behaviours:
+            further = "expert" if hasattr(simulator.unwrapped, "expert_action") else "sticky"
+            for behaviour in self.behaviours or ("random", further):
                 found = compare_returns(learned, simulator, seeds, _policies(behaviour))
                 figures.setdefault(task, {})[behaviour] = found.figures()
             learned.close()

@@ -228,6 +228,11 @@ class Recordings:
 
 
 def _episode_paths(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        raise DataError(
+            f"{folder}: expected a folder of episodes, found none; record some (`worldgym collect --out {folder}`) or "
+            "convert other recordings (`worldgym convert --help`)"
+        )
     paths = sorted(path for path in folder.rglob(f"*{SUFFIX}") if not path.name.startswith("."))
     if not paths:
         raise DataError(

@@ -196,6 +196,12 @@ def test_checkpoint_is_loaded_once_and_freed(tiny_checkpoint: Path) -> None:
     assert not [key for key in session._SHARED if key[0] == tiny_checkpoint.resolve()]
 
 
+@pytest.mark.parametrize("make", [gym.make, gym.make_vec])
+def test_a_checkpoint_has_to_be_named(make: Any) -> None:
+    with pytest.raises(InvalidOption, match=r"checkpoint: expected a name, a folder, a Hub id .*, got None"):
+        make("WorldModel-v0")
+
+
 def test_model_in_memory(tiny_checkpoint: Path, real_frames: Frame) -> None:
     model = worldgym.WorldModel.from_pretrained(tiny_checkpoint)
     env = gym.make(ID, checkpoint=model, task="hammer")

@@ -95,6 +95,7 @@ def test_every_setting_has_an_option_with_the_presets_default(capsys: pytest.Cap
         ("drqv2 --task toy --out {held}/config.json/x", "could not write"),
         ("drqv2 --task toy --device tpu9 --out {out}", "device 'tpu9' cannot be used here"),
         ("drqv2 --task tyo --out {out}", "did you mean 'toy'"),
+        ("drqv2 --task CartPole-v1 --out {out}", "expected continuous actions (Box [A])"),
         ("curves {out} --out {out}/x.png", "expected a run of `worldgym mbpo`"),
     ],
 )
