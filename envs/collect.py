@@ -3,10 +3,11 @@
 import os
 import signal
 import sys
+import threading
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from concurrent.futures import BrokenExecutor, ProcessPoolExecutor, as_completed
 from contextlib import closing
-from multiprocessing import current_process, get_context
+from multiprocessing import current_process, get_context, parent_process
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -175,9 +176,7 @@ def _in_processes(jobs: Sequence[Job], folder: Path, workers: int | None) -> Gen
         raise DataError(
             'collect() starts processes, which import the main script again: call it below if __name__ == "__main__":'
         )
-    # This process handles interrupts; the recording ones finish their episodes.
-    context, ignore = get_context("spawn"), (signal.SIGINT, signal.SIG_IGN)
-    with ProcessPoolExecutor(workers or os.cpu_count(), context, signal.signal, ignore) as pool:
+    with ProcessPoolExecutor(workers or os.cpu_count(), get_context("spawn"), _begin_recording) as pool:
         try:
             for future in as_completed([pool.submit(_record_to, job, folder) for job in jobs]):
                 yield future.result()
@@ -186,6 +185,19 @@ def _in_processes(jobs: Sequence[Job], folder: Path, workers: int | None) -> Gen
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
+
+
+def _begin_recording() -> None:
+    """In a recording process: the main one handles interrupts; if it is killed, this one ends too."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    main = parent_process()
+    assert main is not None
+
+    def follow() -> None:
+        main.join()
+        os._exit(1)
+
+    threading.Thread(target=follow, daemon=True).start()
 
 
 def _on_cluster(jobs: Sequence[Job], folder: Path, workers: int | None, address: str) -> Generator[None, None, None]:

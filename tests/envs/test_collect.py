@@ -2,10 +2,12 @@
 
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 
 from worldgym.data.episode import EpisodeFile
@@ -109,6 +111,22 @@ def test_unknown_names_are_refused_before_anything_starts(tmp_path: Path) -> Non
     with pytest.raises(InvalidOption, match=r"'export'; did you mean 'expert'"):
         collect(tmp_path, ["hammer"], {"export": 1})
     assert not list(tmp_path.iterdir())
+
+
+def test_recording_processes_end_with_a_killed_main_process(tmp_path: Path) -> None:
+    command = f"-m worldgym collect --env Simulator-Toy-v0 --out {tmp_path} --episodes random=100000 --workers 2"
+    process = subprocess.Popen([sys.executable, *command.split()], stderr=subprocess.DEVNULL)
+    try:
+        until = time.monotonic() + 60
+        while not list(tmp_path.rglob("*.safetensors")) and time.monotonic() < until:
+            time.sleep(0.1)
+        workers = psutil.Process(process.pid).children(recursive=True)
+        assert len(workers) >= 2
+    finally:
+        process.kill()
+        process.wait()
+    _, alive = psutil.wait_procs(workers, timeout=20)
+    assert not alive
 
 
 def test_unknown_look_is_refused(tmp_path: Path) -> None:
