@@ -9,7 +9,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --co
 help:
 	@echo "make demo    imagine held-out episodes of the six Meta-World tasks; writes outputs/demo (no simulator needed)"
 	@echo "make test    all tests but those of the next two, with Meta-World as the only simulator"
-	@echo "make test-simulators   the other simulators; ManiSkill needs a Vulkan driver (.ci/run installs one)"
+	@echo "make test-simulators   the other simulators and Ray's examples; ManiSkill needs a Vulkan driver (.ci/run installs one)"
 	@echo "make learn   whether agents learn toy worlds, with half the real steps by a world model from scratch; takes long"
 	@echo "make bench   imagined steps a second beside a re-reading loop, the simulator and the roofline; replay"
 	@echo "make docs    the documentation in site/, with warnings as errors (Python 3.11 or newer)"

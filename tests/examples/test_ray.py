@@ -7,8 +7,11 @@ import time
 from pathlib import Path
 
 import psutil
+import pytest
 
 from worldgym.runs.checkpoint import checkpoints
+
+pytestmark = pytest.mark.other_simulator  # a minute, for starting clusters
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 SECONDS = 600
