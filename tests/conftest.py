@@ -34,7 +34,7 @@ WINDOW = 4  # frames that the tiny model imagines before it re-anchors
 def pytest_configure(config: pytest.Config) -> None:
     os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "disabled"}  # no reports, no token in the home
     config.addinivalue_line("markers", "simulator: needs Meta-World and an OpenGL library to draw with")
-    config.addinivalue_line("markers", "other_simulator: needs a simulator beyond Meta-World, or Ray; `make test-simulators`")
+    config.addinivalue_line("markers", "other_simulator: a simulator beyond Meta-World, or Ray; `make test-simulators`")
     config.addinivalue_line("markers", "native: needs a C compiler")
     config.addinivalue_line("markers", "browser: needs chromium and its driver")
     config.addinivalue_line("markers", "slow: takes minutes; `make learn` runs these, `make test` all others")
