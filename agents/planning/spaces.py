@@ -16,10 +16,11 @@ def check_fits(env: gym.Env[Any, Any], model: PlanningModel) -> None:
         ConfigError: unless actions are float ``[A]`` in [-1, 1] and frames uint8 of the model's resolution.
     """
     frames, actions = env.observation_space, env.action_space
-    if not isinstance(actions, gym.spaces.Box):
-        raise ConfigError(f"planning: expected continuous actions (Box), got {actions}")
-    if actions.shape != (model.action_dim,):
-        raise ConfigError(f"planning: the model takes {model.action_dim} actions, the environment {actions}")
+    if not isinstance(actions, gym.spaces.Box) or actions.shape != (model.action_dim,):
+        raise ConfigError(
+            f"planning: the model takes {model.action_dim} actions, of which planners need continuous ones (Box); the "
+            f"environment has {actions}"
+        )
     if not ((actions.low == -1).all() and (actions.high == 1).all()):
         raise ConfigError(f"planning: expected actions in [-1, 1], got {actions}: wrap it in RescaleAction")
     if not isinstance(frames, gym.spaces.Box) or frames.dtype != np.uint8 or len(frames.shape) != 3:

@@ -228,15 +228,12 @@ class Recordings:
 
 
 def _episode_paths(folder: Path) -> list[Path]:
-    if not folder.is_dir():
-        raise DataError(
-            f"{folder}: expected a folder of episodes, found none; record some (`worldgym collect --out {folder}`) or "
-            "convert other recordings (`worldgym convert --help`)"
-        )
     paths = sorted(path for path in folder.rglob(f"*{SUFFIX}") if not path.name.startswith("."))
     if not paths:
+        missing = "" if folder.is_dir() else ", because there is no such folder"
         raise DataError(
-            f"{folder}: expected episodes (*{SUFFIX}), found none; record some: `worldgym collect --out {folder}`"
+            f"{folder}: expected episodes (*{SUFFIX}), found none{missing}; record some (`worldgym collect --out "
+            f"{folder}`) or convert other recordings (`worldgym convert --help`)"
         )
     return paths
 
