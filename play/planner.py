@@ -51,13 +51,12 @@ def find_planner(model: WorldModel, codec: ActionCodec) -> Behaviour | None:
     if not plannable or not (config.reward or config.success):
         return None
     horizon = max(1, min(HORIZON, model.layout.horizon(config.transformer.max_positions)))
-    search = ICEM(CANDIDATES, horizon, elites=ELITES, iterations=ITERATIONS)
 
     def behaviour(seen: Seen, rng: np.random.Generator) -> Policy:
         goal: Cost = RewardCost() if config.reward else SuccessCost()
         agent = PlanningAgent(
             LearnedModel(model, CHUNK * model.memory(1)),
-            search,
+            ICEM(CANDIDATES, horizon, elites=ELITES, iterations=ITERATIONS),
             _StoppableCost(goal, seen.stopped),
             replan_every=min(REPLAN_EVERY, horizon),
         )

@@ -251,6 +251,22 @@ def test_the_planner_drives_until_the_person_acts(page: Page, monkeypatch: pytes
     assert shown != ["0.00", "0.00"]  # what the planner did
 
 
+def test_other_commands_do_not_wait_for_the_planner(page: Page, monkeypatch: pytest.MonkeyPatch) -> None:
+    page.step_once()
+    monkeypatch.setattr(planner, "CANDIDATES", 2000)
+    for _ in range(2):
+        page.press("p")
+    page.press(Keys.ENTER)
+    page.wait(lambda: "planning" in page.text("deciding"))
+    page.press(Keys.ENTER)  # pauses
+    page.wait(lambda: page.script("return !waiting"))
+    assert page.step == 1
+    page.press(".")
+    page.wait(lambda: "planning" in page.text("deciding"))
+    page.press(",")
+    page.wait(lambda: page.step == 0)
+
+
 def test_keys_move_in_the_directions_of_the_picture(page: Page) -> None:
     for key, action in (("d", [1, 0]), ("a", [-1, 0]), ("w", [0, -1]), ("s", [0, 1])):
         page.script(f"held.add('{key}')")
