@@ -38,7 +38,7 @@ from worldgym.envs.packages import missing_packages
 from worldgym.envs.registry import SimulatorSpec
 from worldgym.envs.seeding import numpy_seeded
 from worldgym.envs.simulators.libero_experts import EXPERTS
-from worldgym.envs.simulators.robosuite_state import RestorableEnv
+from worldgym.envs.simulators.robosuite_state import RobosuiteEnv
 from worldgym.errors import DependencyNotInstalled, InvalidOption, RenderingError, UnknownTask, nearest
 from worldgym.storage.files import atomic_write
 
@@ -88,7 +88,7 @@ def plain_task_name(task: str) -> str:
     return f"{suite}/{names.index(name)}"
 
 
-class SimulatorLIBERO(RestorableEnv):
+class SimulatorLIBERO(RobosuiteEnv):
     """A LIBERO task. ``simulator`` is LIBERO's own environment, ``instruction`` what it asks for, in words.
 
     The action is ``(dx, dy, dz, rotate_x, rotate_y, rotate_z, gripper)`` of robosuite's operational space controller: 1
@@ -116,7 +116,7 @@ class SimulatorLIBERO(RestorableEnv):
 
     metadata = metadata(RENDER_FPS)
     frame_skip = 1
-    OWN = (*RestorableEnv.OWN, "_initial_state")
+    OWN = (*RobosuiteEnv.OWN, "_initial_state")
 
     def __init__(
         self,
@@ -194,13 +194,6 @@ class SimulatorLIBERO(RestorableEnv):
         if self.task not in EXPERTS:
             raise no_expert(self.task, EXPERTS)
         return EXPERTS[self.task](self.simulator.env)
-
-    def close(self) -> None:
-        """Free the renderer and the simulator."""
-        if not self._closed:
-            self._camera.close()
-            self.simulator.close()
-        super().close()
 
     def _build(self) -> None:
         self.simulator = _make_simulator(_own_task(self.task))

@@ -18,7 +18,6 @@ from PIL import Image
 
 from worldgym.envs.contract import (
     Frame,
-    FrameEnv,
     Info,
     Options,
     action_space,
@@ -32,8 +31,9 @@ from worldgym.envs.mujoco_camera import GL_ADVICE, MujocoCamera, choose_gl_backe
 from worldgym.envs.packages import missing_packages
 from worldgym.envs.registry import SimulatorSpec
 from worldgym.envs.seeding import numpy_seeded
+from worldgym.envs.simulators.restoring import RestorableEnv
 from worldgym.envs.simulators.robodesk_experts import EXPERTS
-from worldgym.errors import DependencyNotInstalled, InvalidOption, RenderingError
+from worldgym.errors import DependencyNotInstalled, RenderingError
 
 TASKS = (
     "push_red",
@@ -68,7 +68,7 @@ def task_names() -> list[str]:
     return sorted(importlib.import_module("robodesk").RoboDesk().all_tasks)
 
 
-class SimulatorRoboDesk(FrameEnv):
+class SimulatorRoboDesk(RestorableEnv["EpisodeState"]):
     """A RoboDesk task. ``simulator`` is RoboDesk's own environment.
 
     The action is ``(dx, dy, dz, wrist, gripper)``: 1 is 1 cm a simulator step, and an open gripper.
@@ -131,42 +131,6 @@ class SimulatorRoboDesk(FrameEnv):
             success = success or self._succeeds()
         return reward, success
 
-    def draw(self) -> Frame:
-        """The frame of the present state; ``frame`` stays old."""
-        self._current_frame("draw")
-        return self._draw()
-
-    def get_state(self) -> "EpisodeState":
-        """All that the rest of the episode depends on, for :meth:`set_state`.
-
-        Raises:
-            ResetNeeded: before the first reset.
-        """
-        self._current_frame("get_state")
-        import mujoco
-
-        (model, data), kind = self._mujoco(), mujoco.mjtState.mjSTATE_INTEGRATION
-        values = np.empty(mujoco.mj_stateSize(model, kind), np.float64)
-        mujoco.mj_getState(model, data, values, kind)
-        simulator = {name: getattr(self.simulator, name) for name in CHANGING}
-        own = {"_frame": self._frame, "_np_random": self._np_random}
-        return EpisodeState(self.task, values, *copy.deepcopy((simulator, own)))
-
-    def set_state(self, state: "EpisodeState") -> None:
-        """Continue as from the moment of :meth:`get_state`, exactly; a state can be set any number of times.
-
-        Args:
-            state: of this environment, or of another one with the same task.
-
-        Raises:
-            ResetNeeded: before the first reset.
-            InvalidOption: for the state of another task.
-        """
-        self._current_frame("set_state")
-        if state.task != self.task:
-            raise InvalidOption(f"set_state: expected a state of {self.task}, got one of {state.task}")
-        self._restore(state)
-
     def expert_action(self) -> NDArray[np.float32]:
         """The action of a scripted expert that knows all positions, float32 ``[5]`` in [-1, 1].
 
@@ -179,27 +143,6 @@ class SimulatorRoboDesk(FrameEnv):
             raise no_expert(self.task, EXPERTS)
         return EXPERTS[self.task](self.simulator)
 
-    def close(self) -> None:
-        """Free the renderer and the simulator."""
-        if not self._closed:
-            self._camera.close()
-            self.simulator.close()
-        super().close()
-
-    def __getstate__(self) -> dict[str, Any]:
-        """For copies and pickles, in the middle of an episode too: the simulator is built again."""
-        state = None if self._frame is None else self.get_state()
-        return {**self.__dict__, "simulator": None, "_camera": None, "_state": state}
-
-    def __setstate__(self, attributes: dict[str, Any]) -> None:
-        state = attributes.pop("_state")
-        self.__dict__.update(attributes)
-        if self._closed:
-            return
-        self._build()
-        if state is not None:
-            self._restore(state)
-
     def _build(self) -> None:
         _import_robodesk()
         self.simulator = importlib.import_module("robodesk").RoboDesk(self.task, episode_length=None)
@@ -211,6 +154,16 @@ class SimulatorRoboDesk(FrameEnv):
         """MuJoCo's model and data."""
         physics = self.simulator.physics
         return physics.model.ptr, physics.data.ptr
+
+    def _state(self) -> "EpisodeState":
+        import mujoco
+
+        (model, data), kind = self._mujoco(), mujoco.mjtState.mjSTATE_INTEGRATION
+        values = np.empty(mujoco.mj_stateSize(model, kind), np.float64)
+        mujoco.mj_getState(model, data, values, kind)
+        simulator = {name: getattr(self.simulator, name) for name in CHANGING}
+        own = {name: getattr(self, name) for name in self.OWN}
+        return EpisodeState(self.task, values, *copy.deepcopy((simulator, own)))
 
     def _restore(self, state: "EpisodeState") -> None:
         import mujoco

@@ -30,7 +30,7 @@ from worldgym.envs.mujoco_camera import GL_ADVICE, MujocoCamera, choose_gl_backe
 from worldgym.envs.packages import missing_packages
 from worldgym.envs.registry import SimulatorSpec
 from worldgym.envs.simulators import robosuite_push
-from worldgym.envs.simulators.robosuite_state import RestorableEnv
+from worldgym.envs.simulators.robosuite_state import RobosuiteEnv
 from worldgym.errors import DependencyNotInstalled, RenderingError
 
 TASKS = ("Lift", "Stack", "Door", "Wipe", "PickPlaceCan", robosuite_push.TASK)
@@ -67,7 +67,7 @@ def task_names() -> list[str]:
     return sorted([robosuite_push.TASK, *(name for name in own if not name.startswith("TwoArm"))])
 
 
-class SimulatorRobosuite(RestorableEnv):
+class SimulatorRobosuite(RobosuiteEnv):
     """A robosuite task. ``simulator`` is robosuite's own environment.
 
     The action is ``(dx, dy, dz, rotate_x, rotate_y, rotate_z, gripper)`` of robosuite's operational space controller: 1
@@ -142,13 +142,6 @@ class SimulatorRobosuite(RestorableEnv):
         if self.task not in EXPERTS:
             raise no_expert(self.task, EXPERTS)
         return EXPERTS[self.task](self.simulator)
-
-    def close(self) -> None:
-        """Free the renderer and the simulator."""
-        if not self._closed:
-            self._camera.close()
-            self.simulator.close()
-        super().close()
 
     def _build(self) -> None:
         self.simulator = _make_simulator(self.task)

@@ -1,4 +1,4 @@
-"""What robosuite and LIBERO, which runs on it, share: states that are saved and restored exactly, copies and pickles.
+"""States of robosuite, and of LIBERO, which runs on it, that are saved and restored exactly.
 
 robosuite keeps the state of an episode in MuJoCo's data, in a few fields of MuJoCo's model, and in the attributes of
 many Python objects: goals of controllers, the gripper's command, buffers, counters of tasks.
@@ -8,13 +8,12 @@ import copy
 from abc import abstractmethod
 from collections import deque
 from collections.abc import Iterator
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from worldgym.envs.contract import Frame, FrameEnv
-from worldgym.errors import InvalidOption
+from worldgym.envs.simulators.restoring import RestorableEnv
 
 PACKAGES = ("robosuite.", "libero.")
 STATELESS = ("robosuite.utils.binding_utils", "robosuite.utils.placement_samplers", "robosuite.models.")
@@ -43,38 +42,15 @@ class EpisodeState(NamedTuple):
     """Attributes of the environment."""
 
 
-class RestorableEnv(FrameEnv):
+class RobosuiteEnv(RestorableEnv[EpisodeState]):
     """An environment on robosuite whose episode can be continued from any moment."""
-
-    OWN: ClassVar[tuple[str, ...]] = ("_frame", "_np_random")
-    """Attributes of the environment that change in an episode."""
-    task: str
-
-    @abstractmethod
-    def _build(self) -> None:
-        """Make the simulator and the camera."""
 
     @property
     @abstractmethod
     def _robosuite(self) -> Any:
         """robosuite's environment."""
 
-    @abstractmethod
-    def _draw(self) -> Frame:
-        """A frame of the present state."""
-
-    def draw(self) -> Frame:
-        """The frame of the present state; ``frame`` stays old."""
-        self._current_frame("draw")
-        return self._draw()
-
-    def get_state(self) -> EpisodeState:
-        """All that the rest of the episode depends on, for :meth:`set_state`.
-
-        Raises:
-            ResetNeeded: before the first reset.
-        """
-        self._current_frame("get_state")
+    def _state(self) -> EpisodeState:
         simulator = self._robosuite
         sim, rng = simulator.sim, simulator.rng.bit_generator.state
         model = {name: getattr(sim.model, name).copy() for name in MODEL_FIELDS}
@@ -83,21 +59,6 @@ class RestorableEnv(FrameEnv):
         own = {name: getattr(self, name) for name in self.OWN}
         # One copy of all, because parts share arrays.
         return EpisodeState(self.task, copy.copy(sim.data._data), model, *copy.deepcopy((parts, marks, rng, own)))
-
-    def set_state(self, state: EpisodeState) -> None:
-        """Continue as from the moment of :meth:`get_state`, exactly; a state can be set any number of times.
-
-        Args:
-            state: of this environment, or of another one with the same task.
-
-        Raises:
-            ResetNeeded: before the first reset.
-            InvalidOption: for the state of another task.
-        """
-        self._current_frame("set_state")
-        if state.task != self.task:
-            raise InvalidOption(f"set_state: expected a state of {self.task}, got one of {state.task}")
-        self._restore(state)
 
     def _restore(self, state: EpisodeState) -> None:
         simulator = self._robosuite
@@ -112,20 +73,6 @@ class RestorableEnv(FrameEnv):
             simulator.wiped_markers = [mark for mark in marks if mark.name in state.marks]
         simulator.rng.bit_generator.state = rng
         self.__dict__.update(own)
-
-    def __getstate__(self) -> dict[str, Any]:
-        """For copies and pickles, in the middle of an episode too: the simulator is built again."""
-        state = None if self._frame is None else self.get_state()
-        return {**self.__dict__, "simulator": None, "_camera": None, "_state": state}
-
-    def __setstate__(self, attributes: dict[str, Any]) -> None:
-        state = attributes.pop("_state")
-        self.__dict__.update(attributes)
-        if self._closed:
-            return
-        self._build()
-        if state is not None:
-            self._restore(state)
 
 
 def _parts(root: Any) -> Iterator[tuple[str, Any]]:
