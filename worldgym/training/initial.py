@@ -2,7 +2,7 @@
 
 import copy
 import dataclasses
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -80,13 +80,23 @@ def with_actions(world_model: WorldModel, action_dim: int) -> WorldModel:
     return model.to(world_model.device, world_model.dtype)
 
 
+class Start(NamedTuple):
+    """The checkpoint from whose weights training starts."""
+
+    config: WorldModelConfig
+    """Of the checkpoint."""
+    about: dict[str, Any]
+    """For the run's ``config.json``: ``checkpoint``, its name; ``tokenizer_digest``, of its tokenizer; ``changes``,
+    what differs from it; ``trained_on``, summaries of its recordings."""
+
+
 def start_from(
     checkpoint: str,
     model: Tokenizer | Transformer,
     config: TokenizerConfig | WorldModelConfig,
     held_out: Recordings,
     assign: bool = False,
-) -> dict[str, Any]:
+) -> Start:
     """Give a part of a world model the weights that the same part has in a checkpoint; see ``adapt.py``.
 
     Args:
@@ -95,10 +105,6 @@ def start_from(
         config: that of the tokenizer, or of the world model.
         held_out: recordings that the checkpoint must not have been trained on.
         assign: put the weights in place of the model's, which may then be without memory (on the meta device).
-
-    Returns:
-        A description for the run's ``config.json``: ``checkpoint``, its name; ``tokenizer_digest``, of its tokenizer;
-        ``changes``, what differs from it; ``trained_on``, summaries of its recordings.
 
     Raises:
         CheckpointError: if the checkpoint is missing or damaged.
@@ -120,12 +126,13 @@ def start_from(
         raise ConfigError(f"{checkpoint}: {error}") from error
     weights, changes = adapted
     model.load_state_dict(weights, assign=assign)
-    return {
+    about = {
         "checkpoint": checkpoint,
         "tokenizer_digest": digest(parts.tokenizer.state_dict()),
         "changes": changes,
         "trained_on": trained_on,
     }
+    return Start(parts.config, about)
 
 
 @torch.no_grad()

@@ -3,7 +3,6 @@
 import dataclasses
 import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -16,21 +15,20 @@ from worldgym.data.summary import check_held_out, summarise
 from worldgym.errors import ConfigError
 from worldgym.isolation import torch_defaults
 from worldgym.parallel import is_main, parts
-from worldgym.pretrained import locate, read_config
 from worldgym.reward_scale import RewardScale
 from worldgym.tokenizer import build_tokenizer
 from worldgym.tokenizer.base import Tokenizer
 from worldgym.training.adversarial import Adversary
 from worldgym.training.checks import check_recordings
 from worldgym.training.heads import initialise_heads
-from worldgym.training.initial import initialise_from_codebooks, start_from
+from worldgym.training.initial import Start, initialise_from_codebooks, start_from
 from worldgym.training.loop import train
 from worldgym.training.lora import add_adapters
 from worldgym.training.recipe import Recipe, TokenizerRecipe, TransformerRecipe
 from worldgym.training.refit import refit_heads
 from worldgym.training.seeding import seeded_rng
 from worldgym.training.tokenizer import TokenizerTrainer
-from worldgym.training.trained import check_finished, load_tokenizer_run
+from worldgym.training.trained import TrainedTokenizer, check_finished, load_tokenizer_run
 from worldgym.training.transformer import TransformerTrainer, check_segment_length
 from worldgym.transformer.transformer import Transformer
 
@@ -81,7 +79,7 @@ def train_tokenizer(
         "tokenizer": to_dict(recipe.model),
         "job": dataclasses.asdict(recipe.job),
         "perceptual": None if perceptual is None else type(perceptual).__name__,
-        "initial": started,
+        "initial": None if started is None else started.about,
         "data": data,
     }
     return train(trainer, recipe.training, folder, description, resume)
@@ -155,8 +153,10 @@ def train_transformer(
         initialise_from_codebooks(model, trained.tokenizer)
     initialise_heads(model, rewards, config.reward_scale, *events)
     started = None if initial is None else _start_from(initial, model, config, held_out)
-    if heads_only or recipe.job.lora_rank:
-        _check_codes(initial, started, trained.digest, config if heads_only else None)
+    if started is not None and (heads_only or recipe.job.lora_rank):
+        _check_codes(started, trained)
+    if started is not None and heads_only:
+        _check_inputs(started, config)
     if recipe.job.lora_rank:
         with seeded_rng(recipe.training.seed, torch.device("cpu")):
             add_adapters(model, recipe.job.lora_rank)
@@ -166,7 +166,7 @@ def train_transformer(
         "world_model": to_dict(config),
         "job": dataclasses.asdict(recipe.job),
         "tokenizer_digest": trained.digest,
-        "initial": started,
+        "initial": None if started is None else started.about,
         "data": data,
     }
     if heads_only:
@@ -226,26 +226,24 @@ def _check_options(recipe: TransformerRecipe, initial: str | None, accumulate: i
         )
 
 
-def _check_codes(
-    initial: str | None, started: dict[str, Any] | None, digest: str, config: WorldModelConfig | None
-) -> None:
-    """Raise ConfigError if a transformer that stays as it is would get other codes, or other inputs."""
-    assert initial is not None
-    assert started is not None
-    known = read_config(locate(initial))
-    if started["tokenizer_digest"] != digest:
+def _check_codes(started: Start, trained: TrainedTokenizer) -> None:
+    """Raise ConfigError if weights that stay as they are would get the codes of another tokenizer."""
+    name = started.about["checkpoint"]
+    if trained.codes != started.about["tokenizer_digest"]:
         raise ConfigError(
-            f"heads_only and lora_rank: expected the tokenizer of {initial}, whose codes its weights understand, got "
-            f"another one: give --tokenizer {initial}"
+            f"heads_only and lora_rank: expected the tokenizer of {name}, whose codes its weights understand, or one "
+            f"that was adapted from it with --job.fixed-codes, got another one: give --tokenizer {name}"
         )
-    if config is None:
-        return
+
+
+def _check_inputs(started: Start, config: WorldModelConfig) -> None:
+    """Raise ConfigError if a transformer that stays as it is would get other inputs."""
     inputs = "action_dim", "slides", "goal_conditioned", "context_length"
-    other = [name for name in inputs if getattr(known, name) != getattr(config, name)]
+    other = [name for name in inputs if getattr(started.config, name) != getattr(config, name)]
     if other:
         raise ConfigError(
-            f"heads_only: expected {', '.join(other)} as in {initial}, whose transformer stays as it is: use its "
-            "recipe and recordings like its own"
+            f"heads_only: expected {', '.join(other)} as in {started.about['checkpoint']}, whose transformer stays as "
+            "it is: use its recipe and recordings like its own"
         )
 
 
@@ -275,9 +273,9 @@ def _recorded_values(recordings: Recordings) -> tuple[Tensor, Tensor, Tensor]:
 
 def _start_from(
     initial: str, model: Tokenizer | Transformer, config: TokenizerConfig | WorldModelConfig, held_out: Recordings
-) -> dict[str, Any]:
+) -> Start:
     """As :func:`start_from`; says so in a line on stderr."""
     started = start_from(initial, model, config, held_out)
     if is_main():
-        print(f"start from {initial}: {'; '.join(started['changes']) or 'all weights'}", file=sys.stderr)
+        print(f"start from {initial}: {'; '.join(started.about['changes']) or 'all weights'}", file=sys.stderr)
     return started

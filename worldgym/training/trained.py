@@ -33,6 +33,8 @@ class TrainedTokenizer(NamedTuple):
     """On the CPU, in evaluation mode."""
     digest: str
     """Of its weights."""
+    codes: str
+    """Digest of the tokenizer whose codes it has: another one's if it was adapted from that with fixed codes."""
     training_data: Mapping[str, Any]
     """Of the checkpoint that it comes from; empty for that of a run."""
 
@@ -88,12 +90,16 @@ def load_tokenizer_run(folder: Path) -> TrainedTokenizer:
     if (checkpoint := find_checkpoint(folder)) is not None:
         parts = load(checkpoint)
         identity = digest(parts.tokenizer.state_dict())
-        return TrainedTokenizer(parts.config.tokenizer, parts.tokenizer.eval(), identity, parts.config.training_data)
+        return TrainedTokenizer(
+            parts.config.tokenizer, parts.tokenizer.eval(), identity, identity, parts.config.training_data
+        )
     config = tokenizer_from_dict(_object(folder, "tokenizer"), f"{folder}: tokenizer")
     weights = _weights(folder)
     tokenizer = build_tokenizer(config).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     _load_weights(tokenizer, weights, folder)
-    return TrainedTokenizer(config, tokenizer.eval(), digest(weights), {})
+    identity, job, initial = digest(weights), _object(folder, "job"), _entry(folder, "initial")
+    codes = str(initial["tokenizer_digest"]) if job.get("fixed_codes") and initial else identity
+    return TrainedTokenizer(config, tokenizer.eval(), identity, codes, {})
 
 
 @torch_defaults()
@@ -141,9 +147,8 @@ def load_world_model_run(tokenizer_run: Path, transformer_run: Path) -> TrainedW
 def _with_adapted_tokenizer(checkpoint: Path, trained: TrainedTokenizer, run: Path) -> TrainedWorldModel:
     """The world model of a checkpoint with a tokenizer that started from its own and kept the codes."""
     parts = load(checkpoint)
-    initial, job = _entry(run, "initial") or {}, _object(run, "job")
-    fits = initial.get("tokenizer_digest") == digest(parts.tokenizer.state_dict()) and job.get("fixed_codes")
-    if not fits or trained.config != parts.config.tokenizer:
+    codes = digest(parts.tokenizer.state_dict())
+    if trained.digest == codes or trained.codes != codes or trained.config != parts.config.tokenizer:
         raise CheckpointError(
             f"{checkpoint}: expected a tokenizer that was adapted to this transformer, got that of {run}: train it "
             f"with --initial {checkpoint} --job.fixed-codes and the sizes of the checkpoint, or train a transformer on "

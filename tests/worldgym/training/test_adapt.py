@@ -44,7 +44,7 @@ def start(tmp_path: Path, held_out: Recordings) -> Callable[..., Any]:
 
     def run(source: WorldModel, model: Any, config: Any) -> tuple[Any, list[str]]:
         source.save_pretrained(tmp_path / "source")
-        changes = start_from(str(tmp_path / "source"), model, config, held_out)["changes"]
+        changes = start_from(str(tmp_path / "source"), model, config, held_out).about["changes"]
         return model.eval(), changes
 
     return run

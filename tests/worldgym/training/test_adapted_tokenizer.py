@@ -9,10 +9,10 @@ import torch
 from worldgym import WorldModel
 from worldgym.config import Sampling
 from worldgym.data.recordings import Recordings
-from worldgym.errors import CheckpointError
+from worldgym.errors import CheckpointError, ConfigError
 from worldgym.training.export import export
 from worldgym.training.recipe import Recipe
-from worldgym.training.runs import train_tokenizer
+from worldgym.training.runs import train_tokenizer, train_transformer
 
 CPU = torch.device("cpu")
 
@@ -60,6 +60,22 @@ def test_a_tokenizer_with_other_codes_does_not_fit_the_transformer(
     with pytest.raises(CheckpointError, match=f"expected a tokenizer that was adapted.*--initial {checkpoint}"):
         export(tmp_path / "run", checkpoint, held_out, tmp_path / "adapted", Sampling())
     assert not (tmp_path / "adapted").exists()
+
+
+@pytest.mark.parametrize("fixed", [True, False])
+def test_heads_are_fitted_on_an_adapted_tokenizer_only_if_it_has_the_same_codes(
+    checkpoint: Path, recipe: Recipe, recordings: Recordings, held_out: Recordings, tmp_path: Path, fixed: bool
+) -> None:
+    _adapt(recipe, fixed, checkpoint, (recordings, held_out), tmp_path / "run")
+    part = dataclasses.replace(recipe.transformer, job=dataclasses.replace(recipe.transformer.job, head_batches=1))
+    places = tmp_path / "run", recordings, held_out, tmp_path / "heads", CPU
+    if not fixed:
+        with pytest.raises(ConfigError, match=f"whose codes its weights understand.*--tokenizer {checkpoint}"):
+            train_transformer(part, *places, initial=str(checkpoint), heads_only=True)
+        assert not (tmp_path / "heads").exists()
+        return
+    assert train_transformer(part, *places, initial=str(checkpoint), heads_only=True) == part.training.steps
+    assert export(tmp_path / "run", tmp_path / "heads", held_out, tmp_path / "fitted", Sampling()).frame_error
 
 
 def test_a_transformer_that_half_precision_would_round_is_kept(

@@ -12,12 +12,13 @@ import torch
 from worldgym.config import Sampling, TransformerConfig
 from worldgym.data.recordings import Recordings
 from worldgym.errors import ConfigError, DependencyNotInstalled
+from worldgym.pretrained import load
 from worldgym.runs.checkpoint import load_state, newest_checkpoint
 from worldgym.storage.tensors import select_prefix
 from worldgym.tokens import TokenLayout
 from worldgym.training.export import export
 from worldgym.training.lora import PROJECTIONS, add_adapters, merged
-from worldgym.training.recipe import Recipe
+from worldgym.training.recipe import Recipe, TransformerRecipe
 from worldgym.training.runs import train_transformer
 from worldgym.training.transformer import TransformerTrainer
 from worldgym.transformer.transformer import Transformer
@@ -139,3 +140,18 @@ def test_missing_peft_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "peft", None)  # importing it fails then
     with pytest.raises(DependencyNotInstalled, match=r"pip install worldgym\[lora\]"):
         add_adapters(make_transformer(), 2)
+
+
+def test_published_weights_are_tuned(
+    recipe: Recipe, parity: Path, synthetic_recordings: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Their folder has no configuration of ours."""
+    monkeypatch.setattr("worldgym.training.transformer.HEAD_ROWS", 2)  # segments imagined to fit the heads
+    both = Recordings(synthetic_recordings)
+    for index, file in enumerate(both.episodes):
+        file.load().save(tmp_path / ("train" if index % 2 else "held-out") / f"{index}.safetensors")
+    job = dataclasses.replace(recipe.transformer.job, lora_rank=2, segment_length=5, head_batches=1)
+    training = dataclasses.replace(recipe.transformer.training, steps=1, batch_size=2, validate_every=1)
+    part = TransformerRecipe(load(parity).config.transformer, job, training)
+    data = (Recordings(tmp_path / name) for name in ("train", "held-out"))
+    assert train_transformer(part, parity, *data, tmp_path / "run", CPU, initial=str(parity)) == 1
