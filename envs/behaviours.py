@@ -61,7 +61,7 @@ def straying(env: ExpertEnv, rng: np.random.Generator) -> Policy:
     def turns() -> tuple[Callable[[], NDArray[np.floating[Any]]], ...]:
         # Half of the constant actions' values lie at the bounds.
         push, constant = rng.uniform(-1, 1, shape), rng.uniform(-2, 2, shape)
-        return env.expert_action, lambda: env.expert_action() + push, lambda: constant, smooth(env, rng)
+        return expert_action, lambda: expert_action() + push, lambda: constant, smooth(env, rng)
 
     def act() -> NDArray[np.float32]:
         nonlocal remaining, turn, scale

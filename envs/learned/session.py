@@ -153,21 +153,24 @@ class Session:
 
     def start(self, starts: Sequence[Start]) -> WorldModelState:
         """Encode the real frames with which some rows start."""
+        counts = [len(start.frames) for start in starts]
+        if len(set(counts)) == 1:
+            return self._start_alike(starts)
         context = self.model.config.context_length
-        counts = [len(start.frames) - context for start in starts]
-        if not any(counts):
-            return self.model.start(np.stack([start.frames for start in starts]))
         state = self.model.start(np.stack([start.frames[:context] for start in starts]))
-        for count in set(counts) - {0}:  # rows of a batch have equally many frames
+        for count in set(counts) - {context}:
             rows = [row for row, number in enumerate(counts) if number == count]
-            frames = np.stack([starts[row].frames for row in rows])
-            actions = [actions for row in rows if (actions := starts[row].actions) is not None]
-            known = np.stack(actions) if self.model.config.action_dim else None
-            try:
-                state.put(rows, self.model.start(frames, known))
-            except ConfigError as error:  # more frames than a window holds that does not slide
-                raise InvalidOption(f"reset option 'frames': {error}") from error
+            state.put(rows, self._start_alike([starts[row] for row in rows]))
         return state
+
+    def _start_alike(self, starts: Sequence[Start]) -> WorldModelState:
+        """As :meth:`start`, for rows with equally many frames."""
+        actions = [start.actions for start in starts if start.actions is not None]
+        known = [np.stack(actions)] if actions and self.model.config.action_dim else []
+        try:
+            return self.model.start(np.stack([start.frames for start in starts]), *known)
+        except ConfigError as error:  # more frames than a window holds that does not slide
+            raise InvalidOption(f"reset option 'frames': {error}") from error
 
     def step(
         self, state: WorldModelState, actions: Tensor | NDArray[np.float32], noise: NDArray[np.float32]

@@ -21,6 +21,7 @@ from worldgym.world_model import Imagined, WorldModel
 CHUNK = 24  # segments in one batch of the model
 WORST_SHARE = 0.1  # of frames, which the uncertainty should tell from the others
 VIDEO_SEGMENTS = 6
+IMAGINED = ("frames", "rewards", "uncertainty")  # attributes of what is imagined that are compared
 Figures = dict[str, Any]
 
 
@@ -63,7 +64,7 @@ def evaluate(
     recorded, rewards = frames[:, context:], segments.batch.rewards[:, context - 1 :]
     predictions: dict[str, _Predictions] = {}
     for name, sampling in samplings.items():
-        predicted, predicted_rewards, uncertainty = _imagine(model, segments, sampling, seed, name)
+        predicted, predicted_rewards, uncertainty = imagine_segments(model, segments, sampling, seed, name, IMAGINED)
         if video is not None and not predictions:
             _write_video(video, recorded, predicted)
         predictions[name] = _Predictions(
@@ -192,15 +193,6 @@ def _last_shown(segments: Segments, context: int) -> Tensor:
         return last
     some = (segments.shown.counts > 0)[:, None, None, None, None]
     return torch.where(some, segments.shown.frames[:, -1:], last)
-
-
-def _imagine(
-    model: WorldModel, segments: Segments, sampling: Sampling, seed: int, name: str
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Imagined frames uint8 ``[N, T, H, W, 3]``, rewards ``[N, T]`` and uncertainty ``[N, T]``."""
-    values = ("frames", "rewards", "uncertainty")
-    frames, rewards, uncertainty = imagine_segments(model, segments, sampling, seed, name, values)
-    return frames, rewards, uncertainty
 
 
 @torch.no_grad()
