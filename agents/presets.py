@@ -72,6 +72,7 @@ CPU_LOOP = dataclasses.replace(
     rollout_every=25,
     rollouts=64,
     horizon=5,
+    known_frames=4,
     keep_rollouts=20,
     real_ratio=Linear(0.5, 1.0, 1500),
     model=COMPACT,

@@ -2,6 +2,8 @@
 
 expert     the simulator's scripted expert
 noisy      the expert with Gaussian noise, whose scale is sampled for each episode from 0.1 to 1
+clumsy     the expert, slowed and with a constant push for the whole episode, so that it comes near the object and
+           often misses it, as a cloned policy does; in a third of the episodes the gripper does not move either
 straying   the expert, the expert with a constant push, a constant action and a random walk in turns: like agents
            that have half learned a task, it is often near success without reaching it
 smooth     a random walk with mean reversion, which crosses the whole workspace
@@ -28,6 +30,7 @@ Behaviour = Callable[[Any, np.random.Generator], Policy]
 """Makes the policy of one episode, from an environment that was just reset and a source of randomness."""
 SMOOTH_REVERSION = 0.1
 STICKY_PROBABILITY = 0.75  # of holding an action for another step
+CLUMSY_GRIP = 1 / 3  # of the episodes
 STRAYING_STEPS = (5, 30)  # of one turn
 
 
@@ -51,6 +54,21 @@ def noisy(env: ExpertEnv, rng: np.random.Generator) -> Policy:
     """The expert with Gaussian noise."""
     scale, shape, act = rng.uniform(0.1, 1.0), _shape(env), _expert_action(env)
     return lambda: np.clip(act() + scale * rng.standard_normal(shape), -1.0, 1.0).astype(np.float32)
+
+
+def clumsy(env: ExpertEnv, rng: np.random.Generator) -> Policy:
+    """The expert, slowed and pushed to a side. An expert that steers by the distance then stops beside its target."""
+    shape, act = _shape(env), _expert_action(env)
+    speed, push = rng.uniform(0.4, 1.0), rng.uniform(0.0, 0.5) * rng.standard_normal(shape)
+    grip = rng.uniform(-1.0, 1.0) if rng.random() < CLUMSY_GRIP else None
+
+    def clumsy_action() -> NDArray[np.float32]:
+        action = speed * act() + push
+        if grip is not None:
+            action[-1] = grip  # the gripper, in all simulators that have one
+        return np.clip(action, -1.0, 1.0).astype(np.float32)
+
+    return clumsy_action
 
 
 def straying(env: ExpertEnv, rng: np.random.Generator) -> Policy:
@@ -112,6 +130,7 @@ def random(env: gym.Env[Any, Any], rng: np.random.Generator) -> Policy:
 BEHAVIOURS: dict[str, Behaviour] = {
     "expert": expert,
     "noisy": noisy,
+    "clumsy": clumsy,
     "straying": straying,
     "smooth": smooth,
     "sticky": sticky,

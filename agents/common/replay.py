@@ -12,7 +12,7 @@ from torch import Tensor
 
 from worldgym.agents.common.replay_file import read_replay, read_settings, write_replay
 from worldgym.agents.common.replay_ring import REAL, Episodes, Positions, ReplayRing, ReplaySettings
-from worldgym.agents.common.transitions import Transitions
+from worldgym.agents.common.transitions import Starts, Transitions
 from worldgym.data.episode import Episode
 from worldgym.data.recordings import Batch
 from worldgym.errors import ConfigError, DataError, InvalidAction, InvalidFrames, ResetNeeded
@@ -243,16 +243,25 @@ class ReplayBuffer:
         bounds = table[whole][["begin", "end"]].tolist()
         return [self._segments(np.array([begin]), end - begin + 1) for begin, end in bounds]
 
-    def starts(self, rng: np.random.Generator, batch_size: int) -> NDArray[np.uint8]:
-        """Frame stacks sampled uniformly over steps, from which rollouts start: uint8 ``[B, S, H, W, 3]``.
+    def starts(self, rng: np.random.Generator, batch_size: int, length: int | None = None, steps: int = 0) -> Starts:
+        """What went before some steps, sampled uniformly: from there rollouts start.
+
+        Args:
+            rng: samples the steps.
+            batch_size: number of starts, B.
+            length: number of frames, L; None: as many as in a stack.
+            steps: number of actions before the newest frame, K.
 
         Raises:
             DataError: if the replay is empty.
         """
-        stacks = _empty((batch_size, self.settings.frame_stack, *self.settings.frame_shape), np.uint8)
-        self._gather_stacks(*self._draw(rng, batch_size), stacks)
-        drawn: NDArray[np.uint8] = stacks.numpy()
-        return drawn
+        frames = _empty((batch_size, length or self.settings.frame_stack, *self.settings.frame_shape), np.uint8)
+        episodes, newest = self._draw(rng, batch_size)
+        self._gather_stacks(episodes, newest, frames)
+        known = np.minimum(newest - episodes["first"], steps)
+        actions = self._ring.actions[(newest[:, None] + np.arange(-steps, 0)) % self._ring.places]
+        actions[np.arange(steps) < steps - known[:, None]] = 0
+        return Starts(frames.numpy(), actions, known)
 
     def save(self, path: Path) -> None:
         """Write everything to one safetensors file, atomically, an open episode included.
@@ -317,7 +326,7 @@ class ReplayBuffer:
 
     def _gather_stacks(self, episodes: Episodes, newest: Positions, into: Tensor) -> None:
         """The frames up to each ``newest`` one; before an episode's beginning its first frame is repeated."""
-        window = newest[:, None] + np.arange(1 - self.settings.frame_stack, 1)
+        window = newest[:, None] + np.arange(1 - into.shape[1], 1)
         self._gather(np.maximum(window, episodes["begin"][:, None]) % self._ring.places, into)
 
     def _gather(self, places: Positions, into: Tensor) -> None:

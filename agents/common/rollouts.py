@@ -1,6 +1,6 @@
 """Imagined rollouts: what a policy would see and earn in the world model, starting from real frames.
 
-Shapes: B rollouts, S frames of history, T steps, H x W pixels, A action dimension.
+Shapes: B rollouts, S frames that the policy sees, T steps, H x W pixels, A action dimension.
 """
 
 from collections.abc import Callable
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from worldgym.agents.common.replay import ReplayBuffer
 from worldgym.agents.common.rewards import HeadRewards, RewardSource
+from worldgym.agents.common.transitions import Starts
 from worldgym.errors import ConfigError
 from worldgym.isolation import torch_defaults
 from worldgym.world_model import WorldModel, WorldModelState
@@ -30,7 +31,7 @@ class Rollouts:
     """Imagined rollouts, on the CPU. Only the first ``lengths[b]`` steps of row ``b`` are valid.
 
     Attributes:
-        frames: uint8 ``[B, S + T, H, W, 3]``: the real frames of the history, then the imagined ones.
+        frames: uint8 ``[B, S + T, H, W, 3]``: real frames, then the imagined ones.
         actions: float32 ``[B, T, A]``.
         rewards: float32 ``[B, T]``, in the environment's scale.
         uncertainty: float32 ``[B, T]``: the world model's about each frame.
@@ -61,6 +62,7 @@ def imagine_rollouts(
     history: Tensor,
     horizon: int,
     *,
+    past: Starts | None = None,
     rewards: RewardSource | None = None,
     generator: torch.Generator | None = None,
     max_uncertainty: float | None = None,
@@ -71,11 +73,12 @@ def imagine_rollouts(
     A rollout ends at a step with the probability of a termination that the world model predicts, if it predicts one.
 
     Args:
-        world_model: starts from the newest ``context_length`` frames of each history and samples tokens as its
-            configuration says.
+        world_model: samples tokens as its configuration says.
         policy: called at every step with the last S frames.
-        history: real frames, uint8 ``[B, S, H, W, 3]``, oldest first; S is at least the model's ``context_length``.
+        history: real frames that the policy sees at first, uint8 ``[B, S, H, W, 3]``, oldest first.
         horizon: number of steps, T.
+        past: frames, as many as the model's context and all actions need, and actions that the world model is shown
+            before it imagines; None: the newest ``context_length`` frames of ``history`` alone.
         rewards: computes the rewards; the world model's head unless given.
         generator: samples the tokens and the terminations.
         max_uncertainty: a rollout ends before the first frame whose uncertainty
@@ -85,10 +88,10 @@ def imagine_rollouts(
     Raises:
         ConfigError: if the model needs more context than the history has, or predicts no rewards.
     """
-    check_rollouts_possible(world_model, history.shape[1], pessimism)
+    check_rollouts_possible(world_model, history.shape[1] if past is None else past.frames.shape[1], pessimism)
     config, sampling, source = world_model.config, world_model.config.sampling, rewards or HeadRewards()
     current = history.to(world_model.device)
-    state = world_model.start(current[:, -config.context_length :])
+    state = world_model.start(current[:, -config.context_length :]) if past is None else _start(world_model, past)
     rows = torch.arange(len(history), device=world_model.device)
     builder = _RolloutBuilder(current, horizon, config.action_dim)
     for step in range(horizon):
@@ -108,6 +111,19 @@ def imagine_rollouts(
         if not len(rows):
             break
     return builder.build()
+
+
+def _start(world_model: WorldModel, past: Starts) -> WorldModelState:
+    """A state for each row, after as many frames behind the context as are known of it."""
+    context, steps = world_model.config.context_length, past.actions.shape[1]
+    state = world_model.start(past.frames[:, -context:])
+    for known in np.unique(past.known[past.known > 0]):
+        rows = np.flatnonzero(past.known == known)
+        part = world_model.start(past.frames[rows, -context - known :], past.actions[rows, steps - known :])
+        if len(rows) == len(past.frames):
+            return part
+        state.put(rows.tolist(), part)
+    return state
 
 
 def _kept(kept: Tensor, state: WorldModelState, *values: Tensor) -> Any:

@@ -1,10 +1,12 @@
-"""Batches of steps that an agent is trained on.
+"""Batches of steps that an agent is trained on, and of what goes before imagined steps.
 
-Shapes: B batch rows, S stacked frames, H x W pixels, A action dimension.
+Shapes: B batch rows, S stacked frames, L frames, K actions, H x W pixels, A action dimension.
 """
 
 from typing import NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 
@@ -21,3 +23,14 @@ class Transitions(NamedTuple):
     """float32 ``[B]``: the factor of the value of ``next_frames``, gamma^k; 0 if the episode terminated there."""
     next_frames: Tensor
     """uint8 ``[B, S, H, W, 3]``: k steps later."""
+
+
+class Starts(NamedTuple):
+    """What went before the steps from which rollouts start."""
+
+    frames: NDArray[np.uint8]
+    """uint8 ``[B, L, H, W, 3]``, newest last; before an episode's beginning its first frame is repeated."""
+    actions: NDArray[np.float32]
+    """float32 ``[B, K, A]``, the last of which led to the newest frame; 0 before an episode's beginning."""
+    known: NDArray[np.int64]
+    """int64 ``[B]``, from 0 to K: how many of them were taken."""

@@ -9,7 +9,7 @@ from worldgym.errors import ConfigError
 from worldgym.precision import Precision, check_precision
 from worldgym.training.online import OnlineConfig
 
-ZERO_ALLOWED = ("seed", "steps", "seed_steps", "pixel_reward_updates", "pessimism")
+ZERO_ALLOWED = ("seed", "steps", "seed_steps", "pixel_reward_updates", "known_frames", "pessimism")
 
 
 @dataclass(frozen=True)
@@ -58,6 +58,9 @@ class MBPOConfig:
     """Rollouts in a batch."""
     horizon: int = 10
     """Steps of a rollout at most."""
+    known_frames: int = 0
+    """Real frames behind the context, with their actions, that the world model is shown before each rollout: rewards
+    and motion are predicted better then. 0 shows it the context alone (paper)."""
     max_uncertainty: float | None = None
     """A rollout ends before the first frame whose uncertainty is larger. None: rollouts have full length."""
     pessimism: float = 0.0

@@ -39,6 +39,9 @@ class LearnedWorld:
         replay: of real steps.
         streams: the run's random numbers.
 
+    Raises:
+        ConfigError: for more known frames than the world model's window holds.
+
     Attributes:
         trainer: of the world model.
         pixel_rewards: predicts the rewards of rollouts from pixels; None if the world model's head does it.
@@ -54,6 +57,11 @@ class LearnedWorld:
         if config.pixel_reward_updates:
             self.pixel_rewards = PixelRewardModel(replay.settings.frame_shape, config.seed)
         self.rollout_batches = 0
+        window = world_model.layout.horizon(world_model.config.transformer.max_positions)
+        if config.known_frames > window:
+            raise ConfigError(
+                f"known_frames: expected at most {window}, which the position window holds, got {config.known_frames}"
+            )
         self._replay, self._streams = replay, streams
         self._from_scratch = not self.trainer.trained
 
@@ -133,18 +141,22 @@ class LearnedWorld:
         """
         if not self.rollout_batches:
             self._prepare_rewards()
-        history = torch.from_numpy(self._replay.starts(self._streams.rng(Purpose.IMAGINE), self.config.rollouts))
+        config, stack = self.config, self._replay.settings.frame_stack
+        length = max(stack, self.world_model.config.context_length + config.known_frames)
+        rng = self._streams.rng(Purpose.IMAGINE)
+        past = self._replay.starts(rng, config.rollouts, length, config.known_frames)
         generator = self._streams.generator(Purpose.IMAGINE)
         self.rollout_batches += 1
         return imagine_rollouts(
             self._in_precision(),
             lambda frames: act(frames, generator),
-            history,
-            self.config.horizon,
+            torch.from_numpy(past.frames[:, -stack:]),
+            config.horizon,
+            past=past,
             rewards=ClippedRewards(self._reward_source(), *self._replay.reward_range()),
             generator=generator,
-            max_uncertainty=self.config.max_uncertainty,
-            pessimism=self.config.pessimism,
+            max_uncertainty=config.max_uncertainty,
+            pessimism=config.pessimism,
         )
 
     @torch_defaults(grad=False)

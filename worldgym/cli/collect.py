@@ -62,7 +62,8 @@ class Collect:
     tasks: Texts = ()
     """Tasks to record (default: all that the simulator's checkpoint is trained on)."""
     episodes: Counts = None
-    """Episodes a task by behaviour: expert, noisy (the expert with noise), straying (the expert, constant actions and a
+    """Episodes a task by behaviour: expert, noisy (the expert with noise), clumsy (the expert, pushed to a side, so
+    that it often misses), straying (the expert, constant actions and a
     random walk in turns), smooth (a random walk), sticky (random actions that are held), random; with --policy a number
     (default: expert=40,noisy=44,smooth=20,random=16; random=100,sticky=100 for Gymnasium environments)."""
     policy: OptionalText = None

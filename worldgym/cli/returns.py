@@ -23,8 +23,8 @@ class Returns:
     tasks: Texts = ()
     """Tasks to compare (default: all of the checkpoint)."""
     behaviours: Texts = ()
-    """Who acts: expert, noisy, straying, smooth, sticky, random (default: random, and expert where there is one, else
-    sticky)."""
+    """Who acts: expert, noisy, clumsy, straying, smooth, sticky, random (default: random, and expert where there is
+    one, else sticky)."""
     episodes: Positive = 12
     """Episodes of each task and behaviour."""
     seed: Natural = 3_000_000

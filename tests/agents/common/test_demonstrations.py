@@ -106,7 +106,7 @@ def test_demonstrations_can_be_added_to_a_replay(values: dict[str, NDArray[Any]]
         replay.add_demonstration(episode)
     assert len(replay) == STEPS
     # the replay's stacks are the ones that were recorded, but for their layout
-    stacks = replay.starts(np.random.default_rng(0), 20)
+    stacks = replay.starts(np.random.default_rng(0), 20).frames
     recorded = {stack.tobytes() for stack in values["observation"]}
     assert {stack.transpose(0, 3, 1, 2).tobytes() for stack in stacks} <= recorded
 

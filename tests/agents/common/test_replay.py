@@ -368,10 +368,24 @@ def test_every_segment_and_every_start_is_equally_likely() -> None:
     begins, counts = np.unique([row[0] for row in numbers(frames)], return_counts=True)
     assert begins.tolist() == [0, 1, 2, *range(8, 15)]
     assert_even(counts, draws)
-    stacks = torch.from_numpy(replay.starts(np.random.default_rng(0), draws))
+    stacks = torch.from_numpy(replay.starts(np.random.default_rng(0), draws).frames)
     begins, counts = np.unique([row[-1] for row in numbers(stacks)], return_counts=True)
     assert begins.tolist() == [*range(5), 6, *range(8, 17)]
     assert_even(counts, draws)
+
+
+def test_starts_hold_what_went_before() -> None:
+    replay = filled()
+    starts = replay.starts(np.random.default_rng(0), 200, length=6, steps=4)
+    rows = numbers(torch.from_numpy(starts.frames))
+    for frames, actions, known in zip(rows, starts.actions, starts.known, strict=True):
+        newest = frames[-1]
+        first = max(begin for begin in (0, 6, 8) if begin <= newest)  # of the episode
+        assert known == min(newest - first, 4)
+        assert frames == [max(first, number) for number in range(newest - 5, newest + 1)]
+        assert (actions[: 4 - known] == 0).all()
+        taken = [action(number) for number in range(newest - known, newest)]
+        assert np.array_equal(actions[4 - known :], np.reshape(taken, (known, ACTIONS)))
 
 
 @pytest.mark.parametrize(("length", "begins"), [(4, [8, 11, 14]), (9, [8]), (11, []), (1, list(range(8, 18)))])

@@ -12,6 +12,7 @@ from worldgym.agents.common.pixel_rewards import PixelRewardModel
 from worldgym.agents.common.replay import ReplayBuffer
 from worldgym.agents.common.rewards import ClippedRewards, HeadRewards, PixelRewards
 from worldgym.agents.common.rollouts import imagine_rollouts
+from worldgym.agents.common.transitions import Starts
 from worldgym.world_model import WorldModel
 
 
@@ -43,6 +44,22 @@ def test_rollouts_equal_the_world_models_own(
     seen = torch.from_numpy(made.frames)
     for step in range(5):
         assert np.allclose(made.actions[:, step], policy(seen[:, step : step + 3]), atol=1e-6)
+
+
+def test_rollouts_continue_what_is_known(random_world_model: Callable[[], WorldModel], stacks: torch.Tensor) -> None:
+    world_model, rng = random_world_model(), np.random.default_rng(1)
+    frames = torch.cat([stacks, stacks.flip(0)], dim=1)[:, :5].numpy()
+    past = Starts(frames, rng.uniform(-1, 1, (6, 3, 2)).astype(np.float32), np.array([0, 3, 1, 3, 0, 1]))
+    made = imagine_rollouts(world_model, policy, stacks, 4, past=past)
+    for row, known in enumerate(past.known):
+        actions = past.actions[row : row + 1, 3 - known :]
+        state = world_model.start(frames[row : row + 1, 3 - known :], actions if known else None)
+        for step in range(4):
+            state, frame, reward = world_model.step(state, made.actions[row : row + 1, step], top_k=1)
+            assert np.array_equal(made.frames[row, 3 + step], frame[0].numpy())
+            assert np.isclose(made.rewards[row, step], float(reward), atol=1e-6)
+    alone = imagine_rollouts(world_model, policy, stacks, 4, past=past._replace(known=np.zeros(6, np.int64)))
+    assert not np.array_equal(made.frames[1], alone.frames[1])  # what is known matters
 
 
 def test_rollouts_end_before_uncertain_frames(
