@@ -7,7 +7,8 @@ from worldgym.agents.common.schedules import Linear
 from worldgym.agents.drqv2 import DrQv2Config
 from worldgym.agents.mbpo import MBPOConfig
 from worldgym.config import CompactTokenizerConfig, Sampling, TransformerConfig, WorldModelConfig
-from worldgym.errors import ConfigError, nearest
+from worldgym.envs.registry import SimulatorSpec, find_task, specs
+from worldgym.errors import ConfigError, UnknownTask, nearest
 from worldgym.training.online import OnlineConfig
 
 FRAME_STACK = 3
@@ -80,9 +81,8 @@ CPU_LOOP = dataclasses.replace(
     evaluation_episodes=8,
     save_every=500,
 )
-CPU_AGENT = DrQv2Config(
-    channels=16, hidden=256, batch_size=64, learning_rate=3e-4, reward_scale=0.02, stddev_steps=2000
-)
+CPU_AGENT = DrQv2Config(channels=16, hidden=256, batch_size=64, learning_rate=3e-4, stddev_steps=2000)
+SCALED_REWARD = 0.6  # the largest usual reward of a step, after scaling
 
 TOY_TOKENIZER = CompactTokenizerConfig(
     resolution=32,
@@ -209,7 +209,8 @@ def preset(task: str, name: str | None = None, cloning: bool = False) -> Preset:
         ConfigError: for another name.
     """
     metaworld = METAWORLD.get(task.removesuffix("-v3"), PAPER)
-    known = {"paper": metaworld, "cpu": dataclasses.replace(metaworld, loop=CPU_LOOP, agent=CPU_AGENT), **TOYS}
+    cpu_agent = dataclasses.replace(CPU_AGENT, reward_scale=SCALED_REWARD / _family(task).largest_reward)
+    known = {"paper": metaworld, "cpu": dataclasses.replace(metaworld, loop=CPU_LOOP, agent=cpu_agent), **TOYS}
     name = name or (task if task in TOYS else "paper")
     if name not in known:
         raise ConfigError(f"unknown preset {name!r}; {nearest(name, known)}")
@@ -217,3 +218,16 @@ def preset(task: str, name: str | None = None, cloning: bool = False) -> Preset:
         known[name] = with_cloning(known[name])
     # A world model from scratch needs the task's actions and resolution, whichever preset the other settings come from.
     return dataclasses.replace(known[name], world_model=TOYS[task].world_model if task in TOYS else None)
+
+
+def world_model_of(task: str) -> str | None:
+    """The shipped checkpoint of the simulator that has a task; None if there is none."""
+    return None if task in TOYS else _family(task).checkpoint
+
+
+def _family(task: str) -> SimulatorSpec:
+    """The simulator family that has a task; Meta-World for an unknown one, which is named when it is made."""
+    try:
+        return find_task(task)[0]
+    except UnknownTask:
+        return specs()["MetaWorld"]

@@ -43,6 +43,7 @@ class SimulatorSpec:
         looks: ways in which the simulator can draw, the default first.
         all_tasks: names of all tasks, where there are more than ``tasks``. Calling it may need the simulator.
         plain_task: maps another name of a task to its plain one, such as ``"hammer-v3"`` to ``"hammer"``.
+        largest_reward: of a usual step, about. Agents' presets scale rewards by it.
         directions: actions that move what acts to the right in the default picture, away (up in the picture), and, in
             three dimensions, off the ground; each has a value for every dimension of an action. Empty where nothing
             moves in the picture. Tests measure them.
@@ -60,6 +61,7 @@ class SimulatorSpec:
     looks: tuple[str, ...] = ("fast",)
     all_tasks: Callable[[], Sequence[str]] | None = None
     plain_task: Callable[[str], str] = str
+    largest_reward: float = 1.0
     directions: tuple[tuple[float, ...], ...] = ()
 
     @property

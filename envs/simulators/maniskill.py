@@ -217,6 +217,7 @@ def _import_maniskill() -> None:
 
 SPEC = SimulatorSpec(
     name="ManiSkill",
+    largest_reward=5.0,
     entry_point="worldgym.envs.simulators.maniskill:SimulatorManiSkill",
     tasks=TASKS,
     action_names=ACTION_NAMES,

@@ -289,6 +289,7 @@ def _expert(task: str) -> Any:
 
 SPEC = SimulatorSpec(
     name="MetaWorld",
+    largest_reward=2 * 10 + SUCCESS_BONUS,
     entry_point="worldgym.envs.simulators.metaworld:SimulatorMetaWorld",
     tasks=PAPER_TASKS,
     action_names=ACTION_NAMES,

@@ -229,6 +229,7 @@ def _is_error(record: logging.LogRecord) -> bool:
 
 SPEC = SimulatorSpec(
     name="Robosuite",
+    largest_reward=2.0,
     entry_point="worldgym.envs.simulators.robosuite:SimulatorRobosuite",
     tasks=TASKS,
     action_names=ACTION_NAMES,

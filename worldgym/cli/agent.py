@@ -136,17 +136,21 @@ class AgentOptions:
             model = WorldModel.from_pretrained(name, device=device)
             return model if model.config.action_dim else with_actions(model, action_dim)
         config = defaults.world_model or read_config(locate(DEFAULT))
+        if config.action_dim != action_dim:
+            config = dataclasses.replace(config, action_dim=action_dim, action_names=(), tasks=(self.task,))
         config = dataclasses.replace(config, training_data={}, figures={})  # they describe other weights
         return fresh_world_model(config, self.loop.seed).to(device)
 
 
+DEFAULT_TASK = "plate-slide"
+"""The task whose settings --help shows."""
 SCRATCH = "scratch"
 """The name of a world model with fresh weights."""
 
 
 def parse_agent_options(kind: type[T], arguments: Sequence[str], command: str, example: str) -> T:
     """Parse the options of an agent's command with the defaults of the preset that they name."""
-    task = read_option(arguments, "--task") or ""
+    task = read_option(arguments, "--task") or DEFAULT_TASK
     defaults = preset(task, read_option(arguments, "--preset"), cloning=read_option(arguments, "--pretrain") == "bc")
     default = kind(task=tyro.MISSING, out=tyro.MISSING, loop=defaults.loop, agent=defaults.agent)
     return parse_options(kind, arguments, command, example, default)

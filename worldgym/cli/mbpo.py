@@ -3,8 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from worldgym.agents.presets import TOYS
-from worldgym.checkpoints import DEFAULT
+from worldgym.agents.presets import world_model_of
 from worldgym.cli.agent import SCRATCH, AgentOptions, parse_agent_options
 from worldgym.cli.options import OptionalText
 
@@ -16,10 +15,11 @@ class Mbpo(AgentOptions):
     """Train an agent in a simulator and in a world model that learns with it (MBPO; paper, Algorithm 1)."""
 
     world_model: OptionalText = None
-    """A shipped name, a folder, or scratch for fresh weights (default: the shipped checkpoint; toy worlds: scratch)."""
+    """A shipped name, a folder, or scratch for fresh weights (default: the shipped checkpoint of the task's simulator,
+    else scratch)."""
 
     def run(self) -> int:
-        name = self.world_model or (SCRATCH if self.task in TOYS else DEFAULT)
+        name = self.world_model or world_model_of(self.task) or SCRATCH
         return self.train(f"MBPO ({name})", name)
 
 
