@@ -118,8 +118,9 @@ def test_two_processes_train_a_tokenizer_as_one_does(command: Command, two_token
     assert [line["step"] for line in curve(two_tokenizers)] == list(range(1, STEPS + 1))
 
 
-def test_two_processes_train_against_a_discriminator_as_one_does(command: Command, tmp_path: Path) -> None:
+def test_two_processes_train_against_a_discriminator_on_crops_as_one_does(command: Command, tmp_path: Path) -> None:
     job = ["--job.adversarial-weight", "0.8", "--job.disc-start", "2"]
+    job += ["--job.random-crops", "0.2", "--job.random-colours", "0.1"]
     finish(command("tokenizer", tmp_path / "two", *job))
     assert main(command("tokenizer", tmp_path / "one", *job)) == 0
     assert "adversarial/discriminator" in curve(tmp_path / "two")[-1]
