@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -275,6 +276,23 @@ def test_full_disk_keeps_the_last_checkpoint(tmp_path: Path, monkeypatch: pytest
     assert not list(tmp_path.glob(".*"))
     train(Line(), settings(save_every=100), tmp_path, DESCRIPTION, resume=True)
     assert read_checkpoint(tmp_path)[0] == 6
+
+
+def test_a_disk_without_room_for_the_checkpoints_is_found_before_the_first_update(
+    tokenizer_trainable: Make, recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, free = dataclasses.replace(recipe.tokenizer.training, ema_decay=0.9), [2**40]
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=free[0]))
+    train(tokenizer_trainable(), config, tmp_path / "run", DESCRIPTION)
+    size = (newest_checkpoint(tmp_path / "run") / "state.safetensors").stat().st_size
+    free[0] = int(1.8 * size)
+    with pytest.raises(StorageError, match=r"free space for 2 checkpoints of this run, but .* are free on the disk of"):
+        train(tokenizer_trainable(), config, tmp_path / "full", DESCRIPTION)
+    assert not (tmp_path / "full").exists()
+    free[0] = 2 * size
+    train(tokenizer_trainable(), config, tmp_path / "full", DESCRIPTION)
+    free[0] = size
+    train(tokenizer_trainable(), config, tmp_path / "full", DESCRIPTION, resume=True)  # which holds one already
 
 
 @pytest.mark.parametrize("content", [b"", b"not a checkpoint"])

@@ -3,6 +3,7 @@
 Each launch imports PyTorch three times, so tests share runs.
 """
 
+import json
 import os
 import signal
 import subprocess
@@ -180,6 +181,21 @@ def test_a_batch_that_the_processes_do_not_divide_is_refused(command: Command, t
         messages = process.communicate(timeout=PATIENCE)[1]
     assert process.returncode != 0
     assert "batch_size: expected a multiple of 2, the number of processes (2) times --accumulate (1), got 3" in messages
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_batch_of_the_second_part_that_they_do_not_divide_is_refused_before_the_first(
+    recipe_file: Path, toy_data: Path, tmp_path: Path
+) -> None:
+    recipe = json.loads(recipe_file.read_text())
+    recipe["transformer"]["training"]["batch_size"] = 7
+    (tmp_path / "recipe.json").write_text(json.dumps(recipe))
+    data = ["--data", f"{toy_data}/train", "--held-out", f"{toy_data}/held-out", "--device", "cpu"]
+    arguments = ["train", "--recipe", f"{tmp_path}/recipe.json", *data, "--out", str(tmp_path / "run")]
+    with launched(arguments) as process:
+        messages = process.communicate(timeout=PATIENCE)[1]
+    assert process.returncode != 0
+    assert "batch_size: expected a multiple of 2, the number of processes (2) times --accumulate (1), got 7" in messages
     assert not (tmp_path / "run").exists()
 
 
