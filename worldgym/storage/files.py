@@ -207,7 +207,7 @@ def check_space(path: str | os.PathLike[str], needed: int, what: str) -> None:
     """
     if shutil.disk_usage(_existing(path)).free < needed:
         raise StorageError(
-            f"expected {needed / 1e9:.2f} GB of free space for {what}, but {free_space(path)}: free some space or "
+            f"expected {_size(needed)} of free space for {what}, but {free_space(path)}: free some space or "
             "choose another place"
         )
 
@@ -215,7 +215,11 @@ def check_space(path: str | os.PathLike[str], needed: int, what: str) -> None:
 def free_space(path: str | os.PathLike[str]) -> str:
     """The free space where ``path`` is or would be, as text for error messages."""
     existing = _existing(path)
-    return f"{shutil.disk_usage(existing).free / 1e9:.2f} GB are free on the disk of {existing}"
+    return f"{_size(shutil.disk_usage(existing).free)} are free on the disk of {existing}"
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e9:.2f} GB" if count >= 1e7 else f"{count / 1e6:.2f} MB"
 
 
 def _existing(path: str | os.PathLike[str]) -> Path:
