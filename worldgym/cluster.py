@@ -11,9 +11,11 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import BrokenExecutor
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from worldgym.errors import ConfigError, DependencyNotInstalled, WorldGymError
+from worldgym.checkpoints import shipped
+from worldgym.errors import ConfigError, DataError, DependencyNotInstalled, WorldGymError
 
 TRIES = 4
 """How often work is begun whose process dies, before it counts as what kills its processes."""
@@ -51,18 +53,54 @@ def connected(address: str) -> Iterator[None]:
         ray.shutdown()
 
 
+def map_ordered(
+    function: Callable[[Item], Result], items: Iterable[Item], address: str | None = None, device: str | None = None
+) -> Iterator[Result]:
+    """A function's results in the order of its arguments, computed here or on a cluster.
+
+    Args:
+        function: as for :func:`map_unordered`.
+        items: its arguments.
+        address: of a cluster, as for :func:`connected`; None computes here, one result after the other.
+        device: that the function computes on; on a cluster a worker gets a GPU for ``cuda``, and no other sees one.
+
+    Raises:
+        DataError: if the process of an item died repeatedly. Else as :func:`connected` and as the function.
+    """
+    if address is None:
+        yield from map(function, items)
+        return
+    gpus = 1 if device is not None and device.startswith("cuda") else 0
+    early: dict[int, Result] = {}
+    wanted = 0
+    with connected(address):
+        try:
+            for (index, _), result in map_unordered(lambda pair: function(pair[1]), enumerate(items), gpus=gpus):
+                early[index] = result
+                while wanted in early:
+                    yield early.pop(wanted)
+                    wanted += 1
+        except BrokenExecutor as error:
+            raise DataError(
+                f"a process of the cluster died {TRIES} times at the same work (out of memory?): start Ray with fewer "
+                f"CPUs on its machines. Ray says: {error}"
+            ) from error
+
+
 def map_unordered(
-    function: Callable[[Item], Result], items: Iterable[Item], workers: int | None = None
+    function: Callable[[Item], Result], items: Iterable[Item], workers: int | None = None, gpus: int = 0
 ) -> Iterator[tuple[Item, Result]]:
     """Items with a function's results, each as soon as it is there; needs :func:`connected`.
 
-    Every worker is an actor of one CPU. If its process or machine dies, a new one does the item again, where there is
-    room or as soon as there is some; results that were yielded are not computed again.
+    Every worker is an actor of one CPU, and of GPUs if they are asked for; others see none. If its process or machine
+    dies, a new one does the item again, where there is room or as soon as there is some; results that were yielded are
+    not computed again.
 
     Args:
         function: is sent to the workers with the items, by cloudpickle.
         items: its arguments.
-        workers: number of workers; None: as many as the cluster has CPUs.
+        workers: number of workers; None: as many as the cluster has CPUs, or GPUs for.
+        gpus: of each worker.
 
     Raises:
         WorldGymError: that the function raised.
@@ -70,7 +108,7 @@ def map_unordered(
     """
     ray = _ray()
     waiting = deque((item, 1) for item in items)
-    actor = ray.remote(num_cpus=1)(_Worker)
+    actor = ray.remote(num_cpus=1, num_gpus=gpus)(_Worker)
     running: dict[Any, tuple[Any, Item, int]] = {}
 
     def occupy(worker: Any) -> None:
@@ -78,8 +116,7 @@ def map_unordered(
             item, tries = waiting.popleft()
             running[worker.call.remote(item)] = worker, item, tries
 
-    cpus = max(int(ray.cluster_resources().get("CPU", 0)), 1)  # without any, the worker waits for a machine
-    for _ in range(min(workers or cpus, len(waiting))):
+    for _ in range(min(workers or _room(gpus), len(waiting))):
         occupy(actor.remote(function))
     while running:
         (ready,), _ = ray.wait(list(running), num_returns=1)
@@ -99,6 +136,19 @@ def map_unordered(
         occupy(worker)
         del worker  # without work it ends, so that one that takes the place of another finds a CPU
         yield item, result
+
+
+def absolute(name: str) -> str:
+    """A path or the name of a checkpoint, for workers, whose working folder may be another one than this process's."""
+    path = Path(name).expanduser()
+    return str(path.resolve()) if path.exists() and name not in shipped() else name
+
+
+def _room(gpus: int) -> int:
+    """How many workers the cluster has room for; at least one, which waits for a machine if there is none."""
+    resources = _ray().cluster_resources()
+    room = resources.get("GPU", 0) / gpus if gpus else resources.get("CPU", 0)
+    return max(int(room), 1)
 
 
 class _Worker(Generic[Item, Result]):

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from tyro.constructors import PrimitiveConstructorSpec
 
-from worldgym.cli.options import Natural, OptionalPositive, OptionalText, Texts, optional, parse_options
+from worldgym.cli.options import Address, Natural, OptionalPositive, OptionalText, Texts, optional, parse_options
 
 EXAMPLE = """worldgym collect --out data/train --tasks plate-slide --episodes expert=10,random=5
   worldgym collect --out data/lander --env LunarLander-v3 --episodes random=100,sticky=100
@@ -74,7 +74,7 @@ class Collect:
     """Of each behaviour's first episode; the others count up from it."""
     workers: OptionalPositive = None
     """Processes (default: one a core, of this machine or of the cluster)."""
-    ray: Annotated[str | None, optional("ADDRESS")] = None
+    ray: Address = None
     """Record on a Ray cluster: HOST:PORT of its head, auto for the one of this machine, or local to start one here. Its
     machines need worldgym and the simulator; this one writes the episodes (default: processes of this machine)."""
     look: OptionalText = None

@@ -1,18 +1,20 @@
 """``worldgym evaluate``."""
 
+import functools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from worldgym.checkpoints import DEFAULT
-from worldgym.cli.options import Natural, OptionalPath, OptionalPositive, OptionalText, Positive, parse_options
-from worldgym.errors import CheckpointError
+from worldgym.cli.options import Address, Natural, OptionalPath, OptionalPositive, OptionalText, Positive, parse_options
+from worldgym.errors import CheckpointError, ConfigError
 
 if TYPE_CHECKING:
     from worldgym.config import WorldModelConfig
     from worldgym.data.recordings import Recordings
     from worldgym.reports.evaluation import Figures
+    from worldgym.reports.protocol import Place, Score, Scorer
 
 FIRST_SEED = 4_000_000  # of the simulator in the report
 CANDIDATES, OPTIMISED_STEPS = 64, 40  # action sequences of which the best is replayed, and their length
@@ -67,8 +69,17 @@ class Evaluate:
     """Weights of I3D (file: worldgym.metrics.i3d), for the FVD of a protocol (default: not measured)."""
     device: OptionalText = None
     """Such as cpu or cuda:1 (default: the GPU if there is one)."""
+    ray: Address = None
+    """Share the videos of a protocol, or the tasks of a report, among the CPUs of a Ray cluster, or with --device cuda
+    among its GPUs: HOST:PORT of its head, auto for the one of this machine, or local to start one here. All its
+    machines need the files that the options name (default: here, one after the other)."""
 
     def run(self) -> None:
+        if self.ray is not None and self.protocol is None and self.report is None:
+            raise ConfigError(
+                "ray: expected --protocol or --report, whose videos or tasks are measured apart, got neither; leave "
+                "--ray out"
+            )
         if self.protocol is not None:
             self._run_protocol(self.protocol)
             return
@@ -86,50 +97,48 @@ class Evaluate:
         print(f"perplexity: context {perplexity['context']:.0f}, dynamics {perplexity['dynamics']:.0f}\n{self.out}")
 
     def _run_protocol(self, name: str) -> None:
-        from worldgym.data.recordings import Recordings
-        from worldgym.devices import checked_device
-        from worldgym.errors import ConfigError
-        from worldgym.metrics.i3d import I3D
-        from worldgym.metrics.lpips import LPIPS
-        from worldgym.reports.protocol import find_protocol, run_protocol
+        from tqdm import tqdm
+
+        from worldgym.cluster import map_ordered
+        from worldgym.reports.protocol import find_protocol
         from worldgym.reports.protocol_files import protocol_table, write_protocol
         from worldgym.reports.provenance import provenance
-        from worldgym.world_model import WorldModel
 
-        protocol, device = find_protocol(name), checked_device(self.device)
+        protocol = find_protocol(name)
         others = self.write_card, self.report is not None, self.shown is not None
         if self.horizon not in (Evaluate.horizon, protocol.horizon) or any(others):
             raise ConfigError(
                 f"protocol: {name} predicts {protocol.horizon} frames from the context alone, and writes no card and "
                 "no report: leave out --horizon, --shown, --write-card and --report"
             )
-        lpips = None if self.lpips is None else LPIPS.from_file(self.lpips).to(device)
-        i3d = None if self.i3d is None else I3D.from_file(self.i3d).to(device)
-        model, recordings = WorldModel.from_pretrained(self.checkpoint, device=device), Recordings(self.data)
-        _check_not_trained_on(model.config, recordings)
-        figures = run_protocol(
-            model,
-            recordings,
-            protocol,
-            self.videos,
-            self.samples,
-            self.seed,
-            lpips,
-            None if i3d is None else i3d.features,
-        )
-        missing = {"lpips": "--lpips names no weights"} if lpips is None else {}
-        if i3d is None:
+        scorer = _load_scorer(self if self.ray is None else replace(self, device="cpu"))
+        places = scorer.places(self.videos)
+        score = scorer.score if self.ray is None else self._anywhere.score
+        scores = map_ordered(score, places, self.ray, self.device)
+        figures = scorer.figures(tqdm(scores, "evaluate", len(places), unit="video"))
+        missing = {} if self.lpips is not None else {"lpips": "--lpips names no weights"}
+        if self.i3d is None:
             missing["fvd"] = "--i3d names no weights"
-        figures = {**provenance(device), "protocol": name, "checkpoint": self.checkpoint, **figures, "missing": missing}
-        files = write_protocol(self.out, figures, f"{self.checkpoint}: {name}")
-        print(protocol_table(figures))
+        about = {**provenance(scorer.model.device, self.ray), "protocol": name, "checkpoint": self.checkpoint}
+        files = write_protocol(self.out, {**about, **figures, "missing": missing}, f"{self.checkpoint}: {name}")
+        print(protocol_table({**figures, "missing": missing}))
         for path in files:
             print(path)
 
+    @property
+    def _anywhere(self) -> "Evaluate":
+        """The same with absolute paths, for workers."""
+        from worldgym.cluster import absolute
+
+        lpips, i3d = (None if path is None else path.resolve() for path in (self.lpips, self.i3d))
+        return replace(self, data=self.data.resolve(), checkpoint=absolute(self.checkpoint), lpips=lpips, i3d=i3d)
+
+    def score(self, place: "Place") -> "Score":
+        """The score of a video of a protocol; what a worker does."""
+        return _kept_scorer(self).score(place)
+
     def _check_fits(self, config: "WorldModelConfig") -> None:
         """Raise ConfigError for a model that cannot be measured so."""
-        from worldgym.errors import ConfigError
-
         if config.goal_conditioned:
             raise ConfigError(f"{self.checkpoint} takes a goal among its context frames, of which this is no measure")
         most = config.kept_frames if config.action_dim else 0
@@ -141,7 +150,7 @@ class Evaluate:
             )
 
     def _write_report(self, folder: Path, figures: "Figures") -> None:
-        from worldgym.errors import ConfigError, DependencyNotInstalled, RenderingError
+        from worldgym.errors import DependencyNotInstalled, RenderingError
         from worldgym.pretrained import locate
         from worldgym.reports.trust_page import render_page
         from worldgym.storage.files import atomic_json, atomic_write
@@ -157,35 +166,39 @@ class Evaluate:
 
     def _trust(self) -> "dict[str, Any]":
         """Policies in both worlds, and optimised actions, of every task."""
+        from worldgym.cluster import map_ordered
+        from worldgym.pretrained import locate, read_config
+
+        tasks = read_config(locate(self.checkpoint)).tasks
+        return dict(zip(tasks, map_ordered(self._anywhere.trust, tasks, self.ray, self.device), strict=True))
+
+    def trust(self, task: str) -> "dict[str, Any]":
+        """Policies in both worlds, and optimised actions, of a task; what a worker does."""
         import gymnasium as gym
         import numpy as np
 
         from worldgym.devices import checked_device
         from worldgym.envs.behaviours import mixed
         from worldgym.envs.registry import find_task
-        from worldgym.errors import ConfigError
-        from worldgym.pretrained import locate, read_config
         from worldgym.reports.trust import measure_optimism, rank_policies
         from worldgym.world_model import WorldModel
 
         device = str(checked_device(self.device))
         options: dict[str, Any] = {"checkpoint": self.checkpoint, "device": device, "max_episode_steps": -1}
-        seeds, found = range(FIRST_SEED, FIRST_SEED + self.episodes), {}
+        seeds = range(FIRST_SEED, FIRST_SEED + self.episodes)
+        spec, name = find_task(task)
+        simulator: Any = gym.make(spec.simulator_id, task=name)
+        if not hasattr(simulator.unwrapped, "expert_action"):
+            raise ConfigError(f"{spec.simulator_id} has no scripted expert, from which policies are graded")
+        learned: Any = gym.make_vec("WorldModel-v0", self.episodes, task=task, **options)
+        policies = {f"expert, {share:.0%} random": mixed(float(share)) for share in np.linspace(0, 1, self.policies)}
         model = WorldModel.from_pretrained(self.checkpoint, device=device)
-        for task in read_config(locate(self.checkpoint)).tasks:
-            spec, name = find_task(task)
-            simulator: Any = gym.make(spec.simulator_id, task=name)
-            if not hasattr(simulator.unwrapped, "expert_action"):
-                raise ConfigError(f"{spec.simulator_id} has no scripted expert, from which policies are graded")
-            learned: Any = gym.make_vec("WorldModel-v0", self.episodes, task=task, **options)
-            shares = np.linspace(0, 1, self.policies)
-            policies = {f"expert, {share:.0%} random": mixed(float(share)) for share in shares}
-            found[task] = {
-                "ranking": rank_policies(learned, simulator, policies, seeds),
-                "optimism": measure_optimism(model, simulator, seeds, CANDIDATES, OPTIMISED_STEPS),
-            }
-            learned.close()
-            simulator.close()
+        found = {
+            "ranking": rank_policies(learned, simulator, policies, seeds),
+            "optimism": measure_optimism(model, simulator, seeds, CANDIDATES, OPTIMISED_STEPS),
+        }
+        learned.close()
+        simulator.close()
         return found
 
     def _measure(self) -> "Figures":
@@ -229,6 +242,30 @@ class Evaluate:
         if self.write_card:
             write_figures(locate(self.checkpoint), config, figures)
         return figures
+
+
+def _load_scorer(options: Evaluate) -> "Scorer":
+    """What scores the videos of a protocol."""
+    from worldgym.data.recordings import Recordings
+    from worldgym.devices import checked_device
+    from worldgym.metrics.i3d import I3D
+    from worldgym.metrics.lpips import LPIPS
+    from worldgym.reports.protocol import Scorer, find_protocol
+    from worldgym.world_model import WorldModel
+
+    device = checked_device(options.device)
+    lpips = None if options.lpips is None else LPIPS.from_file(options.lpips).to(device)
+    i3d = None if options.i3d is None else I3D.from_file(options.i3d).to(device)
+    model, recordings = WorldModel.from_pretrained(options.checkpoint, device=device), Recordings(options.data)
+    _check_not_trained_on(model.config, recordings)
+    protocol, features = find_protocol(options.protocol or ""), None if i3d is None else i3d.features
+    return Scorer(model, recordings, protocol, options.samples, options.seed, lpips, features)
+
+
+@functools.cache
+def _kept_scorer(options: Evaluate) -> "Scorer":
+    """That of a worker, which scores many videos."""
+    return _load_scorer(options)
 
 
 def _check_not_trained_on(config: "WorldModelConfig", recordings: "Recordings") -> None:

@@ -109,6 +109,8 @@ OptionalText = Annotated[str | None, optional("NAME")]
 OptionalPath = Annotated[Path | None, optional("PATH")]
 OptionalPositive = Annotated[int | None, _count_type("1,2,...", 1), optional("1,2,...")]
 OptionalNatural = Annotated[int | None, _count_type("0,1,...", 0), optional("0,1,...")]
+Address = Annotated[str | None, optional("ADDRESS")]
+"""Of a Ray cluster."""
 Texts = Annotated[tuple[str, ...], optional("NAME ...")]
 
 

@@ -1,12 +1,12 @@
 """``worldgym returns``."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from worldgym.checkpoints import DEFAULT
-from worldgym.cli.options import Natural, OptionalText, Positive, Texts, parse_options
+from worldgym.cli.options import Address, Natural, OptionalText, Positive, Texts, parse_options
 
 EXAMPLE = "worldgym returns --checkpoint metaworld-64 --tasks plate-slide --behaviours random expert"
 
@@ -36,33 +36,61 @@ class Returns:
     device: OptionalText = None
     """Such as cpu or cuda:1 (default: the GPU if there is one)."""
 
+    ray: Address = None
+    """Compare on a Ray cluster, each task and behaviour on one CPU, or on one GPU with --device cuda: HOST:PORT of its
+    head, auto for the one of this machine, or local to start one here. Its machines need worldgym, the simulator and
+    the checkpoint (default: here, one after the other)."""
+
     def run(self) -> None:
+        from worldgym.cluster import absolute, map_ordered
+        from worldgym.devices import checked_device
+        from worldgym.pretrained import locate, read_config
+        from worldgym.reports.provenance import provenance
+        from worldgym.reports.returns import returns_table
+        from worldgym.storage.files import atomic_json
+
+        device = checked_device(self.device if self.ray is None else "cpu")
+        tasks = self.tasks or read_config(locate(self.checkpoint)).tasks
+        pairs = [(task, behaviour) for task in tasks for behaviour in self.behaviours or _default_behaviours(task)]
+        compare = replace(self, checkpoint=absolute(self.checkpoint)).compare
+        figures: dict[str, dict[str, Any]] = {task: {} for task in tasks}
+        for (task, behaviour), found in zip(pairs, map_ordered(compare, pairs, self.ray, self.device), strict=True):
+            figures[task][behaviour] = found
+        atomic_json(self.out, {**provenance(device, self.ray), "returns": figures})
+        print(returns_table(figures), self.out, sep="\n\n")
+
+    def compare(self, pair: tuple[str, str]) -> dict[str, float]:
+        """The figures of a task and a behaviour; what a worker does."""
         import gymnasium as gym
 
         from worldgym.devices import checked_device
         from worldgym.envs.registry import find_task
-        from worldgym.pretrained import locate, read_config
-        from worldgym.reports.provenance import provenance
-        from worldgym.reports.returns import compare_returns, returns_table
-        from worldgym.storage.files import atomic_json
+        from worldgym.reports.returns import compare_returns
 
-        device = checked_device(self.device)
-        tasks = self.tasks or read_config(locate(self.checkpoint)).tasks
+        task, behaviour = pair
+        options: dict[str, Any] = {"checkpoint": self.checkpoint, "device": str(checked_device(self.device))}
+        spec, name = find_task(task)
+        simulator = gym.make(spec.simulator_id, task=name)
+        learned = gym.make_vec(
+            "WorldModel-v0", self.episodes, task=task, max_episode_steps=-1, dtype=self.dtype, **options
+        )
         seeds = range(self.seed, self.seed + self.episodes)
-        options: dict[str, Any] = {"checkpoint": self.checkpoint, "device": str(device), "dtype": self.dtype}
-        figures: dict[str, dict[str, Any]] = {}
-        for task in tasks:
-            spec, name = find_task(task)
-            simulator = gym.make(spec.simulator_id, task=name)
-            learned = gym.make_vec("WorldModel-v0", self.episodes, task=task, max_episode_steps=-1, **options)
-            further = "expert" if hasattr(simulator.unwrapped, "expert_action") else "sticky"
-            for behaviour in self.behaviours or ("random", further):
-                found = compare_returns(learned, simulator, seeds, _policies(behaviour))
-                figures.setdefault(task, {})[behaviour] = found.figures()
-            learned.close()
-            simulator.close()
-        atomic_json(self.out, {**provenance(device), "returns": figures})
-        print(returns_table(figures), self.out, sep="\n\n")
+        found = compare_returns(learned, simulator, seeds, _policies(behaviour))
+        learned.close()
+        simulator.close()
+        return found.figures()
+
+
+def _default_behaviours(task: str) -> tuple[str, str]:
+    import gymnasium as gym
+
+    from worldgym.envs.registry import find_task
+
+    spec, name = find_task(task)
+    simulator = gym.make(spec.simulator_id, task=name)
+    has_expert = hasattr(simulator.unwrapped, "expert_action")
+    simulator.close()
+    return "random", "expert" if has_expert else "sticky"
 
 
 def _policies(name: str) -> Callable[[Any, int], Any]:

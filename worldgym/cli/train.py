@@ -211,8 +211,8 @@ class TrainRecipe:
         if self.initial is not None and self.new_weights:
             raise ConfigError(f"new_weights: expected no --initial beside it, got {self.initial}")
         data, held_out = open_recordings(*self.data), open_recordings(self.held_out)
-        check_recipe(recipe, data, held_out, transformer.start, self.accumulate)
         with joined(self.device) as device:
+            check_recipe(recipe, data, held_out, transformer.start, self.accumulate)
             status = tokenizer.train(device)
             barrier()  # the first process has written the tokenizer
             status = status or transformer.train(device)

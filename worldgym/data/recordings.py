@@ -355,7 +355,7 @@ def _check_length(episode: EpisodeFile, length: int) -> None:
     if episode.shape[0] < length:
         raise DataError(
             f"{episode.path}: expected at least {length} frames, which a segment has, got {episode.shape[0]}; choose "
-            "a shorter segment_length, or take the episode out"
+            "a shorter segment_length or a smaller step of the mixture, or take the episode out"
         )
 
 

@@ -5,14 +5,12 @@ averaged over videos. PSNR is the mean over frames, not that of the pooled error
 the recorded context frames, with the recorded videos.
 """
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from worldgym.data.recordings import Recordings, Segment, to_unit
 from worldgym.errors import ConfigError, DataError, nearest
@@ -65,17 +63,130 @@ def find_protocol(name: str) -> Protocol:
     return PROTOCOLS[name]
 
 
-@dataclass
-class _Scores:
-    """What is known of the videos so far. Lists have an entry ``[T]`` a video."""
+class Place(NamedTuple):
+    """Where a clip begins: an episode, and its first frame."""
 
-    best: dict[str, list[Tensor]] = field(default_factory=dict)
-    mean: dict[str, list[Tensor]] = field(default_factory=dict)
-    still: dict[str, list[Tensor]] = field(default_factory=dict)
-    rewards: list[Tensor] = field(default_factory=list)
-    real_rewards: list[Tensor] = field(default_factory=list)
-    real: Gaussian = field(default_factory=Gaussian)
-    made: Gaussian = field(default_factory=Gaussian)
+    episode: int
+    start: int
+
+
+class Score(NamedTuple):
+    """What is known of one video and its futures, in CPU memory.
+
+    Attributes:
+        best: of every metric, the values ``[T]`` of the best sample.
+        mean: the mean over the samples.
+        still: of the last context frame, repeated.
+        rewards: the mean of the predicted ones over the samples, ``[T]``.
+        real_rewards: ``[T]``.
+        real: features of the recorded video, float64 ``[1, D]``; None where they are not measured.
+        made: features of the samples, ``[N, D]``.
+    """
+
+    best: dict[str, Tensor]
+    mean: dict[str, Tensor]
+    still: dict[str, Tensor]
+    rewards: Tensor
+    real_rewards: Tensor
+    real: Tensor | None
+    made: Tensor | None
+
+
+class Scorer:
+    """Scores videos one by one, each as if it were alone, so that several processes can share the work.
+
+    Args:
+        model: the world model.
+        recordings: the test videos.
+        protocol: what is predicted.
+        samples: futures of each video.
+        seed: of places and sampled tokens.
+        lpips: perceptual distance; None leaves it out.
+        features: of videos, for FVD; None leaves it out.
+
+    Raises:
+        ConfigError: if the model has another context length than the protocol.
+        DataError: if the recordings do not fit the model.
+    """
+
+    def __init__(
+        self,
+        model: WorldModel,
+        recordings: Recordings,
+        protocol: Protocol,
+        samples: int = 100,
+        seed: int = 0,
+        lpips: Metric | None = None,
+        features: Features | None = None,
+    ) -> None:
+        _check(model, recordings, protocol)
+        self.model, self.recordings, self.protocol = model, recordings, protocol
+        self.samples, self.seed, self.features = samples, seed, features
+        self.metrics: dict[str, Metric] = {"psnr": _psnr, "ssim": ssim, **({} if lpips is None else {"lpips": lpips})}
+
+    def places(self, videos: int) -> list[Place]:
+        """Where the clips lie: of at most so many episodes, evenly from all that are long enough.
+
+        Raises:
+            DataError: if all are too short.
+        """
+        return list(_places(self.recordings, self.protocol, videos, self.seed))
+
+    @torch.no_grad()
+    def score(self, place: Place) -> Score:
+        """The score of a video. It depends on the place and the seed alone."""
+        protocol, device = self.protocol, self.model.device
+        clip = self.recordings.segment(*place, protocol.context + protocol.horizon)
+        context, recorded = (part.to(device) for part in torch.from_numpy(clip.frames).tensor_split([protocol.context]))
+        real, last = to_unit(recorded), to_unit(context[-1:])
+        values: dict[str, list[Tensor]] = {name: [] for name in self.metrics}
+        rewards, made = [], []
+        for part in self._futures(place, clip):
+            frames = part.frames.to(device)
+            for sample in frames:
+                unit = to_unit(sample)
+                for name, metric in self.metrics.items():
+                    values[name].append(metric(unit, real).cpu())
+            rewards.append(part.rewards)
+            if self.features is not None:
+                videos = torch.cat([context.expand(len(frames), *context.shape), frames], dim=1)
+                made.append(self.features(videos).double().cpu())
+        tables = {name: torch.stack(rows).double() for name, rows in values.items()}
+        return Score(
+            {name: table[_best(name, table.mean(dim=1))] for name, table in tables.items()},
+            {name: table.mean(dim=0) for name, table in tables.items()},
+            {name: metric(last.expand_as(real), real).cpu().double() for name, metric in self.metrics.items()},
+            torch.cat(rewards).mean(dim=0),
+            torch.from_numpy(clip.rewards[protocol.context - 1 :]),
+            None if self.features is None else self.features(torch.cat([context, recorded])[None]).double().cpu(),
+            torch.cat(made) if made else None,
+        )
+
+    def _futures(self, place: Place, clip: Segment) -> Iterator[Samples]:
+        protocol, config = self.protocol, self.model.config
+        seed = int(np.random.default_rng([self.seed, *place]).integers(2**31))
+        return imagine_samples(
+            self.model,
+            clip.frames[: protocol.context],
+            clip.actions[protocol.context - 1 :] if config.action_dim else None,
+            protocol.horizon,
+            self.samples,
+            config.sampling,
+            torch.Generator(self.model.device).manual_seed(seed),
+        )
+
+    def figures(self, scores: Iterable[Score]) -> Figures:
+        """The figures of all videos, whose scores arrive one after the other; see :func:`run_protocol`."""
+        found, real, made = [], Gaussian(), Gaussian()
+        for score in scores:
+            if score.real is not None and score.made is not None:
+                real.add(score.real)
+                made.add(score.made)
+            found.append(score._replace(real=None, made=None))  # so that memory hardly grows with their number
+        figures = _curves(found, self.samples, self.protocol)
+        if real.count:
+            figures["fvd"] = frechet_distance(real, made)
+        return figures | (_reward_figures(found) if self.model.config.reward else {})
 
 
 def run_protocol(
@@ -88,7 +199,7 @@ def run_protocol(
     lpips: Metric | None = None,
     features: Features | None = None,
 ) -> Figures:
-    """Evaluate a world model on test videos, one after the other, so that memory does not grow with their number.
+    """Evaluate a world model on test videos, one after the other.
 
     Args:
         model: the world model.
@@ -110,18 +221,8 @@ def run_protocol(
         ConfigError: if the model has another context length than the protocol.
         DataError: if the recordings do not fit the model, or all are too short.
     """
-    _check(model, recordings, protocol)
-    metrics: dict[str, Metric] = {"psnr": _psnr, "ssim": ssim, **({"lpips": lpips} if lpips is not None else {})}
-    scores, generator = _Scores(), torch.Generator(model.device).manual_seed(seed)
-    clips = list(_places(recordings, protocol, videos, seed))
-    for episode, start in tqdm(clips, desc="evaluate", unit="video"):
-        clip = recordings.segment(episode, start, protocol.context + protocol.horizon)
-        actions = clip.actions[protocol.context - 1 :] if model.config.action_dim else None
-        futures = imagine_samples(
-            model, clip.frames[: protocol.context], actions, protocol.horizon, samples, model.config.sampling, generator
-        )
-        _score(scores, clip, protocol, futures, metrics, features, model.device)
-    return _figures(scores, len(clips), samples, protocol, model.config.reward)
+    scorer = Scorer(model, recordings, protocol, samples, seed, lpips, features)
+    return scorer.figures(map(scorer.score, scorer.places(videos)))
 
 
 def _check(model: WorldModel, recordings: Recordings, protocol: Protocol) -> None:
@@ -144,7 +245,7 @@ def _check(model: WorldModel, recordings: Recordings, protocol: Protocol) -> Non
         )
 
 
-def _places(recordings: Recordings, protocol: Protocol, videos: int, seed: int) -> Iterator[tuple[int, int]]:
+def _places(recordings: Recordings, protocol: Protocol, videos: int, seed: int) -> Iterator[Place]:
     """Episode and first frame of every clip. Episodes that are too short are left out, the others taken evenly."""
     length, rng = protocol.context + protocol.horizon, np.random.default_rng(seed)
     long = [index for index, episode in enumerate(recordings.episodes) if episode.shape[0] >= length]
@@ -157,65 +258,44 @@ def _places(recordings: Recordings, protocol: Protocol, videos: int, seed: int) 
     for place in np.linspace(0, len(long) - 1, min(videos, len(long))).astype(int):
         index = long[place]
         possible = recordings.episodes[index].shape[0] - length + 1
-        yield index, int(rng.integers(possible)) if protocol.anywhere else 0
+        yield Place(index, int(rng.integers(possible)) if protocol.anywhere else 0)
 
 
-@torch.no_grad()
-def _score(
-    scores: _Scores,
-    clip: Segment,
-    protocol: Protocol,
-    futures: Iterator[Samples],
-    metrics: dict[str, Metric],
-    features: Features | None,
-    device: torch.device,
-) -> None:
-    """Measure the futures of one video as they arrive."""
-    context, recorded = (part.to(device) for part in torch.from_numpy(clip.frames).tensor_split([protocol.context]))
-    real, last = to_unit(recorded), to_unit(context[-1:])
-    values: dict[str, list[Tensor]] = {name: [] for name in metrics}
-    rewards = []
-    for part in futures:
-        frames = part.frames.to(device)
-        for sample in frames:
-            unit = to_unit(sample)
-            for name, metric in metrics.items():
-                values[name].append(metric(unit, real).cpu())
-        rewards.append(part.rewards)
-        if features is not None:
-            scores.made.add(features(torch.cat([context.expand(len(frames), *context.shape), frames], dim=1)))
-    if features is not None:
-        scores.real.add(features(torch.cat([context, recorded])[None]))
-    for name, metric in metrics.items():
-        table = torch.stack(values[name]).double()
-        means = table.mean(dim=1)
-        best = means.argmin() if name in LOWER_IS_BETTER else means.argmax()
-        still = metric(last.expand_as(real), real).cpu().double()
-        for kind, row in ((scores.best, table[best]), (scores.mean, table.mean(dim=0)), (scores.still, still)):
-            kind.setdefault(name, []).append(row)
-    scores.rewards.append(torch.cat(rewards).mean(dim=0))
-    scores.real_rewards.append(torch.from_numpy(clip.rewards[protocol.context - 1 :]))
+def _best(name: str, means: Tensor) -> Tensor:
+    """The number of the best sample, by the means ``[N]`` of a metric over the frames."""
+    return means.argmin() if name in LOWER_IS_BETTER else means.argmax()
 
 
-def _figures(scores: _Scores, videos: int, samples: int, protocol: Protocol, reward: bool) -> Figures:
-    figures: Figures = {"videos": videos, "samples": samples, "context": protocol.context, "horizon": protocol.horizon}
-    parts = {"best": scores.best, "mean": scores.mean, "last_frame": scores.still}
+def _curves(scores: list[Score], samples: int, protocol: Protocol) -> Figures:
+    """The means over the videos by horizon, and their means."""
+    parts = {"best": "best", "mean": "mean", "last_frame": "still"}
     curves = {
-        part: {name: torch.stack(rows).mean(dim=0) for name, rows in found.items()} for part, found in parts.items()
+        part: {
+            name: torch.stack([getattr(score, attribute)[name] for score in scores]).mean(dim=0)
+            for name in scores[0].best
+        }
+        for part, attribute in parts.items()
     }
-    figures |= {part: {name: curve.tolist() for name, curve in found.items()} for part, found in curves.items()}
-    figures["average"] = {
-        part: {name: float(curve.mean()) for name, curve in found.items()} for part, found in curves.items()
+    return {
+        "videos": len(scores),
+        "samples": samples,
+        "context": protocol.context,
+        "horizon": protocol.horizon,
+        **{part: {name: curve.tolist() for name, curve in found.items()} for part, found in curves.items()},
+        "average": {
+            part: {name: float(curve.mean()) for name, curve in found.items()} for part, found in curves.items()
+        },
     }
-    if scores.real.count:
-        figures["fvd"] = frechet_distance(scores.real, scores.made)
-    if reward:
-        made, real = torch.stack(scores.rewards), torch.stack(scores.real_rewards)
-        steps = range(protocol.horizon)
-        figures["reward_r2"] = [r_squared(made[:, step], real[:, step]) for step in steps]
-        figures["reward_rank_correlation"] = [_rank(made[:, step], real[:, step]) for step in steps]
-        figures["return_rank_correlation"] = _rank(made.sum(dim=1), real.sum(dim=1))
-    return figures
+
+
+def _reward_figures(scores: list[Score]) -> Figures:
+    made, real = (torch.stack([getattr(score, name) for score in scores]) for name in ("rewards", "real_rewards"))
+    steps = range(made.shape[1])
+    return {
+        "reward_r2": [r_squared(made[:, step], real[:, step]) for step in steps],
+        "reward_rank_correlation": [_rank(made[:, step], real[:, step]) for step in steps],
+        "return_rank_correlation": _rank(made.sum(dim=1), real.sum(dim=1)),
+    }
 
 
 def _rank(made: Tensor, real: Tensor) -> float:

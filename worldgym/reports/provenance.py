@@ -11,18 +11,19 @@ from pathlib import Path
 import torch
 
 
-def provenance(device: torch.device) -> dict[str, str]:
+def provenance(device: torch.device, ray: str | None = None) -> dict[str, str]:
     """Describe this process for files that hold figures.
 
     Args:
         device: where the figures are computed.
+        ray: address of the cluster whose machines compute them, if any.
 
     Returns:
         ``date``, ``machine``, ``commit`` and ``command``.
     """
     return {
         "date": datetime.date.today().isoformat(),
-        "machine": machine(device),
+        "machine": machine(device) if ray is None else f"Ray cluster {ray}",
         "commit": commit(),
         "command": command(),
     }

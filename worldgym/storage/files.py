@@ -194,10 +194,37 @@ def parse_json(text: str, where: str) -> dict[str, Any]:
     return values
 
 
+def check_space(path: str | os.PathLike[str], needed: int, what: str) -> None:
+    """Check that a disk has room for what will be written, before work begins whose results would be lost.
+
+    Args:
+        path: a file or folder that is or will be on the disk.
+        needed: bytes.
+        what: will be written, for the error message.
+
+    Raises:
+        StorageError: if fewer bytes are free.
+    """
+    if shutil.disk_usage(_existing(path)).free < needed:
+        raise StorageError(
+            f"expected {_size(needed)} of free space for {what}, but {free_space(path)}: free some space or "
+            "choose another place"
+        )
+
+
 def free_space(path: str | os.PathLike[str]) -> str:
     """The free space where ``path`` is or would be, as text for error messages."""
-    existing = next(folder for folder in (Path(path).absolute(), *Path(path).absolute().parents) if _exists(folder))
-    return f"{shutil.disk_usage(existing).free / 1e9:.2f} GB are free on the disk of {existing}"
+    existing = _existing(path)
+    return f"{_size(shutil.disk_usage(existing).free)} are free on the disk of {existing}"
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e9:.2f} GB" if count >= 1e7 else f"{count / 1e6:.2f} MB"
+
+
+def _existing(path: str | os.PathLike[str]) -> Path:
+    """A path, or the nearest folder around it that exists."""
+    return next(folder for folder in (Path(path).absolute(), *Path(path).absolute().parents) if _exists(folder))
 
 
 def _exists(path: Path) -> bool:

@@ -22,11 +22,11 @@ from worldgym.errors import CheckpointError, ConfigError
 from worldgym.isolation import torch_defaults
 from worldgym.parallel import Part, copy_from_main, is_main, mean_metrics, parts, rank
 from worldgym.precision import Precision, autocast, check_precision
-from worldgym.runs.checkpoint import load_state, save_state
+from worldgym.runs.checkpoint import checkpoints, load_state, save_state
 from worldgym.runs.folder import CHECKPOINT_KEPT, VIDEOS
 from worldgym.runs.log import Log, Metrics
 from worldgym.runs.run import run
-from worldgym.storage.files import writing
+from worldgym.storage.files import check_space, writing
 from worldgym.storage.tensors import add_prefix, select_prefix
 from worldgym.training.average import Average
 from worldgym.training.lora import merged
@@ -151,9 +151,11 @@ def train(
     Raises:
         ConfigError: if the batch cannot be divided among the processes and into parts.
         TrainingError: if the loss or its gradient is not finite; the last checkpoint is kept. Else as ``run``.
+        StorageError: also if the disk has no room for the checkpoints, before the first update.
     """
     job = _TrainingJob(trainable, config, folder, accumulate)
     with closing(job):
+        job.check_space()
         run(job, folder, {"training": vars(config), **description}, resume)
     return job.step
 
@@ -182,6 +184,17 @@ class _TrainingJob:
     def close(self) -> None:
         """End reading ahead."""
         self._batches.close()
+
+    def check_space(self) -> None:
+        """Raise StorageError if the disk cannot hold the checkpoints: two, while one replaces another."""
+        model = self._trainable.model
+        held = [model.state_dict(), self._trainable.state_dict()]
+        held += [] if self._average is None else [self._average.state_dict()]
+        moments = [weight for weight in model.parameters() if weight.requires_grad] * 2
+        tensors = [tensor for state in held for tensor in state.values()] + moments
+        size = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+        count = 1 if checkpoints(self._folder) else 2
+        check_space(self._folder, count * size, f"{count} checkpoint{'s' * (count - 1)} of this run")
 
     @property
     def step(self) -> int:

@@ -21,6 +21,7 @@ from worldgym.tokenizer.base import Tokenizer, codes_perplexity
 from worldgym.tokenizer.norm import LatentNorm
 from worldgym.tokenizer.quantizer import VectorQuantizer, load_state_for_resume, state_for_resume
 from worldgym.training.adversarial import Adversary
+from worldgym.training.augmentation import augment, check_augmentation
 from worldgym.training.checks import check_recordings
 from worldgym.training.losses import tokenizer_loss
 
@@ -54,6 +55,12 @@ class TokenizerTrainingConfig:
     fixed_codes: bool = False
     """Codebooks stay as they are, so that a transformer still understands the codes: to adapt a trained tokenizer to
     new pictures (paper, section 4.4)."""
+    random_crops: float = 0.0
+    """Crop every clip at random: to at least 1 - random_crops of its area, with sides whose ratio is within
+    random_crops / 2 of 1. Paper: 0.2; 0 leaves it out."""
+    random_colours: float = 0.0
+    """Change the colours of every clip at random: brightness, contrast and saturation by up to this share, the hue by
+    up to half of it, of a turn. Paper: 0.1; 0 leaves it out."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.future_frames < self.segment_length:
@@ -64,6 +71,7 @@ class TokenizerTrainingConfig:
         if not 0 <= self.first_share <= 1:
             raise ConfigError(f"first_share: expected a number in [0, 1], got {self.first_share}")
         check_numbers(self, from_zero=("adversarial_weight", "disc_start"))
+        check_augmentation(self.random_crops, self.random_colours)
 
 
 class TokenizerTrainer:
@@ -117,7 +125,8 @@ class TokenizerTrainer:
 
     def loss(self, rng: np.random.Generator, part: Part = WHOLE, data: Tensor | None = None) -> tuple[Tensor, Metrics]:
         """The loss of a part of a batch of clips, and its terms."""
-        clips = self.read(rng, part) if data is None else data
+        clips = (self.read(rng, part) if data is None else data).to(next(self.model.parameters()).device)
+        clips = augment(clips, self.config.random_crops, self.config.random_colours, rng, part)
         if self.config.fixed_codes:  # in training mode they would replace unused codes
             for module in self.model.modules():
                 if isinstance(module, (VectorQuantizer, LatentNorm)):

@@ -21,6 +21,7 @@ from worldgym.parallel import WHOLE, Part
 from worldgym.reports.evaluation import evaluate
 from worldgym.runs.log import Metrics
 from worldgym.tokenizer.base import Tokenizer
+from worldgym.training.augmentation import augment, check_augmentation
 from worldgym.training.checks import check_recordings
 from worldgym.training.code_kernels import CodeKernels
 from worldgym.training.compiled import compiler_errors
@@ -65,6 +66,13 @@ class TransformerTrainingConfig:
     noise_width: float = 0.0
     """The codes of the input are sampled from such a Gaussian around the true codes, so that the model learns to
     continue from its own small errors; 0 uses the true codes (paper)."""
+    random_crops: float = 0.0
+    """Crop every segment at random: to at least 1 - random_crops of its area, with sides whose ratio is within
+    random_crops / 2 of 1. Paper: 0.2; 0 leaves it out."""
+    random_colours: float = 0.0
+    """Change the colours of every segment at random: brightness, contrast and saturation by up to this share, the hue
+    by up to half of it, of a turn. Paper: 0.1; 0 leaves it out. With crops or colours no codes are kept: the tokenizer
+    encodes every batch anew."""
     dropout: float = 0.1
     """On attention weights (paper: 0.1)."""
     reward_weight: float = 1.0
@@ -96,6 +104,7 @@ class TransformerTrainingConfig:
         check_numbers(self, above_zero=("head_batches",), from_zero=from_zero)
         if not 0 <= self.dropout < 1 or not 0 <= self.first_share <= 1 or not 0 <= self.later_share <= 1:
             raise ConfigError(f"expected dropout in [0, 1) and first_share and later_share in [0, 1], got {self}")
+        check_augmentation(self.random_crops, self.random_colours)
 
 
 def check_segment_length(config: TransformerTrainingConfig, world_config: WorldModelConfig) -> None:
@@ -321,7 +330,8 @@ class TransformerTrainer:
     def _sample(self, rng: np.random.Generator, part: Part, data: Read | None = None) -> tuple[EncodedBatch, Tensor]:
         """Part of a batch, and the transformer's input for it: its codes with noise, int64 ``[B, N]``."""
         places, segments = self.read(rng, part) if data is None else data
-        batch = self._encode(places[part.of(self.batch_size)], segments)
+        own, augmented = places[part.of(self.batch_size)], self.config.random_crops or self.config.random_colours
+        batch = self._encode_augmented(own, segments, rng, part) if augmented else self._encode(own, segments)
         if part.count > 1:  # the mean over the parts is that of the whole batch, whichever part has more weight
             weights = torch.cat([self._weights(place, batch.rewards.shape[1]) for place in places])
             batch = batch._replace(total=weights.sum().to(batch.rewards) / part.count)
@@ -377,6 +387,18 @@ class TransformerTrainer:
         device = next(self.model.parameters()).device
         batch = stacked(chosen).map(lambda tensor: tensor.to(device))
         return batch._replace(context=batch.context.long(), future=batch.future.long())
+
+    def _encode_augmented(
+        self, places: list[Place], segments: Mapping[Place, Batch], rng: np.random.Generator, part: Part
+    ) -> EncodedBatch:
+        """The codes of a part of a batch, whose segments are cropped and recoloured; they are not kept."""
+        device, config = next(self.model.parameters()).device, self.config
+        read = [segments.get(place) or self._read(place) for place in places]
+        batch = Batch(*map(torch.cat, zip(*read, strict=True)))  # recordings know all of their steps
+        frames = augment(batch.frames.to(device), config.random_crops, config.random_colours, rng, part)
+        encoded = encode_batch(self.tokenizer, batch._replace(frames=frames))
+        weights = torch.cat([self._weights(place, encoded.rewards.shape[1]) for place in places])
+        return encoded._replace(weights=weights.to(encoded.rewards))
 
 
 def _part(events: Tensor | None, part: slice) -> Tensor | None:

@@ -11,7 +11,7 @@ from worldgym.data.recordings import Recordings, to_unit
 from worldgym.errors import ConfigError, DataError
 from worldgym.metrics.fvd import Gaussian, frechet_distance
 from worldgym.metrics.lpips import LPIPS
-from worldgym.reports.protocol import PROTOCOLS, Figures, Protocol, find_protocol, run_protocol
+from worldgym.reports.protocol import PROTOCOLS, Figures, Protocol, Scorer, find_protocol, run_protocol
 from worldgym.reports.samples import Samples, imagine_samples
 from worldgym.world_model import WorldModel
 
@@ -47,8 +47,10 @@ def figures(tiny: WorldModel, recordings: Recordings) -> Figures:
 @pytest.fixture(scope="module")
 def futures(tiny: WorldModel, recordings: Recordings) -> list[tuple[torch.Tensor, Samples]]:
     """The clips and the futures that the protocol samples."""
-    found, generator = [], torch.Generator().manual_seed(0)
+    found = []
     for episode in (0, 3, 7, 11):  # evenly from all
+        seed = int(np.random.default_rng([0, episode, 0]).integers(2**31))
+        generator = torch.Generator().manual_seed(seed)
         clip = recordings.segment(episode, 0, 5)
         (samples,) = imagine_samples(
             tiny, clip.frames[:2], clip.actions[1:], 3, SAMPLES, tiny.config.sampling, generator
@@ -114,6 +116,17 @@ def test_without_weights_the_rest_runs(tiny: WorldModel, recordings: Recordings)
     assert found["best"] == found["mean"]  # of one sample
     again = run_protocol(tiny, recordings, SHORT._replace(anywhere=True), 2, 1)
     assert np.isclose(again["average"]["best"]["psnr"], found["average"]["best"]["psnr"])
+
+
+def test_a_video_has_the_same_futures_whichever_others_are_scored(tiny: WorldModel, recordings: Recordings) -> None:
+    scorer = Scorer(tiny, recordings, SHORT, 2)
+    few, all_ = scorer.places(2), scorer.places(12)
+    assert few == [all_[0], all_[11]]
+    scores = [scorer.score(place) for place in all_]
+    for place, score in ((few[0], scores[0]), (few[1], scores[11])):
+        assert torch.equal(scorer.score(place).mean["psnr"], score.mean["psnr"])
+    other = Scorer(tiny, recordings, SHORT, 2, seed=1).score(few[0])
+    assert not torch.equal(other.mean["psnr"], scores[0].mean["psnr"])
 
 
 def test_what_does_not_fit_is_refused(tiny: WorldModel, recordings: Recordings, tmp_path: Path) -> None:

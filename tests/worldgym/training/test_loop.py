@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -36,7 +37,8 @@ from worldgym.transformer.transformer import Transformer
 TorchSettings = dict[str, Callable[[], AbstractContextManager[object]]]
 
 DESCRIPTION = {"what": "a test"}
-Make = Callable[[], Trainable]
+Make = Callable[..., Trainable]
+AUGMENTED = {"random_crops": 0.2, "random_colours": 0.1}
 
 
 class Line:
@@ -102,36 +104,38 @@ def assert_equal_checkpoints(first: Path, second: Path) -> None:
 
 @pytest.fixture
 def tokenizer_trainable(recipe: Recipe, recordings: Recordings, held_out: Recordings) -> Make:
-    def make() -> TokenizerTrainer:
+    def make(**changes: float) -> TokenizerTrainer:
         torch.manual_seed(0)
         part = recipe.tokenizer
-        return TokenizerTrainer(build_tokenizer(part.model), part.job, part.training.batch_size, recordings, held_out)
+        job, batch_size = dataclasses.replace(part.job, **changes), part.training.batch_size  # type: ignore[arg-type]
+        return TokenizerTrainer(build_tokenizer(part.model), job, batch_size, recordings, held_out)
 
     return make
 
 
 @pytest.fixture
 def transformer_trainable(recipe: Recipe, tokenizer_run: Path, recordings: Recordings, held_out: Recordings) -> Make:
-    def make() -> TransformerTrainer:
+    def make(**changes: float) -> TransformerTrainer:
         config, tokenizer, *_ = load_tokenizer_run(tokenizer_run)
         world_config = WorldModelConfig(config, recipe.transformer.model, recordings.action_dim, reward=True)
         torch.manual_seed(0)
         model = Transformer(world_config.transformer, world_config.layout, world_config.action_dim, reward=True)
-        job, training = recipe.transformer.job, recipe.transformer.training
+        job, training = dataclasses.replace(recipe.transformer.job, **changes), recipe.transformer.training  # type: ignore[arg-type]
         return TransformerTrainer(model, tokenizer, world_config, job, training.batch_size, recordings, held_out)
 
     return make
 
 
+@pytest.mark.parametrize("changes", [{}, AUGMENTED], ids=["plain", "augmented"])
 @pytest.mark.parametrize("part", ["tokenizer", "transformer"])
 def test_interrupted_training_resumes_exactly(
-    part: str, recipe: Recipe, request: pytest.FixtureRequest, tmp_path: Path
+    part: str, changes: dict[str, float], recipe: Recipe, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
     make: Make = request.getfixturevalue(f"{part}_trainable")
     config = dataclasses.replace(getattr(recipe, part).training, save_every=100)
-    train(make(), config, tmp_path / "unbroken", DESCRIPTION)
+    train(make(**changes), config, tmp_path / "unbroken", DESCRIPTION)
 
-    job, calls = make(), []
+    job, calls = make(**changes), []
     loss = job.loss
 
     def interrupted(rng: np.random.Generator, part: Part, data: Any) -> tuple[Tensor, Metrics]:
@@ -143,7 +147,7 @@ def test_interrupted_training_resumes_exactly(
     job.loss = interrupted  # type: ignore[method-assign]
     train(job, config, tmp_path / "broken", DESCRIPTION)
     assert read_checkpoint(tmp_path / "broken")[0] == 3
-    train(make(), config, tmp_path / "broken", DESCRIPTION, resume=True)
+    train(make(**changes), config, tmp_path / "broken", DESCRIPTION, resume=True)
     assert_equal_checkpoints(tmp_path / "unbroken", tmp_path / "broken")
 
 
@@ -272,6 +276,23 @@ def test_full_disk_keeps_the_last_checkpoint(tmp_path: Path, monkeypatch: pytest
     assert not list(tmp_path.glob(".*"))
     train(Line(), settings(save_every=100), tmp_path, DESCRIPTION, resume=True)
     assert read_checkpoint(tmp_path)[0] == 6
+
+
+def test_a_disk_without_room_for_the_checkpoints_is_found_before_the_first_update(
+    tokenizer_trainable: Make, recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, free = dataclasses.replace(recipe.tokenizer.training, ema_decay=0.9), [2**40]
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=free[0]))
+    train(tokenizer_trainable(), config, tmp_path / "run", DESCRIPTION)
+    size = (newest_checkpoint(tmp_path / "run") / "state.safetensors").stat().st_size
+    free[0] = int(1.8 * size)
+    with pytest.raises(StorageError, match=r"free space for 2 checkpoints of this run, but .* are free on the disk of"):
+        train(tokenizer_trainable(), config, tmp_path / "full", DESCRIPTION)
+    assert not (tmp_path / "full").exists()
+    free[0] = 2 * size
+    train(tokenizer_trainable(), config, tmp_path / "full", DESCRIPTION)
+    free[0] = size
+    train(tokenizer_trainable(), config, tmp_path / "full", DESCRIPTION, resume=True)  # which holds one already
 
 
 @pytest.mark.parametrize("content", [b"", b"not a checkpoint"])

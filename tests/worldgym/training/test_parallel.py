@@ -3,6 +3,7 @@
 Each launch imports PyTorch three times, so tests share runs.
 """
 
+import json
 import os
 import signal
 import subprocess
@@ -118,8 +119,9 @@ def test_two_processes_train_a_tokenizer_as_one_does(command: Command, two_token
     assert [line["step"] for line in curve(two_tokenizers)] == list(range(1, STEPS + 1))
 
 
-def test_two_processes_train_against_a_discriminator_as_one_does(command: Command, tmp_path: Path) -> None:
+def test_two_processes_train_against_a_discriminator_on_crops_as_one_does(command: Command, tmp_path: Path) -> None:
     job = ["--job.adversarial-weight", "0.8", "--job.disc-start", "2"]
+    job += ["--job.random-crops", "0.2", "--job.random-colours", "0.1"]
     finish(command("tokenizer", tmp_path / "two", *job))
     assert main(command("tokenizer", tmp_path / "one", *job)) == 0
     assert "adversarial/discriminator" in curve(tmp_path / "two")[-1]
@@ -179,6 +181,21 @@ def test_a_batch_that_the_processes_do_not_divide_is_refused(command: Command, t
         messages = process.communicate(timeout=PATIENCE)[1]
     assert process.returncode != 0
     assert "batch_size: expected a multiple of 2, the number of processes (2) times --accumulate (1), got 3" in messages
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_batch_of_the_second_part_that_they_do_not_divide_is_refused_before_the_first(
+    recipe_file: Path, toy_data: Path, tmp_path: Path
+) -> None:
+    recipe = json.loads(recipe_file.read_text())
+    recipe["transformer"]["training"]["batch_size"] = 7
+    (tmp_path / "recipe.json").write_text(json.dumps(recipe))
+    data = ["--data", f"{toy_data}/train", "--held-out", f"{toy_data}/held-out", "--device", "cpu"]
+    arguments = ["train", "--recipe", f"{tmp_path}/recipe.json", *data, "--out", str(tmp_path / "run")]
+    with launched(arguments) as process:
+        messages = process.communicate(timeout=PATIENCE)[1]
+    assert process.returncode != 0
+    assert "batch_size: expected a multiple of 2, the number of processes (2) times --accumulate (1), got 7" in messages
     assert not (tmp_path / "run").exists()
 
 
