@@ -140,12 +140,13 @@ class DrQv2:
         return {"clone_loss": loss.item()}
 
     @torch_defaults()
-    def update(self, batch: Transitions, demonstrations: Transitions | None = None) -> Metrics:
+    def update(self, batch: Transitions, demonstrations: Transitions | None = None, actor: bool = True) -> Metrics:
         """Train on a batch: critics and encoder first, then the actor, then the target critics.
 
         Args:
             batch: real and imagined steps.
             demonstrations: steps whose actions the actor stays close to, by ``clone_weight``.
+            actor: whether the actor is trained; without it the critics learn what the present one is worth.
 
         Returns:
             ``critic_loss`` and ``actor_loss``; the means ``q`` (the first critic's values), ``target_q`` (their
@@ -162,19 +163,15 @@ class DrQv2:
         next_frames = random_shift(next_frames, self.config.pad, generator)
         with self._precision:
             # First with gradients, then without: autocast caches a converted weight as it was first used.
-            features = self.encoder(frames)
+            with torch.set_grad_enabled(self.config.train_encoder):
+                features = self.encoder(frames)
             targets = self._targets(rewards, discounts, next_frames, generator)
             first, second = self.critic(features, actions)
         critic_loss = F.mse_loss(first, targets) + F.mse_loss(second, targets)
         _descend(critic_loss, self._critic_optimizer)
-        features = features.detach()
-        with self._precision:
-            chosen = within_bounds(self.actor(features) + self._noise(len(features), generator, clip=True))
-            actor_loss = -torch.minimum(*self.critic(features, chosen)).mean()
-        if demonstrations is not None:
-            actor_loss = actor_loss / actor_loss.detach().abs().clamp_min(SMALLEST_VALUE)
-            actor_loss = actor_loss + self.config.clone_weight * self._clone_loss(demonstrations, generator, False)
-        _descend(actor_loss, self._actor_optimizer)
+        actor_loss = self._actor_loss(features.detach(), demonstrations, generator)
+        if actor:
+            _descend(actor_loss, self._actor_optimizer)
         self._move_target()
         self.updates += 1
         means = {"q": first.mean(), "target_q": targets.mean(), "reward": rewards.mean()}
@@ -244,6 +241,16 @@ class DrQv2:
         agent = cls(spec.frame_shape, spec.frame_stack, spec.action_dim, spec.config, spec.seed, device)
         agent.load_state_dict(tensors)
         return agent
+
+    def _actor_loss(self, features: Tensor, demonstrations: Transitions | None, generator: torch.Generator) -> Tensor:
+        """Minus the mean value of the actor's actions, and the distance to demonstrated ones."""
+        with self._precision:
+            chosen = within_bounds(self.actor(features) + self._noise(len(features), generator, clip=True))
+            loss = -torch.minimum(*self.critic(features, chosen)).mean()
+        if demonstrations is None:
+            return loss
+        loss = loss / loss.detach().abs().clamp_min(SMALLEST_VALUE)
+        return loss + self.config.clone_weight * self._clone_loss(demonstrations, generator, through_encoder=False)
 
     def _clone_loss(self, batch: Transitions, generator: torch.Generator, through_encoder: bool) -> Tensor:
         """The mean squared distance of the actor's actions to a batch's; gradients may end before the encoder."""

@@ -47,6 +47,9 @@ class DrQv2Config:
     clone_weight: float = 0.0
     """Weight of the squared distance to demonstrated actions in the actor's loss. Above 0 the values in that loss
     are divided by their mean size (Fujimoto and Gu 2021, TD3+BC), so that one weight fits all scales of rewards."""
+    train_encoder: bool = True
+    """Whether the critics train the encoder (published). False: it stays as cloning left it, so that critics which know
+    nothing yet cannot change what the cloned actor sees; an update takes less time, too."""
     pad: int = 4
     """Pixels by which frames are shifted at most."""
     precision: Precision = "auto"

@@ -36,6 +36,9 @@ class MBPOConfig:
     """Updates of the tokenizer, and then as many of the transformer, in the warm-up."""
     warmup_rollouts: int = 640
     """Imagined rollouts after these updates, in batches of --rollouts."""
+    warmup_critic_updates: int = 0
+    """Updates of the critics alone after these rollouts, by which they learn what the cloned actor is worth before it
+    follows them."""
     warmup_agent_updates: int = 0
     """Agent gradient updates before its first own action."""
     tokenizer_every: int = 40
@@ -106,7 +109,7 @@ class MBPOConfig:
     @property
     def warmup_agent_units(self) -> int:
         """Warm-up units of the agent: as many updates each as between two batches of rollouts in the loop."""
-        return math.ceil(self.warmup_agent_updates / self.updates_per_rollout_batch)
+        return math.ceil((self.warmup_critic_updates + self.warmup_agent_updates) / self.updates_per_rollout_batch)
 
     @property
     def updates_per_rollout_batch(self) -> int:

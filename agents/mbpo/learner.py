@@ -243,15 +243,19 @@ class MBPO:
 
     def _warm_up_agent(self) -> Metrics:
         """The agent's updates of one warm-up unit; the last unit may have fewer."""
-        last = self.warmup_done == self.warmup_units
-        return self._update(self._updates_in_unit(self.config.warmup_agent_updates, last))
+        config, left = self.config, self.warmup_units - self.warmup_done
+        total = config.warmup_critic_updates + config.warmup_agent_updates
+        done = (config.warmup_agent_units - 1 - left) * config.updates_per_rollout_batch
+        critics = max(0, config.warmup_critic_updates - done)
+        return self._update(self._updates_in_unit(total, not left), critics)
 
     def _updates_in_unit(self, total: int, last: bool) -> int:
         """How many of ``total`` updates belong to one warm-up unit."""
         each = self.config.updates_per_rollout_batch
         return (total - 1) % each + 1 if last else each
 
-    def _update(self, count: int) -> Metrics:
+    def _update(self, count: int, critics: int = 0) -> Metrics:
+        """Updates of the agent, of which the first ones train the critics alone."""
         metrics: Metrics = {}
         mixed, ratio = MixedReplay(self.replay, self.imagined), self.config.real_ratio(self.step)
         cloned = self.agent.config.clone_weight > 0
@@ -259,7 +263,7 @@ class MBPO:
             for index in range(count):
                 batch = mixed.sample(self._streams.rng(Purpose.UPDATE, index), self.agent.config.batch_size, ratio)
                 demonstrated = self._demonstrated(index, max(1, len(batch.rewards) // CLONED_SHARE)) if cloned else None
-                metrics = self.agent.update(batch, demonstrated)
+                metrics = self.agent.update(batch, demonstrated, actor=index >= critics)
         return named("agent", metrics)
 
     def _timed(self, phase: str) -> "_Timer":

@@ -18,6 +18,7 @@ TABLE_5 = {
     "warmup_clone_updates": 0,
     "warmup_model_updates": 1000,
     "warmup_rollouts": 640,
+    "warmup_critic_updates": 0,
     "warmup_agent_updates": 0,
     "tokenizer_every": 40 // 2,
     "transformer_every": 10 // 2,
@@ -70,6 +71,7 @@ TABLE_5_AGENT = {
     "stddev_clip": 0.3,
     "reward_scale": 1.0,
     "clone_weight": 0.0,
+    "train_encoder": True,
     "pad": 4,
     "precision": "auto",
 }

@@ -65,9 +65,9 @@ def test_clones_first_and_acts_as_the_clone_from_the_first_step(
         cloned.append(learner.step)
         return clone(self, batch)
 
-    def counted_update(self: DrQv2, batch: Any, demonstrations: Any = None) -> Metrics:
+    def counted_update(self: DrQv2, batch: Any, demonstrations: Any = None, actor: bool = True) -> Metrics:
         updated.append(demonstrations is not None)
-        return update(self, batch, demonstrations)
+        return update(self, batch, demonstrations, actor)
 
     monkeypatch.setattr(DrQv2, "clone", counted_clone)
     monkeypatch.setattr(DrQv2, "update", counted_update)
@@ -128,3 +128,22 @@ def test_cloning_without_demonstrations_is_refused(
     agent.config = dataclasses.replace(agent.config, clone_weight=weight)
     with pytest.raises(ConfigError, match="without demonstrations expected 0"):
         MBPO(make_env(), None, agent, settings(**changes))
+
+
+@pytest.mark.parametrize("model_based", [False, True])
+def test_critics_learn_what_the_clone_is_worth_before_it_follows_them(
+    make_clone: Callable[..., MBPO], model_based: bool
+) -> None:
+    learner = make_clone(model_based, warmup_critic_updates=7, warmup_agent_updates=0)
+    while learner.warmup_done < learner.config.warmup_clone_units:
+        learner.advance()
+    agent = learner.agent
+    clone = {name: value.clone() for name, value in agent.state_dict().items()}
+    while learner.warming_up:
+        learner.advance()
+    assert agent.updates - int(clone["updates"]) == 7
+    for name, value in agent.actor.state_dict().items():
+        assert torch.equal(value, clone[f"actor.{name}"])
+    assert not torch.equal(agent.critic.state_dict()["first.0.weight"], clone["critic.first.0.weight"])
+    learner.advance()
+    assert any(not torch.equal(value, clone[f"actor.{name}"]) for name, value in agent.actor.state_dict().items())
