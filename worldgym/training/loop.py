@@ -20,7 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from worldgym.config import check_numbers
 from worldgym.errors import CheckpointError, ConfigError
 from worldgym.isolation import torch_defaults
-from worldgym.parallel import Part, copy_from_main, is_main, mean_metrics, parts, rank
+from worldgym.parallel import Part, any_, copy_from_main, is_main, mean_metrics, parts, rank
 from worldgym.precision import Precision, autocast, check_precision
 from worldgym.runs.checkpoint import checkpoints, load_state, save_state
 from worldgym.runs.folder import CHECKPOINT_KEPT, VIDEOS
@@ -113,8 +113,15 @@ class Trainable(Protocol):
     def after_update(self) -> Metrics:
         """Called after each update of the weights; returns further metrics of the batch."""
 
-    def after_training(self) -> None:
-        """Called once, after the last update and before its checkpoint."""
+    def after_training(self, stop: Sized = ()) -> bool:
+        """Called after the last update, until it returns True.
+
+        Args:
+            stop: as for :meth:`worldgym.runs.run.Job.advance`.
+
+        Returns:
+            Whether it is done; if not, it changed nothing.
+        """
 
     def validate(self, video: Path) -> Metrics:
         """Metrics on held-out data; may write a video to ``video`` with the suffix ``.gif``."""
@@ -180,6 +187,7 @@ class _TrainingJob:
         self._precision = autocast(config.precision, self._device)
         self._batches = Prefetcher(self._read, config.steps)
         self._speed: Speed | None = None  # made at the first update
+        self._concluded = False  # whether what follows the last update is done
 
     def close(self) -> None:
         """End reading ahead."""
@@ -198,6 +206,11 @@ class _TrainingJob:
 
     @property
     def step(self) -> int:
+        """Updates done. The last one does not count before what follows it is done."""
+        return self._updates - (self._updates >= self.steps and not self._concluded)
+
+    @property
+    def _updates(self) -> int:
         return self._updater.updates
 
     @property
@@ -210,33 +223,43 @@ class _TrainingJob:
 
     @property
     def save_due(self) -> bool:
-        return self.step % self._config.save_every == 0
+        return self._updates % self._config.save_every == 0 or self._updates >= self.steps
 
     def advance(self, log: Log, stop: Sized) -> None:
+        if self._updates < self.steps:
+            self._train(log)
+        else:
+            self._finish(log, stop)
+
+    def _train(self, log: Log) -> None:
         if self._speed is None:
             self._speed = self._make_speed()
         begin, waited = time.perf_counter(), self._batches.waited
         metrics = self._update()
         self._speed.add(time.perf_counter() - begin, self._batches.waited - waited)
         rate = self._speed.samples_per_second
-        if self.finished:
-            self._finish()
-        if self.step % self._config.log_every == 0:
-            log.write(self.step, metrics | self._speed.metrics())
-        if is_main() and (self.step % self._config.validate_every == 0 or self.finished):
-            log.write(self.step, self._validate())
+        if self._updates % self._config.log_every == 0:
+            log.write(self._updates, metrics | self._speed.metrics())
+        if is_main() and self._updates % self._config.validate_every == 0 and self._updates < self.steps:
+            log.write(self._updates, self._validate())
         log.advance(f"loss {metrics['loss']:.4f}, {rate:.3g} samples/s")
 
-    def _finish(self) -> None:
+    def _finish(self, log: Log, stop: Sized) -> None:
         """The trained model is the averaged one, and its heads are fitted to it."""
         if self._average is not None:
             self._average.copy_to_model()
+        stopped = False
         if is_main():
             with self._precision:
-                self._trainable.after_training()
+                stopped = not self._trainable.after_training(stop)
+        if any_(stopped):
+            return
         copy_from_main(self._trainable.model.state_dict().values())
         if self._average is not None:
             self._average.copy_from_model()
+        self._concluded = True
+        if is_main():
+            log.write(self.step, self._validate())
 
     def save(self, folder: Path) -> None:
         raw = self._trainable.model.state_dict()
@@ -250,7 +273,7 @@ class _TrainingJob:
         tensors |= add_prefix("average", {name: value for name, value in average.items() if name not in plain})
         tensors |= add_prefix("trainable", self._trainable.state_dict())
         tensors |= add_prefix("optimizer", self._updater.state_dict())
-        save_state(folder, tensors, {"step": self.step})
+        save_state(folder, tensors, {"step": self._updates, "concluded": self._concluded})
 
     def load(self, folder: Path) -> None:
         tensors, counters = load_state(folder)
@@ -264,6 +287,8 @@ class _TrainingJob:
                 self._average.load_state_dict(plain | select_prefix("average", tensors))
             self._trainable.load_state_dict(select_prefix("trainable", tensors))
             self._updater.load_state_dict(select_prefix("optimizer", tensors), int(counters["step"]))
+            # Earlier versions saved after the last update only when all was done.
+            self._concluded = bool(counters.get("concluded", self._updates >= self.steps))
         except (RuntimeError, LookupError) as error:
             raise CheckpointError(f"{folder} does not fit the run's config.json: {error}") from error
 
@@ -271,7 +296,7 @@ class _TrainingJob:
         pass
 
     def _update(self) -> Metrics:
-        config, model, step = self._config, self._trainable.model, self.step
+        config, model, step = self._config, self._trainable.model, self._updates
         learning_rate = self._updater.learning_rate
         terms: list[Metrics] = []
         with seeded_rng(config.seed * 1_000_003 + step + (rank() << 40), self._device):  # other dropout in each process
@@ -283,7 +308,7 @@ class _TrainingJob:
                 terms.append({"loss": loss.item(), **metrics})
             norm = self._updater.update()
         if self._average is not None:
-            self._average.update(self.step)
+            self._average.update(self._updates)
         further = self._trainable.after_update()
         means = {name: sum(term[name] for term in terms) / len(terms) for name in terms[0]}
         return {**mean_metrics(means | further), "gradient_norm": norm, "learning_rate": learning_rate}
@@ -301,7 +326,7 @@ class _TrainingJob:
             return Speed(config.batch_size)
         model = self._trainable.model.train()
         with seeded_rng(0, self._device), self._precision:
-            rng, part = [config.seed, self.step], self._parts[0]
+            rng, part = [config.seed, self._updates], self._parts[0]
             self._trainable.loss(np.random.default_rng(rng), part)  # what is computed once a segment is not counted
             with FlopCounterMode(display=False) as counter:
                 self._trainable.loss(np.random.default_rng(rng), part)[0].backward()
@@ -317,5 +342,5 @@ class _TrainingJob:
         with writing(videos, CHECKPOINT_KEPT):
             videos.mkdir(exist_ok=True)
         with torch.no_grad(), self._precision, self._averaged():
-            metrics = self._trainable.validate(videos / f"{self.step:07d}")
+            metrics = self._trainable.validate(videos / f"{self._updates:07d}")
         return {f"validation/{name}": value for name, value in metrics.items()}

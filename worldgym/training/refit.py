@@ -68,7 +68,8 @@ class _RefitJob:
         with writing(videos):
             videos.mkdir(exist_ok=True)
         with torch.no_grad(), self._precision:
-            self._trainer.after_training()
+            if not self._trainer.after_training(stop):
+                return
             metrics = self._trainer.validate(videos / "heads")
         self.step = self.steps
         log.write(self.step, {f"validation/{name}": value for name, value in metrics.items()})

@@ -1,6 +1,6 @@
 """Training a tokenizer (paper, section 3.1 and appendix A.2)."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sized
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -137,8 +137,8 @@ class TokenizerTrainer:
         self.model.update_codebooks()
         return {} if self.adversary is None else self.adversary.update()
 
-    def after_training(self) -> None:
-        pass
+    def after_training(self, stop: Sized = ()) -> bool:
+        return True
 
     def validate(self, video: Path) -> Metrics:
         """Compare held-out frames with their reconstructions.

@@ -1,6 +1,6 @@
 """Training a transformer on the codes of a fixed tokenizer (paper, section 3.2 and appendix A.2)."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sized
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -206,22 +206,23 @@ class TransformerTrainer:
     def after_update(self) -> Metrics:
         return {}
 
-    def after_training(self) -> None:
+    def after_training(self, stop: Sized = ()) -> bool:
         """Fit the heads to what the trained transformer imagines under recorded actions.
 
         Where an imagined frame has gone astray, they learn the mean of what was really earned there.
         """
-        plain = plain_transformer(self.model, self.world_config)
+        plain = plain_transformer(self.model, self.world_config).eval()
         world_model = WorldModel(self.world_config, self.tokenizer, plain)
         chunks = -(-self.config.head_batches * self.batch_size // HEAD_ROWS)
-        batches = (
-            batch
-            for index in tqdm(range(chunks), desc="fitting the heads", unit="chunk", leave=False)
-            for batch in self._imagine(world_model, np.random.default_rng([HEAD_SEED, index]))
-        )
+        batches: list[tuple[EncodedBatch, Tensor]] = []
+        for index in tqdm(range(chunks), desc="imagining for the heads", unit="chunk", leave=False):
+            if stop:
+                return False
+            batches += self._imagine(world_model, np.random.default_rng([HEAD_SEED, index]))
         fit_heads(plain, batches, self.world_config.reward_scale)
         for name, head in self.model.heads.items():
             head.load_state_dict(plain.heads[name].state_dict())
+        return True
 
     def _imagine(self, model: WorldModel, rng: np.random.Generator) -> Iterator[tuple[EncodedBatch, Tensor]]:
         """Windows of imagined frames, as they are when a frame is predicted, with recorded rewards and events."""

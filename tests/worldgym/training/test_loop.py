@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sized
 from contextlib import AbstractContextManager
 from pathlib import Path
 from types import SimpleNamespace
@@ -38,6 +38,7 @@ TorchSettings = dict[str, Callable[[], AbstractContextManager[object]]]
 
 DESCRIPTION = {"what": "a test"}
 Make = Callable[..., Trainable]
+AFTER = -1  # stands for the step after the last update
 AUGMENTED = {"random_crops": 0.2, "random_colours": 0.1}
 
 
@@ -65,8 +66,13 @@ class Line:
     def after_update(self) -> Metrics:
         return {}
 
-    def after_training(self) -> None:
-        pass
+    def after_training(self, stop: Sized = ()) -> bool:
+        self.at.get(AFTER, lambda: None)()
+        if stop:
+            return False
+        with torch.no_grad():
+            self.model.get_parameter("bias").add_(1)
+        return True
 
     def validate(self, video: Path) -> Metrics:
         return {"folder_exists": float(video.parent.exists())}
@@ -197,6 +203,18 @@ def test_sigterm_leaves_a_checkpoint(tmp_path: Path) -> None:
     job = Line({4: lambda: os.kill(os.getpid(), signal.SIGTERM)})
     assert train(job, settings(steps=50), tmp_path, DESCRIPTION) == 5
     assert read_checkpoint(tmp_path)[0] == checkpoint_step(tmp_path) == 5
+
+
+def test_a_stop_after_the_last_update_is_a_stop_before_the_heads_are_fitted(tmp_path: Path) -> None:
+    train(Line(), settings(), tmp_path / "unbroken", {})
+    assert train(Line({AFTER: interrupt}), settings(), tmp_path / "broken", {}) == 5  # of 6
+    assert read_checkpoint(tmp_path / "broken")[0] == 6
+    resumed = Line({AFTER: lambda: None, 0: pytest.fail})
+    assert train(resumed, settings(), tmp_path / "broken", {}, resume=True) == 6
+    assert_equal_checkpoints(tmp_path / "unbroken", tmp_path / "broken")
+    lines = [(folder / "metrics.jsonl").read_text() for folder in (tmp_path / "unbroken", tmp_path / "broken")]
+    steps = [[json.loads(line)["step"] for line in text.splitlines()] for text in lines]
+    assert steps[0] == steps[1]
 
 
 def test_existing_run_is_not_overwritten(tmp_path: Path) -> None:
