@@ -1,5 +1,6 @@
 """``worldgym evaluate``."""
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -84,6 +85,8 @@ class Evaluate:
         events = ", ".join(f"{name} {value:.2f}" for name, value in figures["events"].items())
         print(f"\n{events}" if events else "")
         print(f"perplexity: context {perplexity['context']:.0f}, dynamics {perplexity['dynamics']:.0f}\n{self.out}")
+        for sentence in figures["cautions"]:
+            print(f"worldgym: {sentence}", file=sys.stderr)
 
     def _run_protocol(self, name: str) -> None:
         from worldgym.data.recordings import Recordings
@@ -197,6 +200,7 @@ class Evaluate:
         from worldgym.devices import checked_device
         from worldgym.pretrained import locate
         from worldgym.reports.card import write_figures
+        from worldgym.reports.cautions import cautions
         from worldgym.reports.evaluation import evaluate, perplexities
         from worldgym.reports.events import event_figures
         from worldgym.reports.provenance import provenance
@@ -226,6 +230,7 @@ class Evaluate:
             "perplexity": perplexities(model, segments),
             "events": event_figures(model, recordings, segments, self.horizon, self.seed),
         }
+        figures["cautions"] = cautions(figures, config.layout.dynamics_codes)
         if self.write_card:
             write_figures(locate(self.checkpoint), config, figures)
         return figures
