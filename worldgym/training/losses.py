@@ -13,16 +13,11 @@ from worldgym.training.encoded import EncodedBatch, encode_batch
 from worldgym.transformer.transformer import Transformer
 
 SQUARED_WEIGHT = 10.0
-LEAST_CHANGE = 1e-4  # mean difference of pixels, below which what changed counts for less
 CHUNK = 24  # segments in a forward pass of the held-out cross-entropy
 
 
 def tokenizer_loss(
-    model: Tokenizer,
-    frames: Tensor,
-    perceptual: nn.Module | None = None,
-    adversary: Adversary | None = None,
-    change_share: float = 0.0,
+    model: Tokenizer, frames: Tensor, perceptual: nn.Module | None = None, adversary: Adversary | None = None
 ) -> tuple[Tensor, Metrics]:
     """Reconstruction and commitment losses with equal weights, and the adversarial loss.
 
@@ -34,8 +29,6 @@ def tokenizer_loss(
         frames: clips, uint8 ``[B, C + T, H, W, 3]``.
         perceptual: distance between images, such as :class:`worldgym.metrics.lpips.LPIPS`.
         adversary: of the adversarial loss; None leaves it out (paper, at 64 pixels).
-        change_share: share of the reconstruction loss of future frames in which each pixel counts by how much it
-            differs from the newest context frame; in the rest all pixels count equally (paper: 0).
 
     Returns:
         The loss; and its parts as metrics.
@@ -45,9 +38,6 @@ def tokenizer_loss(
     out = model(real)
     context_loss = _reconstruction(out.context, real[:, :context], perceptual)
     future_loss = _reconstruction(out.future, real[:, context:], perceptual)
-    if change_share:
-        changes = _change_loss(out.future.float(), real[:, context:], real[:, context - 1 : context])
-        future_loss = torch.lerp(future_loss, changes, change_share)
     loss = context_loss + future_loss + out.commit_loss + out.dynamics_commit_loss
     metrics = {
         "reconstruction/context": context_loss.item(),
@@ -137,14 +127,6 @@ def code_cross_entropy(model: Transformer, tokenizer: Tokenizer, batch: Batch) -
         logits = model.layout.code_logits(out.logits).float()
         total += len(rows) * F.cross_entropy(logits.flatten(0, 2), encoded.future.flatten()).item()
     return total / len(batch.frames)
-
-
-def _change_loss(predicted: Tensor, real: Tensor, newest: Tensor) -> Tensor:
-    """The error of future frames ``[B, T, 3, H, W]``, by how much their pixels differ from those of ``[B, 1, 3, H, W]``."""
-    weights = (real - newest).abs().mean(dim=2, keepdim=True)
-    error = predicted - real
-    total = weights * (error.abs() + SQUARED_WEIGHT * error.square()).mean(dim=2, keepdim=True)
-    return total.sum() / weights.sum().clamp(min=LEAST_CHANGE * weights.numel())
 
 
 def _reconstruction(predicted: Tensor, real: Tensor, perceptual: nn.Module | None) -> Tensor:

@@ -42,9 +42,6 @@ class TokenizerTrainingConfig:
     """Number of later frames."""
     first_share: float = 0.0
     """Share of segments whose context is the episode's first frame, repeated, as after a reset."""
-    change_share: float = 0.0
-    """Share of the reconstruction loss of future frames in which each pixel counts by how much it differs from the
-    newest context frame, so that small things that move are learned sooner; 0: all pixels count equally (paper)."""
     adversarial_weight: float = 0.0
     """Weight of the loss of a patch discriminator, beside an adaptive weight that makes its gradient as large as that
     of the reconstruction (VQGAN); 0 trains without one (paper, at 64 pixels). The published 256-pixel tokenizer had
@@ -64,9 +61,8 @@ class TokenizerTrainingConfig:
                 f"future_frames: expected a number from 1 to segment_length - 1 = {self.segment_length - 1}, got "
                 f"{self.future_frames}"
             )
-        for name in ("first_share", "change_share"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ConfigError(f"{name}: expected a number in [0, 1], got {getattr(self, name)}")
+        if not 0 <= self.first_share <= 1:
+            raise ConfigError(f"first_share: expected a number in [0, 1], got {self.first_share}")
         check_numbers(self, from_zero=("adversarial_weight", "disc_start"))
 
 
@@ -126,7 +122,7 @@ class TokenizerTrainer:
             for module in self.model.modules():
                 if isinstance(module, (VectorQuantizer, LatentNorm)):
                     module.eval()
-        return tokenizer_loss(self.model, clips, self.perceptual, self.adversary, self.config.change_share)
+        return tokenizer_loss(self.model, clips, self.perceptual, self.adversary)
 
     def after_update(self) -> Metrics:
         self.model.update_codebooks()
