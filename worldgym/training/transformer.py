@@ -180,6 +180,7 @@ class TransformerTrainer:
         # The head has one output and hundreds of correlated inputs: at the full learning rate it oscillates.
         self.slow = model.reward_linear
         self._encoded: dict[Place, EncodedBatch] = {}
+        self._blocks: dict[Place, EncodedBatch] = {}
         self.kernels = CodeKernels(config.label_width, config.noise_width)
 
     def read(self, rng: np.random.Generator, part: Part = WHOLE) -> Read:
@@ -372,7 +373,7 @@ class TransformerTrainer:
     def _encode(self, keys: list[Place], segments: Mapping[Place, Batch] = MappingProxyType({})) -> EncodedBatch:
         """The codes of segments, some of which were read already.
 
-        Segments that were not used before are encoded one by one. In one batch this would be faster, but rounding would
+        Those that were not used before are encoded one by one. In one batch this would be faster, but rounding would
         depend on the other segments of the batch: a resumed run, which has encoded none yet, could get another code.
         """
         chosen = []
@@ -380,7 +381,7 @@ class TransformerTrainer:
             if key not in self._encoded:
                 if len(self._encoded) >= MOST_ENCODED:
                     self._encoded.clear()
-                encoded = encode_batch(self.tokenizer, segments.get(key) or self._read(key))
+                encoded = self._encode_one(key, segments.get(key) or self._read(key))
                 weights = self._weights(key, encoded.rewards.shape[1]).to(encoded.rewards)
                 codes = {"context": encoded.context.int(), "future": encoded.future.int()}
                 self._encoded[key] = encoded._replace(**codes, weights=weights).map(lambda tensor: tensor[0].cpu())
@@ -388,6 +389,31 @@ class TransformerTrainer:
         device = next(self.model.parameters()).device
         batch = stacked(chosen).map(lambda tensor: tensor.to(device))
         return batch._replace(context=batch.context.long(), future=batch.future.long())
+
+    def _encode_one(self, place: Place, batch: Batch) -> EncodedBatch:
+        """The codes of the segment at a place."""
+        if place.start >= 0 or self._goal:
+            return encode_batch(self.tokenizer, batch)
+        # Segments that have the first frame as their context share its later frames' codes, block by block.
+        size = self._length - self._context
+        frames = self.recordings.episodes[place.episode].shape[0] - place.start - self._context  # behind the context
+        numbers = range(place.gap // size, -(-min(place.gap + size, frames) // size))
+        blocks = [
+            self._block(place._replace(gap=size * number), min(size, frames - size * number)) for number in numbers
+        ]
+        codes = torch.cat([block.future for block in blocks], dim=1)[:, place.gap % size :][:, :size]
+        behind_end = codes[:, -1:].expand(-1, size - codes.shape[1], -1)  # they have no weight
+        steps = (None if values is None else values[:, self._context - 1 :].to(codes.device) for values in batch[1:])
+        return EncodedBatch(blocks[0].context, torch.cat([codes, behind_end], dim=1), *steps)  # type: ignore[arg-type]
+
+    def _block(self, place: Place, count: int) -> EncodedBatch:
+        """The codes of the context at a place and of the first frames there, computed once."""
+        if place not in self._blocks:
+            if len(self._blocks) >= MOST_ENCODED:
+                self._blocks.clear()
+            window = self.recordings.window(*place[:2], self._context, place.gap, count)
+            self._blocks[place] = encode_batch(self.tokenizer, to_batch([window]))
+        return self._blocks[place]
 
 
 def _part(events: Tensor | None, part: slice) -> Tensor | None:

@@ -6,7 +6,7 @@ from torch import Tensor
 from worldgym.tokenizer.base import ContextFeatures, Tokenizer
 from worldgym.world_model.memory import TOKENIZER_ROWS
 
-DETAIL_CHANGE = 0.1  # of a pixel, of the range from 0 to 1, by which the share of a shown frame's details falls to 1 / e
+DETAIL_CHANGE = 0.1  # of a pixel in [0, 1], at which 1 / e of a shown frame's details is left
 
 
 def encode_contexts(tokenizer: Tokenizer, frames: Tensor, dtype: torch.dtype) -> tuple[Tensor, ContextFeatures]:

@@ -190,8 +190,8 @@ class WorldModel:
 
         Frames behind the context are encoded as future frames, under the actions that led to them: an imagined episode
         can branch off a real one and keep the sharp codes of its first frames. Where later frames are decoded as the
-        newest of these is, they also keep the details of it that its codes do not hold. Of more frames than the position window
-        holds the newest are kept, as when it slides.
+        newest of these is, they also keep the details of it that its codes do not hold. Of more frames than the
+        position window holds the newest are kept, as when it slides.
 
         Args:
             frames: uint8 ``[B, C + K, H, W, 3]``, oldest first; for a goal-conditioned model the goal, then the others.
