@@ -1,6 +1,7 @@
 """``worldgym evaluate``."""
 
 import functools
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -95,6 +96,8 @@ class Evaluate:
         events = ", ".join(f"{name} {value:.2f}" for name, value in figures["events"].items())
         print(f"\n{events}" if events else "")
         print(f"perplexity: context {perplexity['context']:.0f}, dynamics {perplexity['dynamics']:.0f}\n{self.out}")
+        for sentence in figures["cautions"]:
+            print(f"worldgym: {sentence}", file=sys.stderr)
 
     def _run_protocol(self, name: str) -> None:
         from tqdm import tqdm
@@ -210,6 +213,7 @@ class Evaluate:
         from worldgym.devices import checked_device
         from worldgym.pretrained import locate
         from worldgym.reports.card import write_figures
+        from worldgym.reports.cautions import cautions
         from worldgym.reports.evaluation import evaluate, perplexities
         from worldgym.reports.events import event_figures
         from worldgym.reports.provenance import provenance
@@ -230,7 +234,7 @@ class Evaluate:
         else:
             segments = sample_branches(recordings, config.context_length, self.horizon, self.shown, *drawn)
         samplings = {"sampled": config.sampling, "greedy": Sampling(top_k=1)}
-        figures = {
+        figures: Figures = {
             **provenance(device),
             "horizon": self.horizon,
             "first_steps": self.first_steps,
@@ -239,6 +243,7 @@ class Evaluate:
             "perplexity": perplexities(model, segments),
             "events": event_figures(model, recordings, segments, self.horizon, self.seed),
         }
+        figures["cautions"] = cautions(figures, config.layout.dynamics_codes)
         if self.write_card:
             write_figures(locate(self.checkpoint), config, figures)
         return figures

@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 EXAMPLE = """worldgym twin --env CartPole-v1 --out twins/cartpole --quick
   worldgym twin --env CarRacing-v3 --out twins/car-racing --hours 2"""
 PLAN = "plan.json"
-HELD_OUT_SEED, HELD_OUT_SHARE, LEAST_HELD_OUT = 1_000_000, 0.1, 6
+HELD_OUT_SEED, HELD_OUT_SHARE, LEAST_HELD_OUT, MOST_HELD_OUT = 1_000_000, 0.1, 6, 20  # episodes of a behaviour
 COLLECTING_SHARE, TOKENIZER_SHARE, TRANSFORMER_SHARE = 0.1, 0.25, 0.5  # of the time; the rest evaluates
-STEPS_AN_HOUR = 60_000  # recorded at most: more are not seen often enough in the time
+STEPS, STEPS_AN_HOUR = 10_000, 60_000  # recorded at most: fewer are learned by heart, more not seen often enough
 HOURS, QUICK_HOURS = 1.0, 5 / 60
 TIMED_UPDATES = 24  # of which the second half is timed
 LABEL_PERPLEXITY, LABEL_FRAMES = 8.0, 10  # codes that a soft target spreads over; frames by which it is fitted
@@ -116,7 +116,7 @@ class Twin:
                 seconds += time.perf_counter() - begin
                 steps += len(episode)
         in_time = COLLECTING_SHARE * self._seconds / seconds * len(names) * (self.workers or 1)
-        wanted = STEPS_AN_HOUR * self._seconds / 3600 / steps * len(names)
+        wanted = (STEPS + STEPS_AN_HOUR * self._seconds / 3600) / steps * len(names)
         count = max(LEAST_HELD_OUT, int(min(in_time, wanted) / len(names)))
         plan = {"settings": settings, "episodes": dict.fromkeys(names, count)}
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -147,7 +147,10 @@ class Twin:
         from worldgym.envs.collect import collect
 
         counts = plan["episodes"]
-        held_out = {name: max(LEAST_HELD_OUT, math.ceil(HELD_OUT_SHARE * count)) for name, count in counts.items()}
+        held_out = {
+            name: min(MOST_HELD_OUT, max(LEAST_HELD_OUT, math.ceil(HELD_OUT_SHARE * count)))
+            for name, count in counts.items()
+        }
         for name, episodes, seed in (("train", counts, self.seed), ("held-out", held_out, HELD_OUT_SEED + self.seed)):
             collect(
                 self._work / name,

@@ -63,7 +63,7 @@ Task by task, sampled:
 {task_table}
 
 Perplexity of the codes on the held-out frames: context {context_perplexity} of {context_codes}, dynamics
-{dynamics_perplexity} of {dynamics_codes}.{events}
+{dynamics_perplexity} of {dynamics_codes}.{events}{cautions}
 
 Measured on {date} on {machine}, at commit {commit}, by `{command}`.
 
@@ -169,6 +169,7 @@ def _render(name: str, config: WorldModelConfig, counts: Mapping[str, int]) -> s
         uncertainty=EXPECTED_ERROR if config.frame_error else ENTROPY,
         shown=_shown(figures.get("shown")),
         events=_events(figures),
+        cautions=_cautions(figures.get("cautions", ())),
         earlier=_earlier(config.training_data.get("earlier", ())),
         window=SLIDES if config.slides else STARTS_ANEW,
         termination=TERMINATES if config.termination else NEVER_TERMINATES,
@@ -191,6 +192,11 @@ def _events(figures: Mapping[str, Any]) -> str:
     found |= {name.replace("_", " "): value for name, value in figures.get("events", {}).items()}
     parts = ", ".join(f"{name} {number(value, '.2f')}" for name, value in found.items())
     return f"\n\nSampled, over all horizons: {parts}." if parts else ""
+
+
+def _cautions(sentences: Sequence[str]) -> str:
+    """A paragraph on signs that the model learned nothing; empty without one."""
+    return f"\n\n**Do not rely on this model.** {' '.join(sentences)}" if sentences else ""
 
 
 def _earlier(summaries: Sequence[Mapping[str, Any]]) -> str:

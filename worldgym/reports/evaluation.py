@@ -17,6 +17,7 @@ from worldgym.metrics.ranking import auroc
 from worldgym.reports.video import below, compared, enlarge, write_gif
 from worldgym.tokenizer.base import ContextFeatures, codes_perplexity
 from worldgym.world_model import Imagined, WorldModel
+from worldgym.world_model.images import decode_frame, encode_known, remember_shown
 
 CHUNK = 24  # segments in one batch of the model
 WORST_SHARE = 0.1  # of frames, which the uncertainty should tell from the others
@@ -53,7 +54,7 @@ def evaluate(
         horizon, if rewards are predicted; for imagined frames also ``uncertainty_auroc``, how often the uncertainty of
         a frame among the tenth with the largest errors is higher than that of another. The predictors are the names in
         ``samplings``, ``last_frame`` (the last shown frame, repeated) and ``reconstruction`` (the recorded frame,
-        encoded and decoded).
+        encoded and decoded, with the details of the last shown frame as imagined frames have them).
 
     Raises:
         DataError: if the segments do not fit the model.
@@ -72,7 +73,7 @@ def evaluate(
         )
     last = _last_shown(segments, context).expand_as(recorded)
     predictions["last_frame"] = _Predictions(_squared_errors(last, recorded))
-    predictions["reconstruction"] = _Predictions(_squared_errors(_reconstruct(model, frames), recorded))
+    predictions["reconstruction"] = _Predictions(_squared_errors(_reconstruct(model, segments), recorded))
     result = {"all": _figures(predictions, rewards, torch.arange(len(frames)))}
     for task in sorted(set(segments.tasks)):
         rows = torch.tensor([index for index, name in enumerate(segments.tasks) if name == task])
@@ -196,10 +197,19 @@ def _last_shown(segments: Segments, context: int) -> Tensor:
 
 
 @torch.no_grad()
-def _reconstruct(model: WorldModel, frames: Tensor) -> Tensor:
+def _reconstruct(model: WorldModel, segments: Segments) -> Tensor:
     """The future frames, encoded and decoded: uint8 ``[N, T, H, W, 3]``."""
-    decode = model.tokenizer.decode_future
-    return torch.cat([to_uint8(decode(codes, features)).cpu() for _, codes, features in _encode(model, frames)])
+    parts, first = [], 0
+    last = _last_shown(segments, model.config.context_length)[:, 0]
+    for _, codes, features in _encode(model, segments.batch.frames):
+        rows = slice(first, first := first + len(codes))
+        if segments.shown is not None:
+            newest = last[rows].to(model.device)
+            known = encode_known(model.tokenizer, newest[:, None], features, model.dtype)[:, 0]
+            features = remember_shown(model.tokenizer, newest, known, features, model.dtype)
+        frames = [to_uint8(decode_frame(model.tokenizer, step, features)[:, None]) for step in codes.unbind(1)]
+        parts.append(torch.cat(frames, dim=1).cpu())
+    return torch.cat(parts)
 
 
 def _encode(model: WorldModel, frames: Tensor) -> Iterator[tuple[Tensor, Tensor, ContextFeatures]]:

@@ -20,10 +20,13 @@ class ContextFeatures:
     Attributes:
         stored: tensors whose first dimension is the context; their meaning is private to the tokenizer.
         rows: int64 ``[B]``, the context of each row of the batch; None if row i has context i.
+        shown: float ``[N, 2, 3, H, W]`` for N contexts, set where real frames behind the context are known: the newest
+            of them as it is decoded from its codes, and its difference to that. Zeros where none is known.
     """
 
     stored: tuple[Tensor, ...]
     rows: Tensor | None = None
+    shown: Tensor | None = None
 
     @property
     def tensors(self) -> tuple[Tensor, ...]:
@@ -33,20 +36,34 @@ class ContextFeatures:
     @property
     def nbytes(self) -> int:
         """Bytes of memory."""
-        return sum(tensor.nbytes for tensor in self.stored)
+        return sum(tensor.nbytes for tensor in (*self.stored, *([] if self.shown is None else [self.shown])))
 
     def select(self, rows: Tensor) -> "ContextFeatures":
         """A copy of the features of some rows, int64 ``[N]``; an index may repeat."""
-        return ContextFeatures(self.fork(rows).tensors)
+        return self.fork(rows).whole()
 
     def fork(self, rows: Tensor) -> "ContextFeatures":
         """As :meth:`select`, without a copy: rows share their context's features."""
-        return ContextFeatures(self.stored, rows if self.rows is None else self.rows[rows])
+        return ContextFeatures(self.stored, rows if self.rows is None else self.rows[rows], self.shown)
 
     def put(self, rows: Tensor, other: "ContextFeatures") -> "ContextFeatures":
         """A copy in which some rows, int64 ``[N]``, are replaced by those of another batch of ``N``."""
-        pairs = zip(self.tensors, other.tensors, strict=True)
-        return ContextFeatures(tuple(tensor.index_copy(0, rows, new) for tensor, new in pairs))
+        old, new = self.whole(), other.whole()
+        stored = tuple(tensor.index_copy(0, rows, part) for tensor, part in zip(old.stored, new.stored, strict=True))
+        if old.shown is not None and new.shown is not None:
+            return ContextFeatures(stored, None, old.shown.index_copy(0, rows, new.shown))
+        if old.shown is not None:
+            return ContextFeatures(stored, None, old.shown.index_fill(0, rows, 0))
+        if new.shown is not None:
+            nothing = new.shown.new_zeros(len(old.stored[0]), *new.shown.shape[1:])
+            return ContextFeatures(stored, None, nothing.index_copy(0, rows, new.shown))
+        return ContextFeatures(stored)
+
+    def whole(self) -> "ContextFeatures":
+        """The same features with a context for each row of the batch; copies if rows share a context."""
+        if self.rows is None:
+            return self
+        return ContextFeatures(self.tensors, None, None if self.shown is None else self.shown[self.rows])
 
 
 class TokenizerOutput(NamedTuple):

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
@@ -36,6 +37,7 @@ HEAD_SEED = 300  # of the batches to which the heads are fitted
 HEAD_ROWS = 64  # segments that are imagined at once for it
 HEAD_STEPS = 200  # of an episode that are imagined for it at most
 MOST_ENCODED = 100_000  # segments whose codes are kept, about 2.5 kB each
+WHOLE_SHARE = 0.5  # of the share of first frames in training: batches of whole episodes, from their first frames
 ENDED_STEPS = 3  # behind the end of an episode, which are learned as terminated
 SMALLEST_ERROR = 1e-6  # added to squared errors of frames before their logarithm
 SAMPLING = Sampling(0.3)  # of these rollouts; the shipped environments sample so
@@ -187,6 +189,7 @@ class TransformerTrainer:
         # The head has one output and hundreds of correlated inputs: at the full learning rate it oscillates.
         self.slow = model.reward_linear
         self._encoded: dict[Place, EncodedBatch] = {}
+        self._blocks: dict[Place, EncodedBatch] = {}
         self.kernels = CodeKernels(config.label_width, config.noise_width)
 
     def read(self, rng: np.random.Generator, part: Part = WHOLE) -> Read:
@@ -225,20 +228,26 @@ class TransformerTrainer:
         return True
 
     def _imagine(self, model: WorldModel, rng: np.random.Generator) -> Iterator[tuple[EncodedBatch, Tensor]]:
-        """Windows of imagined frames, as they are when a frame is predicted, with recorded rewards and events."""
-        context, kept = model.config.context_length, model.config.kept_frames
+        """Windows of imagined frames, as they are when a frame is predicted, with recorded rewards and events.
+
+        Where the window slides, some go on from real frames in the middle of an episode, and some are whole episodes.
+        """
+        config, context, kept = self.config, model.config.context_length, model.config.kept_frames
         window = self.model.layout.horizon(model.config.transformer.max_positions)
-        whole = kept > 0 and rng.random() < self.config.first_share
-        longest = max(episode.shape[0] for episode in self.recordings.episodes) - 1
-        horizon = min(longest, HEAD_STEPS) if whole else self.config.segment_length - context
-        places = [self._sample_place(rng)._replace(gap=0) for _ in range(HEAD_ROWS)]
-        if whole:
-            places = [place._replace(start=1 - self._context) for place in places]
-        windows = [self.recordings.window(*place[:2], self._context, 0, horizon) for place in places]
+        whole = kept > 0 and rng.random() < WHOLE_SHARE * config.first_share
+        places = [self._sample_place(rng) for _ in range(HEAD_ROWS)]
+        one = len(self.recordings.episodes[places[0].episode])  # the longest would mostly be imagined behind ends
+        horizon = min(one + ENDED_STEPS, HEAD_STEPS) if whole else config.segment_length - context
+        most = 0 if whole or not model.config.action_dim else min(kept, horizon - 1)
+        shown = int(rng.integers(1, most + 1)) if most > 0 else 0
+        if not shown:
+            places = [place._replace(start=1 - self._context if whole else place.start, gap=0) for place in places]
+        windows = [self.recordings.window(*place[:2], self._context, place.gap, horizon) for place in places]
         batch = self._to_batch(to_batch(windows))
         weights = torch.cat([self._weights(place, horizon) for place in places]).float()
+        weights[:, :shown] = 0
         batch, ended = self._behind_ends(batch, places)
-        encoded, tokens = self._rollout(model, batch, rng)
+        encoded, tokens = self._rollout(model, batch, rng, shown)
         for first in range(0, max(1, horizon - window + 1), max(1, kept)):
             part = slice(first, first + window)
             new = torch.arange(weights[:, part].shape[1], device="cpu") >= (window - kept if first else 0)
@@ -266,7 +275,7 @@ class TransformerTrainer:
         ended = torch.zeros(len(places), actions.shape[1] - context + 1, dtype=torch.bool, device="cpu")
         for row, place in enumerate(places):
             episode = self.recordings.episodes[place.episode]
-            steps = len(episode) - (place.start + self._context - 1)  # from the context to the end
+            steps = len(episode) - (place.start + self._context - 1) - place.gap  # from context and gap to the end
             if terminations is None or not episode.info.terminated or steps >= ended.shape[1]:
                 continue
             ended[row, steps : steps + ENDED_STEPS] = True
@@ -277,24 +286,27 @@ class TransformerTrainer:
             terminations[:, context - 1 :] |= ended
         return batch._replace(actions=actions, terminations=terminations), ended
 
-    def _rollout(self, model: WorldModel, batch: Batch, rng: np.random.Generator) -> tuple[EncodedBatch, Tensor]:
-        """The steps of a batch after its context, and the codes that the model imagines for them."""
+    def _rollout(
+        self, model: WorldModel, batch: Batch, rng: np.random.Generator, shown: int
+    ) -> tuple[EncodedBatch, Tensor]:
+        """The steps of a batch after its context, and their codes: of the shown frames, then those that it imagines."""
         context, generator = model.config.context_length, torch.Generator(model.device)
         generator.manual_seed(int(rng.integers(2**31)))
-        actions = batch.actions[:, context - 1 :]
-        imagined = model.rollout(
-            batch.frames[:, :context],
-            actions if model.config.action_dim else None,
-            SAMPLING.temperature,
-            SAMPLING.top_k,
-            generator,
-            horizon=None if model.config.action_dim else actions.shape[1],
-        )
+        actions, sampling = batch.actions[:, context - 1 :], (SAMPLING.temperature, SAMPLING.top_k, generator)
+        if shown:
+            state = model.start(batch.frames[:, : context + shown], actions[:, :shown])
+            known = state.recent_codes[:, -shown:]
+            imagined = model.imagine(state, actions[:, shown:], *sampling)
+            tokens = torch.cat([known, imagined.tokens], dim=1)
+        else:
+            given, horizon = (actions, None) if model.config.action_dim else (None, actions.shape[1])
+            imagined = model.rollout(batch.frames[:, :context], given, *sampling, horizon=horizon)
+            tokens = imagined.tokens
         codes, _ = self.tokenizer.encode_context(to_unit(batch.frames[:, :context].to(model.device)))
         steps = (None if values is None else values[:, context - 1 :].to(model.device) for values in batch[1:])
-        errors = _squared_errors(imagined.frames, batch.frames[:, context:])
-        encoded = EncodedBatch(codes, imagined.tokens, *steps)  # type: ignore[arg-type]
-        return encoded._replace(frame_errors=(errors + SMALLEST_ERROR).log()), imagined.tokens
+        errors = F.pad(_squared_errors(imagined.frames, batch.frames[:, context + shown :]), (shown, 0))
+        encoded = EncodedBatch(codes, tokens, *steps)  # type: ignore[arg-type]
+        return encoded._replace(frame_errors=(errors + SMALLEST_ERROR).log()), tokens
 
     def validate(self, video: Path) -> Metrics:
         """Compare held-out segments with what the world model imagines under their actions, with greedy sampling.
@@ -372,7 +384,7 @@ class TransformerTrainer:
     def _encode(self, keys: list[Place], segments: Mapping[Place, Batch] = MappingProxyType({})) -> EncodedBatch:
         """The codes of segments, some of which were read already.
 
-        Segments that were not used before are encoded one by one. In one batch this would be faster, but rounding would
+        Those that were not used before are encoded one by one. In one batch this would be faster, but rounding would
         depend on the other segments of the batch: a resumed run, which has encoded none yet, could get another code.
         """
         chosen = []
@@ -380,7 +392,7 @@ class TransformerTrainer:
             if key not in self._encoded:
                 if len(self._encoded) >= MOST_ENCODED:
                     self._encoded.clear()
-                encoded = encode_batch(self.tokenizer, segments.get(key) or self._read(key))
+                encoded = self._encode_one(key, segments.get(key) or self._read(key))
                 weights = self._weights(key, encoded.rewards.shape[1]).to(encoded.rewards)
                 codes = {"context": encoded.context.int(), "future": encoded.future.int()}
                 self._encoded[key] = encoded._replace(**codes, weights=weights).map(lambda tensor: tensor[0].cpu())
@@ -400,6 +412,31 @@ class TransformerTrainer:
         encoded = encode_batch(self.tokenizer, batch._replace(frames=frames))
         weights = torch.cat([self._weights(place, encoded.rewards.shape[1]) for place in places])
         return encoded._replace(weights=weights.to(encoded.rewards))
+
+    def _encode_one(self, place: Place, batch: Batch) -> EncodedBatch:
+        """The codes of the segment at a place."""
+        if place.start >= 0 or self._goal:
+            return encode_batch(self.tokenizer, batch)
+        # Segments that have the first frame as their context share its later frames' codes, block by block.
+        size = self._length - self._context
+        frames = self.recordings.episodes[place.episode].shape[0] - place.start - self._context  # behind the context
+        numbers = range(place.gap // size, -(-min(place.gap + size, frames) // size))
+        blocks = [
+            self._block(place._replace(gap=size * number), min(size, frames - size * number)) for number in numbers
+        ]
+        codes = torch.cat([block.future for block in blocks], dim=1)[:, place.gap % size :][:, :size]
+        behind_end = codes[:, -1:].expand(-1, size - codes.shape[1], -1)  # they have no weight
+        steps = (None if values is None else values[:, self._context - 1 :].to(codes.device) for values in batch[1:])
+        return EncodedBatch(blocks[0].context, torch.cat([codes, behind_end], dim=1), *steps)  # type: ignore[arg-type]
+
+    def _block(self, place: Place, count: int) -> EncodedBatch:
+        """The codes of the context at a place and of the first frames there, computed once."""
+        if place not in self._blocks:
+            if len(self._blocks) >= MOST_ENCODED:
+                self._blocks.clear()
+            window = self.recordings.window(*place[:2], self._context, place.gap, count)
+            self._blocks[place] = encode_batch(self.tokenizer, to_batch([window]))
+        return self._blocks[place]
 
 
 def _part(events: Tensor | None, part: slice) -> Tensor | None:

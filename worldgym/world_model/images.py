@@ -6,6 +6,8 @@ from torch import Tensor
 from worldgym.tokenizer.base import ContextFeatures, Tokenizer
 from worldgym.world_model.memory import TOKENIZER_ROWS
 
+DETAIL_CHANGE = 0.1  # of a pixel in [0, 1], at which 1 / e of a shown frame's details is left
+
 
 def encode_contexts(tokenizer: Tokenizer, frames: Tensor, dtype: torch.dtype) -> tuple[Tensor, ContextFeatures]:
     """Encode contexts.
@@ -36,12 +38,41 @@ def encode_known(tokenizer: Tokenizer, frames: Tensor, features: ContextFeatures
     return torch.cat(parts)
 
 
+def remember_shown(
+    tokenizer: Tokenizer, frames: Tensor, codes: Tensor, features: ContextFeatures, dtype: torch.dtype
+) -> ContextFeatures:
+    """Features by which :func:`decode_frame` keeps the details of a real frame where nothing has changed since.
+
+    Args:
+        tokenizer: the tokenizer.
+        frames: the newest real frame of each row, uint8 ``[B, H, W, 3]``.
+        codes: its dynamics codes, int64 ``[B, n]``.
+        features: of the contexts.
+        dtype: of the tokenizer's weights.
+    """
+    stored = features.tensors
+    decoded = decode_frame(tokenizer, codes, ContextFeatures(stored))
+    detail = frames.to(dtype).div(255).movedim(-1, -3) - decoded
+    return ContextFeatures(stored, None, torch.stack([decoded, detail], dim=1))
+
+
 def decode_frame(tokenizer: Tokenizer, codes: Tensor, features: ContextFeatures) -> Tensor:
     """Pixels ``[B, 3, H, W]`` in [0, 1] of one frame's dynamics codes ``[B, n]``."""
     if len(codes) <= TOKENIZER_ROWS and features.rows is None:
-        return tokenizer.decode_future(codes[:, None], features)[:, 0].clamp(0, 1)
+        pixels = tokenizer.decode_future(codes[:, None], features)[:, 0].clamp(0, 1)
+        return pixels if features.shown is None else _with_details(pixels, features.shown)
     chunks = torch.arange(len(codes), device=codes.device).split(TOKENIZER_ROWS)
     return torch.cat([decode_frame(tokenizer, codes[rows], features.select(rows)) for rows in chunks])
+
+
+def _with_details(pixels: Tensor, shown: Tensor) -> Tensor:
+    """Decoded pixels ``[B, 3, H, W]``, corrected by the details of the shown frame, ``[B, 2, 3, H, W]``.
+
+    Codes hold a frame only roughly. What they lost of the shown frame is still right where it is decoded as before.
+    """
+    decoded, detail = shown.unbind(1)
+    change = (pixels - decoded).abs().amax(dim=1, keepdim=True)
+    return (pixels + (-change / DETAIL_CHANGE).exp() * detail).clamp(0, 1)
 
 
 def to_uint8(pixels: Tensor) -> Tensor:

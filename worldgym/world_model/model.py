@@ -33,7 +33,7 @@ from worldgym.world_model.checks import (
     to_floats,
     to_tensor,
 )
-from worldgym.world_model.images import decode_frame, encode_contexts, encode_known, to_uint8
+from worldgym.world_model.images import decode_frame, encode_contexts, encode_known, remember_shown, to_uint8
 from worldgym.world_model.memory import MemoryEstimate
 from worldgym.world_model.state import WorldModelState
 
@@ -189,8 +189,9 @@ class WorldModel:
         """Start from real frames, and, if there are more than the context, from what happened since.
 
         Frames behind the context are encoded as future frames, under the actions that led to them: an imagined episode
-        can branch off a real one and keep the sharp codes of its first frames. Of more frames than the position window
-        holds the newest are kept, as when it slides.
+        can branch off a real one and keep the sharp codes of its first frames. Where later frames are decoded as the
+        newest of these is, they also keep the details of it that its codes do not hold. Of more frames than the
+        position window holds the newest are kept, as when it slides.
 
         Args:
             frames: uint8 ``[B, C + K, H, W, 3]``, oldest first; for a goal-conditioned model the goal, then the others.
@@ -443,7 +444,8 @@ class WorldModel:
         self._evaluate()
         side = self.config.resolution
         blank = torch.zeros(1, self.config.context_length, side, side, 3, dtype=torch.uint8, device=self.device)
-        return encode_contexts(self.tokenizer, blank, self.dtype)[1].nbytes / self.dtype.itemsize
+        shown = 2 * blank[0, 0].numel()  # what is remembered of a real frame behind the context
+        return encode_contexts(self.tokenizer, blank, self.dtype)[1].nbytes / self.dtype.itemsize + shown
 
     def _start(self, frames: Tensor, positions: int) -> WorldModelState:
         """For checked frames; ``positions`` is the capacity of the cache."""
@@ -478,6 +480,7 @@ class WorldModel:
             frames, actions = frames[:, -known:], None if actions is None else actions[:, -known:]
         codes = encode_known(self.tokenizer, frames, state.features, self.dtype)
         replace_future(self.transformer, state.cache, codes, actions)
+        state.features = remember_shown(self.tokenizer, frames[:, -1], codes[:, -1], state.features, self.dtype)
         goal, newest = int(self.config.goal_conditioned), self.config.context_length
         seen = torch.cat([state.frames, frames], dim=1)
         state.frames = torch.cat([seen[:, :goal], seen[:, goal - newest :]], dim=1)

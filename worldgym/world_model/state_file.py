@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 STATE_FORMAT = "worldgym-state-2"
 MODEL = "model"
+SHOWN = "shown"
 CUMULATIVE_ACTION = "travel"  # name of the entry in files of this format
 
 
@@ -35,6 +36,8 @@ def save_state(path: Path, state: WorldModelState) -> None:
     tensors["lengths"] = torch.tensor(cache.lengths, dtype=torch.int64, device="cpu")
     tensors["capacity"] = torch.tensor(cache.capacity, dtype=torch.int64, device="cpu")
     tensors |= {f"features.{index}": tensor for index, tensor in enumerate(whole.features.tensors)}
+    if whole.features.shown is not None:
+        tensors[SHOWN] = whole.features.shown
     tensors |= {f"keys.{index}": tensor[:, :, :used] for index, tensor in enumerate(cache.keys)}
     tensors |= {f"values.{index}": tensor[:, :, :used] for index, tensor in enumerate(cache.values)}
     write_tensors(path, tensors, {FORMAT: STATE_FORMAT, MODEL: state.model.fingerprint()})
@@ -66,7 +69,9 @@ def load_state(path: Path, model: "WorldModel") -> WorldModelState:
     features = sum(name.startswith("features.") for name in tensors)
     return WorldModelState(
         **{name: tensors[name] for name in PER_ROW},
-        features=ContextFeatures(tuple(tensors[f"features.{index}"] for index in range(features))),
+        features=ContextFeatures(
+            tuple(tensors[f"features.{index}"] for index in range(features)), None, tensors.get(SHOWN)
+        ),
         cache=cache,
         model=model,
     )

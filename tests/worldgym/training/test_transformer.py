@@ -152,6 +152,20 @@ def test_codes_are_computed_once_and_independently_of_the_batch(trainer: Transfo
     assert set(trainer._encoded) == {(0, 0, 0), (1, 4, 0)}
 
 
+def test_segments_of_one_context_share_the_codes_of_their_frames(trainer: TransformerTrainer) -> None:
+    for gap in (0, 4, 6, 15, 22):  # 24 frames lie behind the first one; the last segments reach beyond the end
+        encoded = trainer._encode([Place(1, -1, gap)])
+        whole = encode_batch(trainer.tokenizer, trainer._read(Place(1, -1, gap)))
+        inside = min(6, 24 - gap)
+        assert encoded.future.shape == whole.future.shape
+        assert torch.equal(encoded.future[:, :inside], whole.future[:, :inside])
+        assert torch.equal(encoded.context, whole.context)
+        assert torch.equal(encoded.actions, whole.actions)
+        assert encoded.weights is not None
+        assert not encoded.weights[:, inside:].any()
+    assert set(trainer._blocks) == {Place(1, -1, gap) for gap in (0, 6, 12, 18)}
+
+
 def test_noise_samples_codes_near_the_true_ones(
     recipe: Recipe, tokenizer_run: Path, recordings: Recordings, held_out: Recordings
 ) -> None:

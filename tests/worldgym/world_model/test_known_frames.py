@@ -1,6 +1,7 @@
 """A start from more real frames than the context: what happened since is read, not imagined."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,7 +9,9 @@ import torch
 from torch import Tensor
 
 from worldgym.errors import ConfigError, InvalidAction, InvalidFrames
+from worldgym.tokenizer.base import ContextFeatures
 from worldgym.world_model import WorldModel, WorldModelState
+from worldgym.world_model.images import decode_frame, to_uint8
 
 MakeModel = Callable[..., WorldModel]
 BATCH, CONTEXT, WINDOW, KEPT = 2, 2, 4, 2
@@ -108,3 +111,49 @@ def test_frames_and_actions_that_do_not_fit_are_refused(make_model: MakeModel) -
         model.start(frames(model, CONTEXT + 1), np.zeros(3, np.float32))
     with pytest.raises(InvalidAction, match="finite"):
         model.start(frames(model, CONTEXT + 1), actions(1) * float("nan"))
+
+
+def test_where_nothing_changes_the_newest_known_frame_stays_as_it_is(make_model: MakeModel) -> None:
+    model = make_model(slides=True)
+    given = frames(model, CONTEXT + 1)
+    state = model.start(given, actions(1))
+    codes = state.recent_codes[:, -1]
+    assert torch.equal(to_uint8(decode_frame(model.tokenizer, codes, state.features)), given[:, -1])
+    plain = decode_frame(model.tokenizer, codes, model.start(given[:, :CONTEXT]).features)
+    assert not torch.equal(to_uint8(plain), given[:, -1])
+
+
+def test_where_much_changes_no_detail_of_a_known_frame_is_left(make_model: MakeModel) -> None:
+    model = make_model(slides=True)
+    state = model.start(frames(model, CONTEXT + 1), actions(1))
+    assert state.features.shown is not None
+    decoded, detail = state.features.shown.unbind(1)
+    features = ContextFeatures(state.features.stored, None, torch.stack([decoded + 10, detail], dim=1))
+    codes = state.recent_codes[:, -1]
+    with torch.no_grad():
+        plain = decode_frame(model.tokenizer, codes, ContextFeatures(state.features.stored))
+        torch.testing.assert_close(decode_frame(model.tokenizer, codes, features), plain)
+
+
+def test_rows_with_and_without_known_frames_are_put_together(make_model: MakeModel) -> None:
+    model = make_model(slides=True)
+    known = model.start(frames(model, CONTEXT + 1), actions(1))
+    for target, source in ((model.start(frames(model, CONTEXT)), known), (known.fork(1), None)):
+        other = source or model.start(frames(model, CONTEXT))
+        expected = [state.select([row]) for row, state in enumerate((target, other))]
+        target.put([1], other.select([1]))
+        noise = torch.full((1, 1, 4), 0.5)
+        together = model.imagine(target.select([0, 1]), actions(1), noise=noise.expand(2, 1, 4)).frames
+        for row, alone in enumerate(expected):
+            assert torch.equal(
+                model.imagine(alone.select([0]), actions(1)[row : row + 1], noise=noise).frames[0], together[row]
+            )
+
+
+def test_a_saved_state_keeps_the_details_of_its_known_frame(make_model: MakeModel, tmp_path: Path) -> None:
+    model = make_model(slides=True)
+    state = model.start(frames(model, CONTEXT + 1), actions(1))
+    state.save(tmp_path / "state.safetensors")
+    restored = model.restore(tmp_path / "state.safetensors")
+    for one, other in zip(future(model, state), future(model, restored), strict=True):
+        assert torch.equal(one, other)
