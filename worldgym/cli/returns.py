@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from worldgym.checkpoints import DEFAULT
-from worldgym.cli.options import Address, Natural, OptionalText, Positive, Texts, parse_options
+from worldgym.cli.options import Address, Natural, OptionalPath, OptionalText, Positive, Texts, parse_options
+from worldgym.errors import ConfigError
 
 EXAMPLE = "worldgym returns --checkpoint metaworld-64 --tasks plate-slide --behaviours random expert"
 
@@ -15,7 +16,8 @@ EXAMPLE = "worldgym returns --checkpoint metaworld-64 --tasks plate-slide --beha
 class Returns:
     """Compare the returns of whole episodes in a learned environment and in its simulator.
 
-    Both start at the same first frames and take the same actions, which the behaviour chooses in the simulator.
+    Both start at the same first frames and take the same actions, which the behaviour chooses in the simulator. With
+    --data they are those of recorded episodes, and no simulator is needed.
     """
 
     checkpoint: str = DEFAULT
@@ -26,7 +28,9 @@ class Returns:
     """Who acts: expert, noisy, clumsy, straying, smooth, sticky, random (default: random, and expert where there is
     one, else sticky)."""
     episodes: Positive = 12
-    """Episodes of each task and behaviour."""
+    """Episodes of each task and behaviour; of recorded ones at most so many."""
+    data: OptionalPath = None
+    """Folder of recorded episodes to compare with (default: episodes of the simulator)."""
     seed: Natural = 3_000_000
     """Of the simulator's first reset; the others count up from it."""
     dtype: str = "float32"
@@ -50,14 +54,49 @@ class Returns:
         from worldgym.storage.files import atomic_json
 
         device = checked_device(self.device if self.ray is None else "cpu")
+        if self.data is not None:
+            figures = self._recorded(self.data)
+            atomic_json(self.out, {**provenance(device), "data": str(self.data), "returns": figures})
+            print(returns_table(figures), self.out, sep="\n\n")
+            return
         tasks = self.tasks or read_config(locate(self.checkpoint)).tasks
         pairs = [(task, behaviour) for task in tasks for behaviour in self.behaviours or _default_behaviours(task)]
         compare = replace(self, checkpoint=absolute(self.checkpoint)).compare
-        figures: dict[str, dict[str, Any]] = {task: {} for task in tasks}
+        figures = {task: {} for task in tasks}
         for (task, behaviour), found in zip(pairs, map_ordered(compare, pairs, self.ray, self.device), strict=True):
             figures[task][behaviour] = found
         atomic_json(self.out, {**provenance(device, self.ray), "returns": figures})
         print(returns_table(figures), self.out, sep="\n\n")
+
+    def _recorded(self, folder: Path) -> dict[str, dict[str, Any]]:
+        """The figures of recorded episodes, by task and behaviour."""
+        from tqdm import tqdm
+
+        from worldgym.data.recordings import Recordings
+        from worldgym.devices import checked_device
+        from worldgym.reports.returns import recorded_returns
+        from worldgym.world_model import WorldModel
+
+        if self.ray is not None:
+            raise ConfigError("ray: recorded episodes are imagined on this machine; leave out --ray or --data")
+        model = WorldModel.from_pretrained(self.checkpoint, device=checked_device(self.device), dtype=self.dtype)
+        groups: dict[tuple[str, str], list[Any]] = {}
+        for episode in Recordings(folder).episodes:
+            groups.setdefault((episode.info.task, episode.info.behaviour), []).append(episode)
+        wanted = {
+            pair: episodes[: self.episodes]
+            for pair, episodes in groups.items()
+            if pair[0] in (self.tasks or [pair[0]]) and pair[1] in (self.behaviours or [pair[1]])
+        }
+        if not wanted:
+            raise ConfigError(
+                f"data: {folder} has no episodes of these tasks and behaviours; it has "
+                + ", ".join(f"{task} ({behaviour})" for task, behaviour in groups)
+            )
+        figures: dict[str, dict[str, Any]] = {}
+        for (task, behaviour), episodes in tqdm(sorted(wanted.items()), "returns", unit="group"):
+            figures.setdefault(task, {})[behaviour] = recorded_returns(model, episodes).figures()
+        return figures
 
     def compare(self, pair: tuple[str, str]) -> dict[str, float]:
         """The figures of a task and a behaviour; what a worker does."""

@@ -8,12 +8,16 @@ from typing import Any, NamedTuple
 
 import gymnasium as gym
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from worldgym.data.episode import EpisodeFile
 from worldgym.errors import ConfigError
+from worldgym.isolation import torch_defaults
 from worldgym.metrics.ranking import pearson
 from worldgym.reports.tables import number, table
+from worldgym.world_model import WorldModel
 
 Actions = NDArray[np.float32]
 
@@ -120,6 +124,39 @@ def compare_returns(
         raise ConfigError(f"expected as many slots as seeds, got {learned.num_envs} slots and {len(seeds)} seeds")
     episodes = play(simulator, seeds, behaviour)
     return Comparison(replay(learned, episodes.frames, episodes.actions, episodes.lengths), episodes.returns)
+
+
+@torch_defaults(grad=False)
+def recorded_returns(model: WorldModel, episodes: Sequence[EpisodeFile]) -> Comparison:
+    """Whole recorded episodes: imagined from their first frames under their actions, always the same.
+
+    What is imagined behind a termination counts by the probability that the episode has not ended.
+
+    Args:
+        model: predicts rewards.
+        episodes: N of them, all imagined in one batch.
+
+    Raises:
+        DataError, InvalidFrames, InvalidAction: if the recordings do not fit the model.
+    """
+    context, sampling = model.config.context_length, model.config.sampling
+    lengths = np.array([len(episode.actions) for episode in episodes])
+    steps = np.minimum(
+        np.arange(lengths.max()), lengths[:, None] - 1
+    )  # behind its end an episode's last action repeats
+    imagined = model.rollout(
+        np.stack([episode.frames_at([0] * context) for episode in episodes]),
+        np.stack([episode.actions[each] for episode, each in zip(episodes, steps, strict=True)]),
+        sampling.temperature,
+        sampling.top_k,
+        torch.Generator(model.device).manual_seed(0),
+        decode=False,
+    )
+    rewards = imagined.rewards.cpu().double().numpy() * (np.arange(lengths.max()) < lengths[:, None])
+    if model.config.termination:
+        going = np.cumprod(1 - imagined.termination_probability.cpu().double().numpy(), axis=1)
+        rewards[:, 1:] *= going[:, :-1]
+    return Comparison(rewards.sum(1), np.array([float(episode.rewards.sum()) for episode in episodes]))
 
 
 def returns_table(figures: dict[str, dict[str, dict[str, float]]]) -> str:
