@@ -139,7 +139,7 @@ def test_share_of_real_steps_follows_its_schedule(
     learner.imagined.add_episodes(frames, np.zeros((1, 3, 2)), np.full((1, 3), 100.0), context=3)
     learner._streams.step, real = STEPS, list[float]()
 
-    def update(batch: Transitions, demonstrations: None) -> Metrics:
+    def update(batch: Transitions, demonstrations: None, actor: bool) -> Metrics:
         real.append(float((batch.rewards < 50).float().mean()))
         return {}
 
