@@ -221,7 +221,7 @@ class Evaluate:
         else:
             segments = sample_branches(recordings, config.context_length, self.horizon, self.shown, *drawn)
         samplings = {"sampled": config.sampling, "greedy": Sampling(top_k=1)}
-        figures = {
+        figures: Figures = {
             **provenance(device),
             "horizon": self.horizon,
             "first_steps": self.first_steps,
