@@ -7,8 +7,7 @@ from worldgym.agents.common.schedules import Linear
 from worldgym.agents.drqv2 import DrQv2Config
 from worldgym.agents.mbpo import MBPOConfig
 from worldgym.config import CompactTokenizerConfig, Sampling, TransformerConfig, WorldModelConfig
-from worldgym.envs.registry import SimulatorSpec, find_task, specs
-from worldgym.errors import ConfigError, UnknownTask, nearest
+from worldgym.errors import ConfigError, nearest
 from worldgym.training.online import OnlineConfig
 
 FRAME_STACK = 3
@@ -82,6 +81,7 @@ CPU_LOOP = dataclasses.replace(
     save_every=500,
 )
 CPU_AGENT = DrQv2Config(channels=16, hidden=256, batch_size=64, learning_rate=3e-4, stddev_steps=2000)
+LARGEST_REWARD = 30.0  # of a usual step in Meta-World
 SCALED_REWARD = 0.6  # the largest usual reward of a step, after scaling
 
 TOY_TOKENIZER = CompactTokenizerConfig(
@@ -197,19 +197,20 @@ def with_cloning(preset: Preset) -> Preset:
     )
 
 
-def preset(task: str, name: str | None = None, cloning: bool = False) -> Preset:
+def preset(task: str, name: str | None = None, cloning: bool = False, largest_reward: float = LARGEST_REWARD) -> Preset:
     """The preset for a task.
 
     Args:
         task: of the environment.
         name: ``paper``, ``cpu``, ``toy`` or ``dials``; a toy world's own, else ``paper``, unless given.
         cloning: begin with behaviour cloning of the demonstrations, at least 5 of them.
+        largest_reward: of a usual step of the task's simulator; the preset ``cpu`` scales rewards by it.
 
     Raises:
         ConfigError: for another name.
     """
     metaworld = METAWORLD.get(task.removesuffix("-v3"), PAPER)
-    cpu_agent = dataclasses.replace(CPU_AGENT, reward_scale=SCALED_REWARD / _family(task).largest_reward)
+    cpu_agent = dataclasses.replace(CPU_AGENT, reward_scale=SCALED_REWARD / largest_reward)
     known = {"paper": metaworld, "cpu": dataclasses.replace(metaworld, loop=CPU_LOOP, agent=cpu_agent), **TOYS}
     name = name or (task if task in TOYS else "paper")
     if name not in known:
@@ -218,16 +219,3 @@ def preset(task: str, name: str | None = None, cloning: bool = False) -> Preset:
         known[name] = with_cloning(known[name])
     # A world model from scratch needs the task's actions and resolution, whichever preset the other settings come from.
     return dataclasses.replace(known[name], world_model=TOYS[task].world_model if task in TOYS else None)
-
-
-def world_model_of(task: str) -> str | None:
-    """The shipped checkpoint of the simulator that has a task; None if there is none."""
-    return None if task in TOYS else _family(task).checkpoint
-
-
-def _family(task: str) -> SimulatorSpec:
-    """The simulator family that has a task; Meta-World for an unknown one, which is named when it is made."""
-    try:
-        return find_task(task)[0]
-    except UnknownTask:
-        return specs()["MetaWorld"]

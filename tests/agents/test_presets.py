@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from worldgym.agents.mbpo import MBPOConfig
-from worldgym.agents.presets import DIALS, DIALS_MODEL, METAWORLD, PAPER, TOY, preset, world_model_of
+from worldgym.agents.presets import DIALS, DIALS_MODEL, METAWORLD, PAPER, TOY, preset
 from worldgym.envs.simulators.metaworld import PAPER_TASKS
 from worldgym.errors import ConfigError
 
@@ -114,21 +114,3 @@ def test_presets_by_name() -> None:
     assert small.agent.batch_size < large.agent.batch_size
     with pytest.raises(ConfigError, match="unknown preset 'cpus'; did you mean 'cpu'"):
         preset("hammer", "cpus")
-
-
-@pytest.mark.parametrize(
-    ("task", "checkpoint", "reward_scale"),
-    [
-        ("hammer", "metaworld-64", 0.02),
-        ("PickCube-v1", "maniskill-64", 0.12),
-        ("libero_spatial/3", None, 0.6),
-        ("Lift", None, 0.3),
-        ("toy", None, None),
-    ],
-)
-def test_tasks_get_their_simulators_world_model_and_rewards_of_usual_size(
-    task: str, checkpoint: str | None, reward_scale: float | None
-) -> None:
-    assert world_model_of(task) == checkpoint
-    if reward_scale is not None:
-        assert preset(task, "cpu").agent.reward_scale == pytest.approx(reward_scale)

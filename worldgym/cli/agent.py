@@ -22,7 +22,8 @@ from worldgym.cli.options import (
     report_stopped,
 )
 from worldgym.data.episode import Episode
-from worldgym.errors import ConfigError, DataError
+from worldgym.envs.registry import SimulatorSpec, find_task, specs
+from worldgym.errors import ConfigError, DataError, UnknownTask
 from worldgym.world_model import WorldModel
 
 if TYPE_CHECKING:
@@ -76,7 +77,7 @@ class AgentOptions:
         check_run_folder(self.out, self.resume)
         device, defaults = (
             prepare_device(self.device, self.threads),
-            preset(self.task, self.preset, self.pretrain == "bc"),
+            preset_of(self.task, self.preset, self.pretrain == "bc"),
         )
         envs = [self._make_env(env_id) for env_id in (self.env, self.evaluation_env or self.env)]
         try:
@@ -100,8 +101,6 @@ class AgentOptions:
         return 0
 
     def _make_env(self, env_id: str | None) -> Any:
-        from worldgym.envs.registry import find_task
-
         if env_id is not None:
             return gym.make(env_id, task=self.task)
         spec, task = find_task(self.task)
@@ -148,9 +147,22 @@ SCRATCH = "scratch"
 """The name of a world model with fresh weights."""
 
 
+def family(task: str) -> SimulatorSpec:
+    """The simulator family that has a task; Meta-World for an unknown one, which is named when it is made."""
+    try:
+        return find_task(task)[0]
+    except UnknownTask:
+        return specs()["MetaWorld"]
+
+
+def preset_of(task: str, name: str | None = None, cloning: bool = False) -> Preset:
+    """The preset for a task, with rewards scaled by what its simulator usually gives."""
+    return preset(task, name, cloning, family(task).largest_reward)
+
+
 def parse_agent_options(kind: type[T], arguments: Sequence[str], command: str, example: str) -> T:
     """Parse the options of an agent's command with the defaults of the preset that they name."""
     task = read_option(arguments, "--task") or DEFAULT_TASK
-    defaults = preset(task, read_option(arguments, "--preset"), cloning=read_option(arguments, "--pretrain") == "bc")
+    defaults = preset_of(task, read_option(arguments, "--preset"), read_option(arguments, "--pretrain") == "bc")
     default = kind(task=tyro.MISSING, out=tyro.MISSING, loop=defaults.loop, agent=defaults.agent)
     return parse_options(kind, arguments, command, example, default)

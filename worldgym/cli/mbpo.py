@@ -3,8 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from worldgym.agents.presets import world_model_of
-from worldgym.cli.agent import SCRATCH, AgentOptions, parse_agent_options
+from worldgym.cli.agent import SCRATCH, AgentOptions, family, parse_agent_options
 from worldgym.cli.options import OptionalText
 
 EXAMPLE = "worldgym mbpo --task plate-slide --demos 5 --preset cpu --out runs/mbpo --agent.batch-size 128"
@@ -19,7 +18,7 @@ class Mbpo(AgentOptions):
     else scratch)."""
 
     def run(self) -> int:
-        name = self.world_model or world_model_of(self.task) or SCRATCH
+        name = self.world_model or family(self.task).checkpoint or SCRATCH
         return self.train(f"MBPO ({name})", name)
 
 

@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from worldgym.cli import main
+from worldgym.cli.agent import family, preset_of
 from worldgym.envs.collect import record
 from worldgym.envs.simulators.toy import SimulatorToy
 from worldgym.runs.checkpoint import checkpoints
@@ -134,3 +135,21 @@ def test_invalid_options_name_the_option(options: str, message: str, capsys: pyt
     with pytest.raises(SystemExit, match="2"):
         main(f"mbpo --task toy --out nowhere {options}".split())
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("task", "checkpoint", "reward_scale"),
+    [
+        ("hammer", "metaworld-64", 0.02),
+        ("PickCube-v1", "maniskill-64", 0.12),
+        ("libero_spatial/3", None, 0.6),
+        ("Lift", None, 0.3),
+        ("toy", None, None),
+    ],
+)
+def test_tasks_get_their_simulators_world_model_and_rewards_of_usual_size(
+    task: str, checkpoint: str | None, reward_scale: float | None
+) -> None:
+    assert family(task).checkpoint == checkpoint
+    if reward_scale is not None:
+        assert preset_of(task, "cpu").agent.reward_scale == pytest.approx(reward_scale)
