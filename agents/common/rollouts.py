@@ -116,13 +116,15 @@ def imagine_rollouts(
 def _start(world_model: WorldModel, past: Starts) -> WorldModelState:
     """A state for each row, after as many frames behind the context as are known of it."""
     context, steps = world_model.config.context_length, past.actions.shape[1]
-    state = world_model.start(past.frames[:, -context:])
-    for known in np.unique(past.known[past.known > 0]):
+
+    def start(rows: NDArray[np.int64], known: int) -> WorldModelState:
+        actions = past.actions[rows, steps - known :] if known else None
+        return world_model.start(past.frames[rows, -context - known :], actions)
+
+    state = start(np.arange(len(past.frames)), steps)
+    for known in np.unique(past.known[past.known < steps]).tolist():  # near an episode's beginning
         rows = np.flatnonzero(past.known == known)
-        part = world_model.start(past.frames[rows, -context - known :], past.actions[rows, steps - known :])
-        if len(rows) == len(past.frames):
-            return part
-        state.put(rows.tolist(), part)
+        state.put(rows.tolist(), start(rows, known))
     return state
 
 

@@ -141,9 +141,8 @@ def recorded_returns(model: WorldModel, episodes: Sequence[EpisodeFile]) -> Comp
     """
     context, sampling = model.config.context_length, model.config.sampling
     lengths = np.array([len(episode.actions) for episode in episodes])
-    steps = np.minimum(
-        np.arange(lengths.max()), lengths[:, None] - 1
-    )  # behind its end an episode's last action repeats
+    # Behind its end an episode's last action repeats.
+    steps = np.minimum(np.arange(lengths.max()), lengths[:, None] - 1)
     imagined = model.rollout(
         np.stack([episode.frames_at([0] * context) for episode in episodes]),
         np.stack([episode.actions[each] for episode, each in zip(episodes, steps, strict=True)]),

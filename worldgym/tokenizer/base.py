@@ -50,14 +50,14 @@ class ContextFeatures:
         """A copy in which some rows, int64 ``[N]``, are replaced by those of another batch of ``N``."""
         old, new = self.whole(), other.whole()
         stored = tuple(tensor.index_copy(0, rows, part) for tensor, part in zip(old.stored, new.stored, strict=True))
-        if old.shown is not None and new.shown is not None:
-            return ContextFeatures(stored, None, old.shown.index_copy(0, rows, new.shown))
-        if old.shown is not None:
-            return ContextFeatures(stored, None, old.shown.index_fill(0, rows, 0))
-        if new.shown is not None:
-            nothing = new.shown.new_zeros(len(old.stored[0]), *new.shown.shape[1:])
-            return ContextFeatures(stored, None, nothing.index_copy(0, rows, new.shown))
-        return ContextFeatures(stored)
+        like = new.shown if old.shown is None else old.shown
+        if like is None:
+            return ContextFeatures(stored)
+        kept, put = (
+            like.new_zeros(len(part.stored[0]), *like.shape[1:]) if part.shown is None else part.shown
+            for part in (old, new)
+        )
+        return ContextFeatures(stored, None, kept.index_copy(0, rows, put))
 
     def whole(self) -> "ContextFeatures":
         """The same features with a context for each row of the batch; copies if rows share a context."""
