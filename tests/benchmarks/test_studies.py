@@ -11,9 +11,11 @@ import imageio.v3 as imageio
 import numpy as np
 import pytest
 
+from worldgym.checkpoints import path
 from worldgym.config import CompressiveTokenizerConfig, WorldModelConfig, to_dict
 from worldgym.data.episode import Episode
 from worldgym.data.recordings import Recordings
+from worldgym.pretrained import read_config
 from worldgym.runs.checkpoint import newest_checkpoint
 
 BENCHMARKS = Path(__file__).parent
@@ -134,3 +136,14 @@ def test_what_does_not_fit_is_told(
     with pytest.raises(SystemExit) as exit:
         study(name, options)
     assert told in f"{exit.value}{capsys.readouterr().err}"
+
+
+def test_a_row_of_twins_has_the_figures_of_the_card_and_speeds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    twins = runpy.run_path(str(BENCHMARKS / "study_twins.py"))
+    twins["steps_a_second"].__globals__["STEPS"] = 2
+    found = twins["row"]("CartPole-v1", path("cartpole-64"))
+    card = read_config(path("cartpole-64")).figures["by_task"]["all"]
+    assert found["psnr"] == [card["sampled"]["psnr"][0], card["sampled"]["psnr"][-1]]
+    assert min(found["real"], found["imagined"], found["imagined, 32 slots"]) > 0
+    assert len(twins["cells"](found)) == len(twins["COLUMNS"])
