@@ -13,7 +13,7 @@ from worldgym.config import WorldModelConfig
 from worldgym.data.episode import Episode, EpisodeInfo
 from worldgym.data.first_frames import write_first_frames
 from worldgym.data.recordings import Batch
-from worldgym.data.start_states import EPISODES, START_FRAMES, write_start_states
+from worldgym.data.start_states import EPISODES, fitting_start_frames, write_start_states
 from worldgym.pretrained import FIRST_FRAMES, START_STATES
 from worldgym.world_model import WorldModel
 
@@ -47,7 +47,7 @@ def export_world_model(folder: Path, world_model: WorldModel, env: Env, replay: 
     if chosen:
         info = EpisodeInfo(_env_id(env), task, "replay", 0, config.frame_skip or 1)
         episodes = [_as_episode(batch, info) for batch in chosen[-EPISODES:]]
-        starts = [frame for frame in START_FRAMES if frame + config.context_length <= len(episodes[0])]
+        starts = fitting_start_frames(len(episodes[0]), config.context_length)
         write_start_states(folder / START_STATES, episodes, starts)
 
 

@@ -158,7 +158,7 @@ class ImaginationCallback(BaseCallback):
             max_uncertainty=self.max_uncertainty,
             pessimism=self.pessimism,
         )
-        actions = policy.stored_actions(rollouts.lengths, self.horizon)
+        actions = policy.stored_actions(rollouts)
         buffer.add_rollouts(rollouts.frames, actions, rollouts.rewards, rollouts.lengths, rollouts.terminated)
         self._record("imagined", _summary(rollouts))
 
@@ -259,12 +259,14 @@ class _ExploringPolicy:
         self._stored.append(chosen[:, None] if self._table is not None else self._explore(chosen))
         return _model_actions(self._stored[-1], self._table)
 
-    def stored_actions(self, lengths: NDArray[np.int64], horizon: int) -> NDArray[Any]:
+    def stored_actions(self, rollouts: Rollouts) -> NDArray[Any]:
         """All actions as SB3 stores them: ``[B, T, A]``, of which the first ``lengths[b]`` of a row are valid."""
-        first = self._stored[0]
-        actions = np.zeros((len(lengths), horizon, *first.shape[1:]), first.dtype)
+        first, lengths = self._stored[0], rollouts.lengths
+        actions = np.zeros((*rollouts.rewards.shape, *first.shape[1:]), first.dtype)
         for step, stored in enumerate(self._stored):
-            actions[lengths >= step, step] = stored  # the rollouts that had not ended, in their order
+            # The rollouts that had not ended, in their order. One that got too uncertain at this step was still asked.
+            asked = (lengths > step) | ((lengths == step) & ~rollouts.terminated)
+            actions[asked, step] = stored
         return actions
 
     def _explore(self, chosen: NDArray[Any]) -> NDArray[np.float32]:

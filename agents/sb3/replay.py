@@ -195,7 +195,7 @@ class MixedReplayBuffer(NStepReplayBuffer):
 
         Returns:
             Frames, uint8 ``[B, L, H, W, 3]``; actions as SB3 stores them, ``[B, L - 1, A]``; rewards, float32
-            ``[B, L - 1]``.
+            ``[B, L - 1]``; terminations, bool ``[B, L - 1]``, without the ends by time limits.
 
         Raises:
             DataError: if no episode has ``length`` frames.
@@ -207,6 +207,7 @@ class MixedReplayBuffer(NStepReplayBuffer):
             torch.from_numpy(np.ascontiguousarray(frames)),
             torch.from_numpy(self.actions[steps, slots]),
             torch.from_numpy(self.rewards[steps, slots]),
+            terminations=torch.from_numpy((self.dones > self.timeouts)[steps, slots]),
         )
 
     def starts(self, rng: np.random.Generator, count: int, context: int) -> NDArray[np.uint8]:

@@ -37,11 +37,14 @@ class Export:
         from worldgym.pretrained import START_STATES
         from worldgym.reports.card import size
         from worldgym.training.export import export
+        from worldgym.training.trained import check_finished, load_tokenizer_run
 
+        check_finished(self.tokenizer)
+        context_length = load_tokenizer_run(self.tokenizer).config.context_length
         self.out.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{self.out.name}.", dir=self.out.parent) as temporary:
             # First whatever can fail, so that nothing of the checkpoint is written then.
-            bank = build_start_states(self.held_out, Path(temporary))
+            bank = build_start_states(self.held_out, Path(temporary), context_length)
             sampling = Sampling(self.temperature, self.top_k)
             export(self.tokenizer, self.transformer, open_recordings(self.held_out), self.out, sampling)
             (self.out / START_STATES).mkdir(exist_ok=True)

@@ -220,7 +220,8 @@ def _check(episodes: _Episodes, path: Path) -> None:
 def build_start_states(
     recordings_folder: Path,
     out_folder: Path,
-    start_frames: Sequence[int] = START_FRAMES,
+    context_length: int = 1,
+    start_frames: Sequence[int] | None = None,
     episodes: int = EPISODES,
 ) -> list[Path]:
     """Write start states of recorded episodes. Equal recordings give equal files.
@@ -228,9 +229,10 @@ def build_start_states(
     Args:
         recordings_folder: episodes that no training has used.
         out_folder: the ``start_states`` folder of a checkpoint.
-        start_frames: frame indices in each episode at which the contexts begin.
+        context_length: frames of a context.
+        start_frames: frame indices in each episode at which the contexts begin (default: the usual ones that fit).
         episodes: the most episodes to take of a task; behaviours take turns. Where episodes differ in length, the
-            longest are taken and cut to the length of the shortest of them, without start frames beyond it.
+            longest are taken and cut to the length of the shortest of them.
 
     Returns:
         The files, one a task.
@@ -239,19 +241,25 @@ def build_start_states(
         DataError: as :func:`write_start_states`.
     """
     recordings = open_recordings(Path(recordings_folder))
-    chosen = {}
+    chosen = []
     for task in recordings.tasks:
         files = [file for file in recordings.episodes if file.info.task == task]
         if len({len(file) for file in files}) > 1:
             files = sorted(files, key=len, reverse=True)[:episodes]
-            start_frames = [frame for frame in start_frames if frame < len(files[-1])]
-        chosen[task] = _take_turns(files)[:episodes]
-        _check_start_frames(task, min(map(len, chosen[task])), start_frames)
-    paths = []
-    for files in chosen.values():
+        files = _take_turns(files)[:episodes]
         steps = min(map(len, files))
-        paths += write_start_states(out_folder, [file.load().cut(steps) for file in files], start_frames)
+        starts = fitting_start_frames(steps, context_length) if start_frames is None else start_frames
+        _check_start_frames(task, steps, starts)
+        chosen.append((files, steps, starts))
+    paths = []
+    for files, steps, starts in chosen:
+        paths += write_start_states(out_folder, [file.load().cut(steps) for file in files], starts)
     return paths
+
+
+def fitting_start_frames(steps: int, context_length: int) -> list[int]:
+    """The usual start frames whose contexts lie within an episode of so many steps; the first one at least."""
+    return [frame for frame in START_FRAMES if not frame or frame + context_length <= steps]
 
 
 def write_start_states(

@@ -240,10 +240,11 @@ class OnlineTrainer:
         self.world_model.trained = bool(trained)
 
     def _initialise_transformer(self, batch: Batch) -> None:
-        """Initialise a fresh transformer from the tokenizer's codes and the rewards, before its first update."""
+        """Initialise a fresh transformer from the tokenizer's codes and a batch, before its first update."""
         with seeded_rng(self.seed, self.world_model.device):
             initialise_from_codebooks(self.world_model.transformer, self.world_model.tokenizer)
-        initialise_heads(self.world_model.transformer, batch.rewards, self.world_model.config.reward_scale)
+        scale = self.world_model.config.reward_scale
+        initialise_heads(self.world_model.transformer, batch.rewards, scale, batch.successes, batch.terminations)
 
     def _update(self, name: str, loss: Loss) -> Metrics:
         module, updater = self._modules[name], self._updaters[name]

@@ -395,6 +395,20 @@ def test_failing_environment_step_keeps_what_was_collected(
     assert_equal_runs(unbroken, tmp_path)
 
 
+@WITH_A_MODEL
+def test_failing_first_step_of_an_episode_keeps_the_episodes_before(
+    make_env: Callable[..., Any], make_learner: Callable[..., MBPO], unbroken: Path, model_based: bool, tmp_path: Path
+) -> None:
+    def fail() -> Any:
+        raise RuntimeError("the simulator is gone")
+
+    with pytest.raises(RuntimeError, match="the simulator is gone"):
+        train(make_learner(model_based, make_env({EPISODE + 1: fail})), make_env(), tmp_path)
+    learner = make_learner(model_based)
+    assert train(learner, make_env(), tmp_path, resume=True)
+    assert_equal_runs(unbroken, tmp_path)
+
+
 def test_evaluation_follows_the_warmup_of_its_step(
     make_env: Callable[..., Any], make_learner: Callable[..., MBPO], model_based: bool, tmp_path: Path
 ) -> None:

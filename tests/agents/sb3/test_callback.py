@@ -1,6 +1,7 @@
 """``ImaginationCallback`` with SB3's own algorithms on the toy simulator."""
 
 import copy
+import dataclasses
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -182,6 +183,40 @@ def test_uncertain_rollouts_are_stored_up_to_their_length(
     expected = [moves[0][0], moves[1][0], moves[2][0], moves[0][1], moves[0][3], moves[1][2]]
     np.testing.assert_array_equal(TABLE[stored[:, 0]] if discrete else stored, expected)
     assert agent.logger.name_to_value["world_model/imagined_length"] == 1.5
+
+
+@pytest.mark.parametrize("algorithm", [SAC, DQN])
+def test_rollouts_end_where_the_world_model_terminates_them(
+    toy_model: WorldModel, algorithm: type[OffPolicyAlgorithm]
+) -> None:
+    """With the actions that were chosen for them, as ends and not as time limits."""
+    torch.manual_seed(0)
+    config = dataclasses.replace(toy_model.config, termination=True)
+    model = WorldModel(config, toy_model.tokenizer, fresh_world_model(config).transformer)
+    torch.nn.init.constant_(model.transformer.heads["termination"].bias, -0.7)  # a third of the steps
+    moves, step = list[np.ndarray](), model.step
+
+    def noted(state: Any, action: torch.Tensor, *rest: Any) -> Any:
+        moves.append(action.numpy())
+        return step(state, action, *rest)
+
+    model.step = noted  # type: ignore[method-assign]
+    discrete = algorithm is DQN
+    agent = make_agent(algorithm, toy(1, DiscreteToy if discrete else None), learning_starts=30)
+    agent.learn(
+        30, make_callback(model, rollout_every=30, rollouts=16, **({"action_table": TABLE} if discrete else {}))
+    )
+    part = agent.replay_buffer.imagined
+    dones, timeouts = part.dones[: part.pos, 0], part.timeouts[: part.pos, 0]
+    lengths = np.diff(np.flatnonzero(dones + timeouts), prepend=-1)
+    assert len(lengths) == 16
+    assert len(set(lengths)) > 1
+    np.testing.assert_array_equal(timeouts[np.cumsum(lengths) - 1][lengths < HORIZON], 0)
+    assert [len(move) for move in moves] == [int((lengths > at).sum()) for at in range(lengths.max())]
+    stored = np.split(part.actions[: part.pos, 0], np.cumsum(lengths)[:-1])
+    for at, move in enumerate(moves):
+        chosen = np.stack([actions[at] for actions in stored if len(actions) > at])
+        np.testing.assert_array_equal(TABLE[chosen[:, 0]] if discrete else chosen, move)
 
 
 def test_batches_without_a_certain_step_are_left_out(toy_model: WorldModel) -> None:

@@ -51,6 +51,19 @@ def filled(steps: int, channels_first: bool = True, stack: int = 3, **arguments:
     return buffer
 
 
+def test_segments_know_terminations_and_not_the_ends_by_time_limits() -> None:
+    space = stack_space(True, 1)
+    buffer = MixedReplayBuffer(20, space, gym.spaces.Box(-1, 1, (2,), np.float32), "cpu")
+    frame = np.zeros((1, *space.shape), np.uint8)
+    for step in range(1, 9):
+        done, late = step in (2, 4, 6), step == 4
+        buffer.add(frame, frame, np.zeros((1, 2)), np.array([step]), np.array([done]), [{"TimeLimit.truncated": late}])
+    batch = buffer.segments(np.random.default_rng(0), 50, 3)
+    assert batch.terminations is not None
+    assert set(batch.rewards[batch.terminations].tolist()) == {2, 6}
+    assert set(batch.rewards[~batch.terminations].tolist()) == {1, 3, 4, 5, 7, 8}
+
+
 @pytest.mark.parametrize("channels_first", [True, False])
 @pytest.mark.parametrize("stack", [1, 3])
 @pytest.mark.parametrize("steps", [17, 40, 101])

@@ -131,11 +131,25 @@ def test_recordings_that_make_no_bank(tmp_path: Path, make_episode: Callable[...
 def test_episodes_of_different_lengths_are_cut(tmp_path: Path, make_episode: Callable[..., Episode]) -> None:
     for seed, steps in enumerate((4, 14, 13, 12)):
         make_episode("hammer", "expert", seed, steps=steps).save(tmp_path / "in" / f"{seed}.safetensors")
-    build_start_states(tmp_path / "in", tmp_path / "out", start_frames=(0, 5, 40), episodes=3)
+    build_start_states(tmp_path / "in", tmp_path / "out", start_frames=(0, 5), episodes=3)
     starts = StartStates(tmp_path / "out")
     assert starts.count("hammer") == 6
     assert starts.episode_steps("hammer") == 12
     assert {starts.get("hammer", index, 2).seed for index in range(6)} == {1, 2, 3}
+
+
+def test_start_frames_fit_the_episodes_of_each_task(tmp_path: Path, make_episode: Callable[..., Episode]) -> None:
+    """Every start state has a whole context, and short episodes of one task change nothing for another."""
+    lengths = {"short": (12, 12), "uneven": (41, 60), "long": (60, 60)}
+    for task, steps in lengths.items():
+        for seed, count in enumerate(steps):
+            make_episode(task, "expert", seed, steps=count).save(tmp_path / "in" / f"{task}-{seed}.safetensors")
+    build_start_states(tmp_path / "in", tmp_path / "out", context_length=2)
+    bank = StartStates(tmp_path / "out")
+    assert {task: bank.count(task) for task in lengths} == {"short": 2, "uneven": 4, "long": 6}
+    for task in lengths:
+        for index in range(bank.count(task)):
+            assert bank.get(task, index, 2).frames.shape[0] == 2
 
 
 def test_task_names_are_not_paths(tmp_path: Path, make_episode: Callable[..., Episode]) -> None:
