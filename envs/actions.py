@@ -11,6 +11,7 @@ import gymnasium as gym
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from worldgym.data.bounds import Bounds
 from worldgym.envs.contract import action_space, checked_action, checked_actions
 from worldgym.errors import ConfigError, InvalidAction, InvalidOption
 
@@ -39,6 +40,7 @@ class ActionCodec:
             if not (np.isfinite(space.low).all() and np.isfinite(space.high).all()):
                 raise InvalidOption(f"action space {space}: expected finite bounds; wrap the environment to clip them")
             self.dim = int(np.prod(space.shape))
+            self._bounds = Bounds.of(space.low, space.high)
         elif isinstance(space, gym.spaces.Discrete):
             self.dim = int(space.n)
         elif isinstance(space, gym.spaces.MultiDiscrete):
@@ -70,9 +72,7 @@ class ActionCodec:
 
     def decode_box(self, vector: NDArray[np.float32]) -> NDArray[Any]:
         """Inverse of :meth:`encode` for a ``Box``: the action of a vector, float32 ``[A]`` in [-1, 1]."""
-        low, high = self._box.low.astype(np.float64), self._box.high.astype(np.float64)
-        action: NDArray[Any] = ((high + low) / 2 + vector.reshape(low.shape) * (high - low) / 2).astype(self._box.dtype)
-        return action
+        return self._bounds.unscale(vector, self._box.dtype).reshape(self._box.shape)
 
     def encode_batch(self, actions: ArrayLike, acting: NDArray[np.bool_]) -> NDArray[np.float32]:
         """The actions of N slots as vectors, float32 ``[N, A]``.
@@ -149,12 +149,7 @@ class ActionCodec:
     def _scale(self, values: NDArray[Any]) -> NDArray[np.float32]:
         if not np.isfinite(values).all():
             raise InvalidAction(f"expected finite action values for {self.space}, got {values}")
-        assert isinstance(self.space, gym.spaces.Box)
-        flat = values.reshape(len(values), -1).astype(np.float64)
-        low, high = (bound.reshape(-1).astype(np.float64) for bound in (self.space.low, self.space.high))
-        middle, half = (high + low) / 2, (high - low) / 2
-        scaled: NDArray[np.float32] = np.clip((flat - middle) / np.where(half > 0, half, 1), -1, 1).astype(np.float32)
-        return scaled
+        return self._bounds.scale(values.reshape(len(values), -1)).astype(np.float32)
 
 
 def _space(description: Mapping[str, Any], dim: int) -> Space:

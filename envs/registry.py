@@ -158,4 +158,5 @@ def register_envs() -> None:
     for spec in specs().values():
         gym.register(spec.simulator_id, entry_point=spec.entry_point, max_episode_steps=spec.episode_steps, **options)
         if spec.checkpoint is not None:
-            gym.register(spec.world_model_id, kwargs={"checkpoint": spec.checkpoint}, **learned)
+            given = {"checkpoint": spec.checkpoint, "simulator": spec.simulator_id}
+            gym.register(spec.world_model_id, kwargs=given, **learned)

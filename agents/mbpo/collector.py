@@ -80,7 +80,7 @@ class Collector:
         """The current episode: the last frames and the actions taken; empty between episodes."""
         if self._stack is None:
             return {}
-        actions = np.array(self._actions, np.float32).reshape(len(self._actions), *self.env.action_space.shape)
+        actions = np.array(self._actions, np.float32).reshape(len(self._actions), self._replay.settings.action_dim)
         return {"stack": torch.from_numpy(self._stack), "actions": torch.from_numpy(actions)}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:

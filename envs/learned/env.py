@@ -43,12 +43,14 @@ class WorldModelEnv(SessionEnv, FrameEnv):
             so that step t here is step t there; ``anywhere`` starts in the middle of recorded episodes.
         pessimism: how many standard deviations of the predicted reward are subtracted from it.
         truncate_when_unsure: ``info["uncertainty"]`` above which an episode is truncated; None never does.
+        simulator: id of the simulator that the checkpoint has to imagine; ``WorldModel-X-v0`` asks for its own. None
+            takes a world of any.
 
     Raises:
         UnknownTask: for a task that the checkpoint does not have.
         CheckpointError: for a checkpoint that is missing or damaged.
         ConfigError: for a device that cannot be used here, or a temperature or top_k out of range.
-        InvalidOption: for another render mode, or an argument of another kind.
+        InvalidOption: for another render mode, an argument of another kind, or the world of another simulator.
     """
 
     metadata = METADATA
@@ -67,9 +69,10 @@ class WorldModelEnv(SessionEnv, FrameEnv):
         starts: StartMode = "reset",
         pessimism: float = 0.0,
         truncate_when_unsure: float | None = None,
+        simulator: str | None = None,
     ) -> None:
-        caution = pessimism, truncate_when_unsure
-        self._session = Session(task, checkpoint, device, dtype, temperature, top_k, starts, *caution)
+        rest = pessimism, truncate_when_unsure, simulator
+        self._session = Session(task, checkpoint, device, dtype, temperature, top_k, starts, *rest)
         config = self.world_model.config
         super().__init__(config.resolution, self._session.codec.space, WINDOW, render_mode)
         self._state: WorldModelState | None = None

@@ -15,13 +15,14 @@ from gymnasium.envs.registration import EnvSpec
 from numpy.typing import NDArray
 from torch import Tensor
 
-from worldgym.config import Sampling
+from worldgym.config import Sampling, WorldModelConfig
 from worldgym.data.first_frames import FirstFrames
 from worldgym.data.start_states import StartStates
 from worldgym.devices import checked_device
 from worldgym.envs.actions import ActionCodec
 from worldgym.envs.contract import checked_options, frame_space
 from worldgym.envs.learned.arguments import json_spec
+from worldgym.envs.registry import specs
 from worldgym.errors import (
     CheckpointError,
     ConfigError,
@@ -77,6 +78,7 @@ class Session:
         starts: StartMode = "reset",
         pessimism: float = 0.0,
         truncate_when_unsure: float | None = None,
+        simulator: str | None = None,
     ) -> None:
         if starts not in ("reset", "anywhere"):
             raise InvalidOption(f"starts: expected 'reset' or 'anywhere', got {starts!r}")
@@ -90,6 +92,7 @@ class Session:
             starts,
             pessimism,
             truncate_when_unsure,
+            simulator,
         )
         self._mode = starts
         self._loaded = _load(checkpoint, device, dtype)
@@ -97,7 +100,9 @@ class Session:
         config = self.model.config
         self._pessimism, self._largest_uncertainty = pessimism, truncate_when_unsure
         self._check_caution()
-        self.tasks = config.tasks or (self.starts.tasks if self.starts else ())
+        if simulator is not None:
+            _check_simulator(config, simulator)
+        self.tasks = config.tasks or (self.starts.tasks if self.starts else self._loaded.first.tasks)
         self.task = None if task is None else self._known_task(task)
         self.sampling = Sampling(
             config.sampling.temperature if temperature is None else temperature,
@@ -413,6 +418,17 @@ def _load(checkpoint: Checkpoint | None, device: Device, dtype: Precision) -> _L
         _check_tasks(loaded)
         _SHARED[key] = loaded
     return loaded
+
+
+def _check_simulator(config: WorldModelConfig, simulator: str) -> None:
+    """Raise InvalidOption for a world that is known to imagine another simulator."""
+    data = config.training_data.get("trained_on")
+    origin = data.get("environment") if isinstance(data, Mapping) else None
+    if origin != simulator and origin in {spec.simulator_id for spec in specs().values()}:
+        raise InvalidOption(
+            f"checkpoint: expected a world of {simulator}, got one of {origin}, whose actions and tasks are others: "
+            'use gym.make("WorldModel-v0", checkpoint=...)'
+        )
 
 
 def _check_tasks(loaded: _Loaded) -> None:

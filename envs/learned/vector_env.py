@@ -64,8 +64,8 @@ class WorldModelVectorEnv(SessionEnv, gym.vector.VectorEnv[NDArray[np.uint8], ND
         autoreset_mode: ``NEXT_STEP``: the step after an episode's end resets the slot, whatever its action, with
             reward 0; ``SAME_STEP``: the ending step resets it and returns ``final_obs`` and ``final_info`` in the
             infos; ``DISABLED``: the caller resets by ``options={"reset_mask": bool [num_envs]}``.
-        task, checkpoint, device, dtype, temperature, top_k, render_mode, starts, pessimism, truncate_when_unsure: as in
-            :class:`WorldModelEnv`.
+        task, checkpoint, device, dtype, temperature, top_k, render_mode, starts, pessimism, truncate_when_unsure,
+            simulator: as in :class:`WorldModelEnv`.
         output: ``numpy``, or ``torch``: frames (uint8), rewards and uncertainty (float32) and flags (bool) are tensors
             that stay on the model's device, and actions may be such.
 
@@ -92,6 +92,7 @@ class WorldModelVectorEnv(SessionEnv, gym.vector.VectorEnv[NDArray[np.uint8], ND
         starts: StartMode = "reset",
         pessimism: float = 0.0,
         truncate_when_unsure: float | None = None,
+        simulator: str | None = None,
     ) -> None:
         if output not in ("numpy", "torch"):
             raise InvalidOption(f"output: expected 'numpy' or 'torch', got {output!r}")
@@ -101,8 +102,8 @@ class WorldModelVectorEnv(SessionEnv, gym.vector.VectorEnv[NDArray[np.uint8], ND
         self.render_mode = checked_render_mode(render_mode)
         self.autoreset_mode = checked_autoreset_mode(autoreset_mode)
         self.metadata = {**METADATA, "autoreset_mode": self.autoreset_mode}
-        caution = pessimism, truncate_when_unsure
-        self._session = Session(task, checkpoint, device, dtype, temperature, top_k, starts, *caution)
+        rest = pessimism, truncate_when_unsure, simulator
+        self._session = Session(task, checkpoint, device, dtype, temperature, top_k, starts, *rest)
         own_limit = self.world_model.config.max_episode_steps
         self._episode_steps = checked_episode_steps(own_limit if max_episode_steps is None else max_episode_steps)
         self.single_observation_space = self._session.observation_space
@@ -359,10 +360,18 @@ class WorldModelVectorEnv(SessionEnv, gym.vector.VectorEnv[NDArray[np.uint8], ND
     def _slot_options(self, options: Options, slot: int) -> Options:
         """The options of one slot: ``frames`` may hold frames for each, and ``actions`` with them."""
         frames: Any = options.get("frames")
-        if getattr(frames, "ndim", 0) == 5 and len(frames) == self.num_envs:
-            each = {name: options[name] for name in ("frames", "actions") if name in options}
-            return {**options, **{name: values[slot] for name, values in each.items()}}
-        return options
+        if getattr(frames, "ndim", 0) != 5 or len(frames) != self.num_envs:
+            return options
+        own = {"frames": frames[slot]}
+        if "actions" in options:
+            actions: Any = options["actions"]
+            if not hasattr(actions, "__len__") or len(actions) != self.num_envs:
+                raise InvalidOption(
+                    f"reset option 'actions': expected those of each of {self.num_envs} slots, as 'frames', got "
+                    f"{np.shape(actions)}"
+                )
+            own["actions"] = actions[slot]
+        return {**options, **own}
 
     def _show(self) -> None:
         if self.render_mode == "human":

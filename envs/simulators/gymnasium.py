@@ -77,7 +77,6 @@ class GymnasiumEnv(FrameEnv):
             raise
         self._resolution = resolution
         self.original_size: tuple[int, int] | None = None
-        self._ended = False
 
     @property
     def episode_steps(self) -> int | None:

@@ -111,3 +111,11 @@ def test_a_box_action_comes_back_from_its_vector() -> None:
     action = np.float32([[5, -2.5]])
     np.testing.assert_allclose(codec.decode_box(codec.encode(action)), action)
     assert codec.space.contains(codec.decode_box(np.float32([1, -1])))
+
+
+@pytest.mark.parametrize("dtype", [np.int64, np.uint8])
+def test_a_box_of_whole_numbers_comes_back_exactly(dtype: type) -> None:
+    codec = ActionCodec(gym.spaces.Box(0, 9, (1,), dtype))
+    for number in range(10):
+        action = np.array([number], dtype)
+        np.testing.assert_array_equal(codec.decode_box(codec.encode(action)), action)

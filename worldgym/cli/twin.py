@@ -25,6 +25,7 @@ TIMED_UPDATES = 24  # of which the second half is timed
 LABEL_PERPLEXITY, LABEL_FRAMES = 8.0, 10  # codes that a soft target spreads over; frames by which it is fitted
 TEMPERATURE = 0.1  # of sampling: the soft targets of a short training leave distributions wide
 LEAST_UPDATES = 20
+HEAD_BATCHES, QUICK_HEAD_BATCHES = 200, 120  # of imagined segments, to which the heads are fitted
 FIRST_SHARE = 0.8  # of contexts that are an episode's first frame, as after every reset
 
 
@@ -214,10 +215,12 @@ class Twin:
     def _updates(self, plan: dict[str, Any], name: str, part: Any, start: Any, seconds: float) -> int:
         """The number of updates that fit the time, measured once and kept in the plan."""
         import json
+        import statistics
         import tempfile
 
         from worldgym.runs.log import METRICS
         from worldgym.storage.files import atomic_json
+        from worldgym.training.speed import RATE
 
         key = f"{name}_updates"
         if key not in plan:
@@ -229,9 +232,8 @@ class Twin:
                 if start(timed, folder=Path(folder) / "timing") < TIMED_UPDATES:
                     raise KeyboardInterrupt  # stopped: there is nothing to continue yet
                 lines = (Path(folder) / "timing" / METRICS).read_text(encoding="utf-8").splitlines()
-            times = [line["seconds"] for line in map(json.loads, lines) if "loss" in line]
-            half = len(times) // 2  # the last update is followed by fitting the heads, so it does not count
-            each = (times[-2] - times[half - 1]) / (len(times) - 1 - half)
+            rates = [line[RATE] for line in map(json.loads, lines) if RATE in line]
+            each = part.training.batch_size * statistics.fmean(1 / rate for rate in rates[len(rates) // 2 :])
             plan[key] = max(LEAST_UPDATES, int(seconds / each))
             atomic_json(self._work / PLAN, plan)
         return int(plan[key])
@@ -289,7 +291,7 @@ def _recipe(quick: bool, seed: int) -> "Recipe":
         job=replace(tokenizer.job, segment_length=100, first_share=FIRST_SHARE),
         training=replace(tokenizer.training, batch_size=4, learning_rate=1e-3, seed=seed),
     )
-    batches = 120 if quick else 200
+    batches = QUICK_HEAD_BATCHES if quick else HEAD_BATCHES
     job = replace(transformer.job, first_share=FIRST_SHARE, later_share=0.5, head_batches=batches)
     return Recipe(tokenizer, replace(transformer, job=job, training=replace(transformer.training, seed=seed)))
 

@@ -5,6 +5,7 @@ import torch
 from worldgym.precision import wants_bfloat16
 from worldgym.runs.log import Metrics
 
+RATE = "speed/samples_per_second"
 PEAKS = (
     ("H100 PCIe", 756, 51.2),
     ("H100 NVL", 835, 60.3),
@@ -66,7 +67,7 @@ class Speed:
     def metrics(self) -> Metrics:
         """The averages; the counts begin anew."""
         found = {
-            "speed/samples_per_second": self.samples_per_second,
+            RATE: self.samples_per_second,
             "speed/waiting_for_data": self._waited / self._seconds if self._seconds else 0.0,
         }
         if self._share is not None and self._seconds:

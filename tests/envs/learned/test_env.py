@@ -268,6 +268,30 @@ def test_bad_arguments(tiny_checkpoint: Path, arguments: dict[str, Any], error: 
         gym.make(ID, **{"checkpoint": tiny_checkpoint, **arguments})
 
 
+@pytest.mark.parametrize("make", [gym.make, gym.make_vec])
+def test_worlds_of_other_simulators_are_refused(make: Any) -> None:
+    with pytest.raises(InvalidOption, match="a world of Simulator-MetaWorld-v0, got one of Simulator-v0"):
+        make(ID, checkpoint="cartpole-64")
+
+
+def test_tasks_are_those_of_the_first_frames_where_nothing_else_names_them(
+    tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    """Of a published checkpoint, for which a user recorded first frames."""
+    folder = shutil.copytree(tiny_checkpoint, tmp_path / "checkpoint")
+    shutil.rmtree(folder / START_STATES)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "tasks": []}))
+    write_first_frames(folder / FIRST_FRAMES, "hammer", np.full((1, 64, 64, 3), 7, np.uint8), np.array([5]))
+    for task in (None, "hammer"):
+        frame, info = gym.make("WorldModel-v0", checkpoint=folder, task=task).reset(seed=0)
+        assert (frame == 7).all()
+        assert (info["task"], info["simulator_seed"]) == ("hammer", 5)
+    shutil.rmtree(folder / FIRST_FRAMES)
+    with pytest.raises(CheckpointError, match="has no start states"):
+        gym.make("WorldModel-v0", checkpoint=folder).reset(seed=0)
+
+
 def test_bad_render_mode(tiny_checkpoint: Path) -> None:
     with pytest.raises(InvalidOption, match="'rgb_array' or 'human', got 'ansi'"):
         WorldModelEnv(checkpoint=tiny_checkpoint, render_mode="ansi")

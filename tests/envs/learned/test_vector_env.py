@@ -181,6 +181,8 @@ def test_given_frames(tiny_checkpoint: Path, real_frames: Frame) -> None:
     np.testing.assert_array_equal(frames, each[:, -1])
     with pytest.raises(InvalidFrames, match=r"\(2, 64, 64, 3\)"):
         envs.reset(options={"frames": each[:2]})
+    with pytest.raises(InvalidOption, match=r"'actions': expected those of each of 3 slots.*\(2, 1, 4\)"):
+        envs.reset(options={"frames": np.concatenate([each, each[:, -1:]], axis=1), "actions": np.zeros((2, 1, 4))})
 
 
 def test_a_checkpoint_without_start_states_is_told_where_a_slot_would_reset_itself(

@@ -9,7 +9,7 @@ from worldgym.cli import main, twin
 from worldgym.runs.checkpoint import checkpoint_step
 from worldgym.world_model import WorldModel
 
-FEW = {"TIMED_UPDATES": 4, "LEAST_UPDATES": 3, "LEAST_HELD_OUT": 3}
+FEW = {"TIMED_UPDATES": 4, "LEAST_UPDATES": 3, "LEAST_HELD_OUT": 3, "QUICK_HEAD_BATCHES": 4}
 
 
 @pytest.fixture

@@ -11,11 +11,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from worldgym.data.bounds import Bounds
 from worldgym.data.convert.source import Member, RawEpisode, Source, choose_key, read_picture, require
 from worldgym.data.convert.video import video_frames
 from worldgym.errors import ConfigError, DataError
@@ -25,19 +26,6 @@ ACTION, REWARD, SUCCESS = "action", "next.reward", "next.success"
 INDICES = ("episode_index", "frame_index", "timestamp")
 EARLY = 0.25  # frames before an episode's start from where a video is decoded: timestamps are rounded
 Values = NDArray[np.float64]
-
-
-class Bounds(NamedTuple):
-    """The smallest and largest values of each part of an action, float64 ``[A]``."""
-
-    low: Values
-    high: Values
-
-    def scale(self, actions: Values) -> Values:
-        """Actions ``[T, A]`` scaled to [-1, 1]; 0 for a part that is constant."""
-        middle, half = (self.high + self.low) / 2, (self.high - self.low) / 2
-        scaled: Values = np.clip((actions - middle) / np.where(half > 0, half, 1), -1, 1)
-        return scaled
 
 
 @dataclass(frozen=True)

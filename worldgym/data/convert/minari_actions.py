@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from worldgym.data.bounds import Bounds
 from worldgym.errors import DataError
 
 
@@ -30,12 +31,11 @@ def encode(actions: NDArray[Any], space: dict[str, Any]) -> tuple[NDArray[Any], 
         return np.eye(count, dtype=np.float32)[chosen], {"kind": "Discrete", "n": count, "start": start}
     if kind != "Box":
         raise DataError(f"expected actions of a Box or Discrete space, got {kind}")
-    low, high = (np.ravel(np.array(space.get(name, unit), np.float64)) for name, unit in (("low", -1), ("high", 1)))
+    low, high = bounds = Bounds.of(space.get("low", -1), space.get("high", 1))
     if not (np.isfinite(low).all() and np.isfinite(high).all()) or ((low == -1).all() and (high == 1).all()):
         return flat, {}
     if flat.shape[1:] != low.shape or low.shape != high.shape:
         raise DataError(f"expected actions of length {len(low)} as their space has, got length {flat.shape[1]}")
-    half = (high - low) / 2
-    scaled = np.clip((flat - (high + low) / 2) / np.where(half > 0, half, 1), -1, 1)
-    bounds = {"low": low.tolist(), "high": high.tolist()}
-    return scaled, {"kind": "Box", "shape": list(actions.shape[1:]), "dtype": str(space["dtype"]), **bounds}
+    described = {"low": low.tolist(), "high": high.tolist()}
+    description = {"kind": "Box", "shape": list(actions.shape[1:]), "dtype": str(space["dtype"]), **described}
+    return bounds.scale(flat), description

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from worldgym.data.bounds import Bounds
 from worldgym.data.convert.source import require
 from worldgym.data.episode import EpisodeFile
 from worldgym.data.export.output import check_free, check_steps, frame_blocks, new_folder
@@ -138,11 +139,8 @@ def decode(vectors: NDArray[np.float32], space: Mapping[str, Any]) -> NDArray[An
     if not space:
         return vectors
     if kind == "Box":
-        low, high = (np.array(space[name], np.float64) for name in ("low", "high"))
-        actions = np.clip((high + low) / 2 + vectors * ((high - low) / 2), low, high)
-        dtype = np.dtype(space["dtype"])
-        numbers: NDArray[Any] = actions if dtype.kind == "f" else np.rint(actions)
-        return numbers.astype(dtype).reshape(-1, *space["shape"])
+        actions = Bounds.of(space["low"], space["high"]).unscale(vectors, space["dtype"])
+        return actions.reshape(-1, *space["shape"])
     if kind == "Discrete":
         index: NDArray[Any] = vectors.argmax(axis=1) + int(space["start"])
         return index
