@@ -91,7 +91,7 @@ class AgentOptions:
             model = None if world_model is None else self._world_model(world_model, defaults, device, actions[0])
             demonstrations = self._demonstrations(defaults, envs[0])
             learner = MBPO(envs[0], model, agent, self.loop, demonstrations)
-            about = {"method": method, "world_model": world_model, "demonstrations": len(demonstrations)}
+            about = {"method": method, "world_model": world_model, **_describe(envs, demonstrations)}
             if not train(learner, envs[1], self.out, about, self.resume):
                 return report_stopped(learner.step, self.loop.steps)
         finally:
@@ -139,6 +139,21 @@ class AgentOptions:
             config = dataclasses.replace(config, action_dim=action_dim, action_names=(), tasks=(self.task,))
         config = dataclasses.replace(config, training_data={}, figures={})  # they describe other weights
         return fresh_world_model(config, self.loop.seed).to(device)
+
+
+def _describe(envs: list[Any], demonstrations: list[Episode]) -> dict[str, Any]:
+    """What a run acts in and begins with, so that it is resumed in no other world and with no other demonstrations."""
+    import torch
+
+    from worldgym.storage.tensors import digest
+
+    actions = {str(index): torch.from_numpy(episode.actions) for index, episode in enumerate(demonstrations)}
+    return {
+        "env": envs[0].spec.id,
+        "evaluation_env": envs[1].spec.id,
+        "demonstrations": len(demonstrations),
+        "demonstrated_actions": digest(actions)[:16],
+    }
 
 
 DEFAULT_TASK = "plate-slide"

@@ -62,6 +62,17 @@ def test_from_nothing_to_curves(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert found["DrQ-v2"]["steps"] == [12, 24]
     about = json.loads((killed / "config.json").read_text())
     assert (about["world_model"], about["demonstrations"], about["task"]) == ("scratch", 2, "toy")
+    assert (about["env"], about["evaluation_env"]) == ("Simulator-Toy-v0", "Simulator-Toy-v0")
+
+
+def test_a_run_is_not_resumed_with_other_demonstrations(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for seed in (0, 1):
+        record(SimulatorToy(), "expert", seed).save(tmp_path / f"demos-{seed}" / "expert.safetensors")
+    run = f"drqv2 --task toy {SMALL} --out {tmp_path}/run --demos-from {tmp_path}"
+    assert main(f"{run}/demos-0".split()) == 0
+    capsys.readouterr()
+    assert main(f"{run}/demos-1 --resume".split()) == 2
+    assert "demonstrated_actions" in capsys.readouterr().err
 
 
 def test_dials_have_their_own_preset(tmp_path: Path) -> None:
