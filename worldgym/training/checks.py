@@ -1,5 +1,9 @@
 """Checks of recordings before training."""
 
+import warnings
+
+import numpy as np
+
 from worldgym.data.recordings import Recordings
 from worldgym.errors import ConfigError
 
@@ -25,4 +29,17 @@ def check_recordings(recordings: Recordings, resolution: int, action_dim: int | 
         raise ConfigError(
             f"{recordings.folder}: expected actions of length {action_dim}, which the model takes, got "
             f"{recordings.action_dim}: train and validate on recordings of one environment"
+        )
+
+
+def warn_of_large_actions(recordings: Recordings) -> None:
+    """Warn of actions without a described space that leave [-1, 1]: the learned environment takes no such actions."""
+    if recordings.action_space or not recordings.action_dim:
+        return
+    largest = max(float(np.abs(episode.actions).max(initial=0)) for episode in recordings.episodes)
+    if largest > 1:
+        warnings.warn(
+            f"{recordings.folder}: actions reach {largest:g}, but the learned environment takes them in [-1, 1] and "
+            "clips others: scale them before they are recorded or converted",
+            stacklevel=3,
         )

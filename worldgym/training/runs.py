@@ -19,7 +19,7 @@ from worldgym.reward_scale import RewardScale
 from worldgym.tokenizer import build_tokenizer
 from worldgym.tokenizer.base import Tokenizer
 from worldgym.training.adversarial import Adversary
-from worldgym.training.checks import check_recordings
+from worldgym.training.checks import check_recordings, warn_of_large_actions
 from worldgym.training.heads import initialise_heads
 from worldgym.training.initial import Start, initialise_from_codebooks, start_from
 from worldgym.training.loop import train
@@ -129,6 +129,8 @@ def train_transformer(
         recordings, held_out = (with_action_dim(part, action_dim) for part in (recordings, held_out))
     data = summarise(recordings)
     check_held_out(data, held_out)
+    if is_main():
+        warn_of_large_actions(recordings)
     trained = load_tokenizer_run(tokenizer_run)
     rewards, *events = _recorded_values(recordings)
     config = WorldModelConfig(
