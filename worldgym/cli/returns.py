@@ -9,7 +9,10 @@ from worldgym.checkpoints import DEFAULT
 from worldgym.cli.options import Address, Natural, OptionalPath, OptionalText, Positive, Texts, parse_options
 from worldgym.errors import ConfigError
 
-EXAMPLE = "worldgym returns --checkpoint metaworld-64 --tasks plate-slide --behaviours random expert"
+EXAMPLE = """worldgym returns --checkpoint metaworld-64 --tasks plate-slide --behaviours random expert
+  worldgym returns --tasks plate-slide --policy runs/mbpo/agent.safetensors"""
+POLICY_ROWS = IN_SIMULATOR, IN_LEARNED = "acting in the simulator", "acting in the learned environment"
+LONGEST = 1000  # steps of an episode in a learned environment without a limit
 
 
 @dataclass(frozen=True)
@@ -17,7 +20,9 @@ class Returns:
     """Compare the returns of whole episodes in a learned environment and in its simulator.
 
     Both start at the same first frames and take the same actions, which the behaviour chooses in the simulator. With
-    --data they are those of recorded episodes, and no simulator is needed.
+    --data they are those of recorded episodes, and no simulator is needed. With --policy an agent chooses them, once
+    in the simulator and once in the learned environment, where it sees imagined frames: the two rows tell whether an
+    agent is promised more than it earns.
     """
 
     checkpoint: str = DEFAULT
@@ -29,6 +34,9 @@ class Returns:
     one, else sticky)."""
     episodes: Positive = 12
     """Episodes of each task and behaviour; of recorded ones at most so many."""
+    policy: OptionalText = None
+    """Compare this agent in place of behaviours: an agent.safetensors of worldgym drqv2 or mbpo, a .zip of
+    stable-baselines3, which can run code when it is loaded, or module:function."""
     data: OptionalPath = None
     """Folder of recorded episodes to compare with (default: episodes of the simulator)."""
     seed: Natural = 3_000_000
@@ -60,13 +68,19 @@ class Returns:
             print(returns_table(figures), self.out, sep="\n\n")
             return
         tasks = self.tasks or read_config(locate(self.checkpoint)).tasks
-        pairs = [(task, behaviour) for task in tasks for behaviour in self.behaviours or _default_behaviours(task)]
-        compare = replace(self, checkpoint=absolute(self.checkpoint)).compare
+        if self.policy is not None and self.behaviours:
+            raise ConfigError("policy: compared in place of behaviours; leave out --behaviours or --policy")
+        pairs = [(task, behaviour) for task in tasks for behaviour in self._behaviours(task)]
+        policy = None if self.policy is None else absolute(self.policy)
+        compare = replace(self, checkpoint=absolute(self.checkpoint), policy=policy).compare
         figures = {task: {} for task in tasks}
         for (task, behaviour), found in zip(pairs, map_ordered(compare, pairs, self.ray, self.device), strict=True):
             figures[task][behaviour] = found
         atomic_json(self.out, {**provenance(device, self.ray), "returns": figures})
         print(returns_table(figures), self.out, sep="\n\n")
+
+    def _behaviours(self, task: str) -> Sequence[str]:
+        return POLICY_ROWS if self.policy is not None else self.behaviours or _default_behaviours(task)
 
     def _recorded(self, folder: Path) -> dict[str, dict[str, Any]]:
         """The figures of recorded episodes, by task and behaviour."""
@@ -77,6 +91,8 @@ class Returns:
         from worldgym.reports.returns import recorded_returns
         from worldgym.world_model import WorldModel
 
+        if self.policy is not None:
+            raise ConfigError("policy: recorded episodes have their actions; leave out --policy or --data")
         if self.ray is not None:
             raise ConfigError("ray: recorded episodes are imagined on this machine; leave out --ray or --data")
         model = WorldModel.from_pretrained(self.checkpoint, device=checked_device(self.device), dtype=self.dtype)
@@ -104,7 +120,7 @@ class Returns:
 
         from worldgym.devices import checked_device
         from worldgym.envs.registry import find_task
-        from worldgym.reports.returns import compare_returns
+        from worldgym.reports.returns import compare_returns, imagined_play
 
         task, behaviour = pair
         options: dict[str, Any] = {"checkpoint": self.checkpoint, "device": str(checked_device(self.device))}
@@ -114,10 +130,23 @@ class Returns:
             "WorldModel-v0", self.episodes, task=task, max_episode_steps=-1, dtype=self.dtype, **options
         )
         seeds = range(self.seed, self.seed + self.episodes)
-        found = compare_returns(learned, simulator, seeds, _policies(behaviour))
+        if behaviour == IN_LEARNED:
+            steps = learned.unwrapped.world_model.config.max_episode_steps or LONGEST  # type: ignore[attr-defined]
+            found = imagined_play(learned, simulator, seeds, self._policy(), steps)
+        elif behaviour == IN_SIMULATOR:
+            found = compare_returns(learned, simulator, seeds, self._policy())
+        else:
+            found = compare_returns(learned, simulator, seeds, _policies(behaviour))
         learned.close()
         simulator.close()
         return found.figures()
+
+    def _policy(self) -> Callable[[Any, int], Any]:
+        from worldgym.agents.policies import find_policy
+        from worldgym.envs.behaviours import behaviour_rng
+
+        policy = find_policy(str(self.policy))
+        return lambda env, seed: policy(env, behaviour_rng("policy", seed))
 
 
 def _default_behaviours(task: str) -> tuple[str, str]:

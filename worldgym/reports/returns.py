@@ -120,10 +120,80 @@ def compare_returns(
     Raises:
         ConfigError: if the number of slots is not the number of seeds.
     """
-    if learned.num_envs != len(seeds):
-        raise ConfigError(f"expected as many slots as seeds, got {learned.num_envs} slots and {len(seeds)} seeds")
+    _check_slots(learned, seeds)
     episodes = play(simulator, seeds, behaviour)
     return Comparison(replay(learned, episodes.frames, episodes.actions, episodes.lengths), episodes.returns)
+
+
+class _Slot:
+    """One episode of a vector environment, as policies see it."""
+
+    def __init__(self, learned: gym.vector.VectorEnv[Any, Any, Any]) -> None:
+        self.observation_space, self.action_space = learned.single_observation_space, learned.single_action_space
+        self.frame: NDArray[np.uint8] = np.zeros(0, np.uint8)
+
+
+def imagined_play(
+    learned: gym.vector.VectorEnv[Any, Any, Any],
+    simulator: gym.Env[Any, Any],
+    seeds: Sequence[int],
+    behaviour: Callable[[Any, int], Callable[[], Actions]],
+    steps: int,
+) -> Comparison:
+    """Whole episodes in the learned environment, and what their actions earn in the simulator.
+
+    The policy sees imagined frames. The difference between the two returns is what it was promised in vain.
+
+    Args:
+        learned: as many slots as seeds. An episode that it terminates ends.
+        simulator: of the same task.
+        seeds: of the simulator's resets, whose frames both worlds start from.
+        behaviour: as in :func:`play`; its environment has ``frame``, ``observation_space`` and ``action_space`` alone.
+        steps: of an episode at most.
+
+    Raises:
+        ConfigError: if the number of slots is not the number of seeds.
+    """
+    _check_slots(learned, seeds)
+    first = np.stack([simulator.reset(seed=int(seed))[0] for seed in seeds])
+    context = learned.unwrapped.world_model.config.context_length  # type: ignore[attr-defined]
+    frames, _ = learned.reset(seed=0, options={"frames": np.repeat(first[:, None], context, axis=1)})
+    slots = [_Slot(learned) for _ in seeds]
+    policies = [behaviour(slot, int(seed)) for slot, seed in zip(slots, seeds, strict=True)]
+    taken: list[NDArray[Any]] = []
+    total, lengths, going = np.zeros(len(slots)), np.zeros(len(slots), np.int64), np.ones(len(slots), np.bool_)
+    for _ in tqdm(range(steps), desc="imagined", unit="step", leave=False):
+        for slot, frame in zip(slots, frames, strict=True):
+            slot.frame = frame.copy()
+        taken.append(np.stack([policy() for policy in policies]))
+        frames, rewards, terminations, _, _ = learned.step(taken[-1])
+        total, lengths = total + np.where(going, rewards, 0), lengths + going
+        going = going & ~terminations
+        if not going.any():
+            break
+    actions = np.stack(taken, axis=1)
+    real = [
+        _earned(simulator, int(seed), chosen[:length])
+        for seed, chosen, length in zip(seeds, actions, lengths, strict=True)
+    ]
+    return Comparison(total, np.array(real))
+
+
+def _earned(simulator: gym.Env[Any, Any], seed: int, actions: NDArray[Any]) -> float:
+    """The return of some actions; those behind the end of the episode earn nothing."""
+    simulator.reset(seed=seed)
+    total = 0.0
+    for action in actions:
+        _, reward, terminated, truncated, _ = simulator.step(action)
+        total += float(reward)
+        if terminated or truncated:
+            break
+    return total
+
+
+def _check_slots(learned: gym.vector.VectorEnv[Any, Any, Any], seeds: Sequence[int]) -> None:
+    if learned.num_envs != len(seeds):
+        raise ConfigError(f"expected as many slots as seeds, got {learned.num_envs} slots and {len(seeds)} seeds")
 
 
 @torch_defaults(grad=False)

@@ -56,3 +56,19 @@ def test_recordings_without_the_behaviour_are_named(
     options = f"returns --checkpoint {cartpole_twin} --data {data} --behaviours expert --out {tmp_path}/x.json"
     assert main(options.split()) == 2
     assert "it has CartPole-v1 (random), CartPole-v1 (sticky)" in capsys.readouterr().err
+
+
+def test_an_agent_is_compared_where_it_acts_in_either_world(
+    cartpole_twin: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "leaning.py").write_text("def right(frame):\n    assert frame.shape == (64, 64, 3)\n    return 1\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    options = f"returns --checkpoint {cartpole_twin} --policy leaning:right --episodes 2 --out {tmp_path}/r.json"
+    assert main([*options.split(), "--device", "cpu"]) in (0, None)
+    figures = json.loads((tmp_path / "r.json").read_text(encoding="utf-8"))["returns"]["CartPole-v1"]
+    assert list(figures) == ["acting in the simulator", "acting in the learned environment"]
+    assert figures["acting in the simulator"]["real"] < 15  # always to the right, the pole falls at once
+    capsys.readouterr()
+    for more in ("--behaviours random", f"--data {tmp_path}"):
+        assert main([*options.split(), *more.split()]) == 2
+        assert "policy: " in capsys.readouterr().err

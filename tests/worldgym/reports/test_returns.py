@@ -8,7 +8,7 @@ import pytest
 
 from worldgym.envs.behaviours import BEHAVIOURS
 from worldgym.errors import ConfigError
-from worldgym.reports.returns import Comparison, compare_returns, play, replay, returns_table
+from worldgym.reports.returns import Comparison, compare_returns, imagined_play, play, replay, returns_table
 
 SEEDS = (5, 6, 7)
 STEPS = 50
@@ -54,6 +54,34 @@ def test_both_worlds_are_compared_over_whole_episodes(toy_checkpoint: Path) -> N
     assert found.imagined.shape == (len(SEEDS),)
     with pytest.raises(ConfigError, match="as many slots as seeds, got 2 slots and 3 seeds"):
         compare_returns(learned(toy_checkpoint, 2), simulator, SEEDS, expert)
+
+
+def test_a_policy_that_sees_imagined_frames_is_judged_by_the_simulator(toy_checkpoint: Path) -> None:
+    seen, taken = {seed: list[np.ndarray]() for seed in SEEDS}, {seed: list[np.ndarray]() for seed in SEEDS}
+
+    def towards_the_brightest(slot: Any, seed: int) -> Any:
+        def act() -> np.ndarray:
+            row, column = np.unravel_index(slot.frame.sum(-1).argmax(), slot.frame.shape[:2])
+            seen[seed].append(slot.frame)
+            taken[seed].append(np.array([column - 16, row - 16], np.float32) / 16)
+            return taken[seed][-1]
+
+        return act
+
+    simulator, envs = gym.make("Simulator-Toy-v0"), learned(toy_checkpoint, len(SEEDS))
+    found = imagined_play(envs, simulator, SEEDS, towards_the_brightest, 10)
+    first = np.stack([simulator.reset(seed=seed)[0] for seed in SEEDS])
+    np.testing.assert_array_equal([seen[seed][0] for seed in SEEDS], first)
+    actions = np.stack([taken[seed] for seed in SEEDS])
+    np.testing.assert_allclose(found.imagined, replay(envs, first, actions), rtol=1e-6)
+    for seed, chosen, total in zip(SEEDS, actions, found.real, strict=True):
+        simulator.reset(seed=seed)
+        assert total == pytest.approx(sum(float(simulator.step(action)[1]) for action in chosen))
+    envs.reset(seed=0, options={"frames": np.repeat(first[:, None], 2, axis=1)})
+    frames, *_ = envs.step(actions[:, 0])
+    np.testing.assert_array_equal([seen[seed][1] for seed in SEEDS], frames)
+    with pytest.raises(ConfigError, match="as many slots as seeds"):
+        imagined_play(envs, simulator, SEEDS[:2], towards_the_brightest, 10)
 
 
 def test_figures_of_returns() -> None:
