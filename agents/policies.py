@@ -6,7 +6,8 @@ when its first episode begins.
 
 import importlib
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -14,10 +15,12 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from worldgym.agents.drqv2 import DrQv2
 from worldgym.errors import CheckpointError, ConfigError, DependencyNotInstalled, InvalidOption
+from worldgym.training.seeding import seeded_rng
 
 SB3_ALGORITHMS = ("PPO", "SAC", "TD3", "DQN", "A2C", "DDPG")
 Act = Callable[[], Any]
@@ -84,10 +87,12 @@ class DrQv2Policy:
     def __call__(self, env: Any, rng: np.random.Generator) -> Act:
         agent = _load_drqv2(self.path)
         spec, frames, space = agent.spec, env.observation_space.shape, env.action_space
-        if tuple(spec.frame_shape) != frames or space.shape != (spec.action_dim,):
+        usual = gym.spaces.Box(-1, 1, (spec.action_dim,), np.float32)
+        if tuple(spec.frame_shape) != frames or space != usual:
             raise ConfigError(
-                f"{self.path}: the agent takes frames {tuple(spec.frame_shape)} and {spec.action_dim} actions, the "
-                f"environment has frames {frames} and the action space {space}"
+                f"{self.path}: the agent takes frames {tuple(spec.frame_shape)} and {spec.action_dim} actions in "
+                f"[-1, 1]; the environment has frames {frames} and the action space {space}; actions of other bounds "
+                "need gymnasium.wrappers.RescaleAction"
             )
         stack = _Stack(env, spec.frame_stack)
         return lambda: agent.act(stack.push(), explore=False)
@@ -114,10 +119,23 @@ class SB3Policy:
 
         def act() -> Any:
             observation = np.concatenate(list(stack.push()), axis=-1)
-            chosen, _ = agent.predict(np.moveaxis(observation, -1, 0) if channels_first else observation)
+            with _seeded(int(rng.integers(2**31))):
+                chosen, _ = agent.predict(np.moveaxis(observation, -1, 0) if channels_first else observation)
             return chosen
 
         return act
+
+
+@contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """Seed the global generators, from which stable-baselines3 samples, and restore them afterwards."""
+    before = np.random.get_state()  # noqa: NPY002
+    with seeded_rng(seed, torch.device("cpu")):
+        np.random.seed(seed)  # noqa: NPY002
+        try:
+            yield
+        finally:
+            np.random.set_state(before)  # noqa: NPY002
 
 
 class _Stack:

@@ -16,12 +16,15 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from worldgym import cluster
-from worldgym.data.episode import SUFFIX, Episode, EpisodeInfo
+from worldgym.data.episode import SUFFIX, Episode, EpisodeFile, EpisodeInfo
 from worldgym.data.names import file_name
 from worldgym.envs.actions import ActionCodec
 from worldgym.envs.behaviours import Behaviour, behaviour_rng, find_behaviour
 from worldgym.envs.registry import SimulatorSpec, find_task, specs
 from worldgym.errors import DataError, InvalidOption, WorldGymError, nearest
+
+MOST_STEPS = 100_000
+"""Steps after which an episode is given up that neither the environment nor the caller limits."""
 
 
 class Job(NamedTuple):
@@ -81,22 +84,20 @@ def collect(
     Raises:
         UnknownTask, InvalidOption: for an unknown task, behaviour or look.
         DataError: if a process died, on a cluster repeatedly, or an environment failed in the middle of an episode;
-            finished episodes are kept.
+            finished episodes are kept. Also if the folder's episodes were recorded with other options.
         ConfigError, DependencyNotInstalled: if the cluster cannot be reached; without Ray.
     """
     known = {name: (policies or {}).get(name) or find_behaviour(name) for name in episodes}
     found = [find_task(task) for task in tasks]
-    arguments = {**(options or {}), **({} if look is None else {"look": look})}
+    given = dict(options or {})
     jobs = [
-        Job(spec.name, task, name, seed + index, known[name], arguments, steps)
+        Job(spec.name, task, name, seed + index, known[name], given | _look(spec, look), steps)
         for spec, task in found
         for name, count in episodes.items()
         for index in range(count)
     ]
-    for spec, _ in found:
-        if look is not None and look not in spec.looks:
-            raise InvalidOption(f"{spec.simulator_id} has no look {look!r}; {nearest(look, spec.looks)}")
     missing = [job for job in jobs if not job.path(folder).exists()]
+    _check_kept([job for job in jobs if job.path(folder).exists()], folder, look)
     finished = _on_cluster(missing, folder, workers, ray) if ray else _in_processes(missing, folder, workers)
     with tqdm(total=len(jobs), initial=len(jobs) - len(missing), desc="collect", unit="episode") as bar:
         try:
@@ -108,6 +109,26 @@ def collect(
             bar.write(f"stopped at {done} of {len(jobs)} episodes; run the same command again to continue", sys.stderr)
             raise
     return [job.path(folder) for job in jobs]
+
+
+def _look(spec: SimulatorSpec, look: str | None) -> dict[str, str]:
+    """The argument of a simulator that draws in several ways. Raises InvalidOption for an unknown one."""
+    if look is not None and look not in spec.looks:
+        raise InvalidOption(f"{spec.simulator_id} has no look {look!r}; {nearest(look, spec.looks)}")
+    return {"look": look} if look is not None and len(spec.looks) > 1 else {}
+
+
+def _check_kept(jobs: Sequence[Job], folder: Path, look: str | None) -> None:
+    """Raise DataError if an episode that is kept differs from what is asked for."""
+    for job in jobs:
+        episode = EpisodeFile(job.path(folder))
+        pairs = [
+            ("look", look, episode.info.look),
+            ("frame_skip", job.options.get("frame_skip"), episode.info.frame_skip),
+            ("resolution", job.options.get("resolution"), episode.shape[1]),
+        ]
+        if different := [f"{name} {found}" for name, asked, found in pairs if asked not in (None, found)]:
+            raise DataError(f"{job.path(folder)} was recorded with {', '.join(different)}: choose another folder")
 
 
 def record(
@@ -131,7 +152,9 @@ def record(
     Raises:
         DataError: if the environment fails, or gives values that cannot be recorded; names the seed and the step.
     """
-    spec = next(spec for spec in specs().values() if spec.entry_point.endswith(f":{type(env).__name__}"))
+    spec = next((spec for spec in specs().values() if spec.entry_point.endswith(f":{type(env).__name__}")), None)
+    if spec is None:
+        raise InvalidOption(f"expected a simulator of worldgym without wrappers, got {env}: make it by Simulator-v0")
     rng, limit = behaviour_rng(behaviour, seed), spec.episode_steps if steps is None else steps
     codec, terminated, truncated = ActionCodec(env.action_space), False, False
     frames: list[NDArray[np.uint8]] = []
@@ -148,6 +171,8 @@ def record(
             actions.append(codec.encode(action))
             rewards.append(float(reward))
             successes.append(info["success"])
+            if limit is None and len(actions) == MOST_STEPS:
+                raise DataError(f"{env.task}: no end within {MOST_STEPS} steps; say how many to record: --max-steps")
         about = EpisodeInfo(
             spec.simulator_id,
             env.task,

@@ -93,6 +93,11 @@ class MBPOConfig:
         from_zero = {name for name in numbers if name in ZERO_ALLOWED or name.startswith("warmup_")}
         check_numbers(self, above_zero=sorted(numbers - from_zero), from_zero=sorted(from_zero))
         check_precision(self.precision)
+        if 0 < self.steps < self.seed_steps:
+            raise ConfigError(
+                f"steps: expected at least the {self.seed_steps} seed_steps, behind which training begins, got "
+                f"{self.steps}"
+            )
         if not all(0 <= share <= 1 for share in (self.real_ratio.start, self.real_ratio.end)):
             raise ConfigError(f"real_ratio: expected shares in [0, 1], got {self.real_ratio}")
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import gymnasium as gym
 import numpy as np
 import pytest
+import torch
 from stable_baselines3 import PPO
 
 from worldgym.agents.drqv2 import DrQv2
@@ -44,14 +45,24 @@ def test_an_agent_acts_on_its_own_stack(tmp_path: Path) -> None:
 def test_an_sb3_agent_acts(tmp_path: Path) -> None:
     envs = make_vec_env("Simulator-Toy-v0", seed=0)
     PPO("MlpPolicy", envs, n_steps=8, batch_size=8).save(tmp_path / "ppo.zip")
-    episode = record(SimulatorToy(), "policy", 1, policy=find_policy(str(tmp_path / "ppo.zip")))
+    policy = find_policy(str(tmp_path / "ppo.zip"))
+    episode, state = record(SimulatorToy(), "policy", 1, policy=policy), torch.get_rng_state()
     assert len(episode) == 25
+    record(SimulatorToy(), "policy", 2, policy=policy)
+    assert torch.equal(torch.get_rng_state(), state)
+    again = record(SimulatorToy(), "policy", 1, policy=policy)  # it samples, but equal seeds record equal episodes
+    np.testing.assert_array_equal(again.actions, episode.actions)
 
 
 def test_an_agent_of_another_environment_is_refused(tmp_path: Path) -> None:
     DrQv2((32, 32, 3), 3, 5).save(tmp_path / "agent.safetensors")
     with pytest.raises(ConfigError, match=r"takes frames .* and 5 actions"):
         record(SimulatorToy(), "policy", 0, policy=find_policy(str(tmp_path / "agent.safetensors")))
+    DrQv2((64, 64, 3), 3, 1).save(tmp_path / "one.safetensors")
+    env, policy = GymnasiumEnv("Pendulum-v1"), find_policy(str(tmp_path / "one.safetensors"))
+    with pytest.raises(ConfigError, match=r"1 actions in \[-1, 1\].*Box\(-2.0, 2.0"):
+        record(env, "policy", 0, policy=policy)
+    env.close()
 
 
 @pytest.mark.parametrize(
@@ -79,7 +90,11 @@ def test_collecting_with_an_agent(tmp_path: Path, capsys: pytest.CaptureFixture[
     command = ["collect", "--out", str(tmp_path / "data"), "--tasks", "toy", "--workers", "1"]
     assert main([*command, "--policy", str(tmp_path / "agent.safetensors"), "--episodes", "2"]) == 0
     recordings = Recordings(tmp_path / "data")
-    assert {episode.info.behaviour for episode in recordings.episodes} == {"policy-agent"}
+    (behaviour,) = {episode.info.behaviour for episode in recordings.episodes}
+    assert behaviour.startswith("policy-agent-")
+    DrQv2((32, 32, 3), 3, 2, seed=1).save(tmp_path / "other" / "agent.safetensors")
+    assert main([*command, "--policy", str(tmp_path / "other" / "agent.safetensors"), "--episodes", "2"]) == 0
+    assert len(Recordings(tmp_path / "data").episodes) == 4  # another agent, whose file has the same name
     assert main([*command, "--policy", "random"]) == 2
     assert "number of episodes" in capsys.readouterr().err
     assert main([*command, "--episodes", "2"]) == 2

@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import psutil
 import pytest
@@ -15,9 +16,10 @@ from worldgym.data.recordings import Recordings
 from worldgym.envs.behaviours import BEHAVIOURS, find_behaviour
 from worldgym.envs.collect import Job, _record_to, collect, record
 from worldgym.envs.registry import SimulatorSpec
+from worldgym.envs.simulators.gymnasium import GymnasiumEnv
 from worldgym.envs.simulators.metaworld import SimulatorMetaWorld
 from worldgym.envs.simulators.toy import SimulatorToy
-from worldgym.errors import InvalidOption, UnknownTask, WorldGymError
+from worldgym.errors import DataError, InvalidOption, UnknownTask, WorldGymError
 
 pytestmark = pytest.mark.simulator
 
@@ -127,6 +129,26 @@ def test_recording_processes_end_with_a_killed_main_process(tmp_path: Path) -> N
         process.wait()
     _, alive = psutil.wait_procs(workers, timeout=20)
     assert not alive
+
+
+def test_kept_episodes_of_other_options_are_refused(tmp_path: Path) -> None:
+    collect(tmp_path, ["CartPole-v1"], {"random": 1}, workers=1, options={"resolution": 32})
+    with pytest.raises(DataError, match="was recorded with resolution 32: choose another folder"):
+        collect(tmp_path, ["CartPole-v1"], {"random": 2}, workers=1, options={"resolution": 48})
+
+
+def test_an_episode_without_an_end_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("worldgym.envs.collect.MOST_STEPS", 5)
+    env = GymnasiumEnv("CartPole-v1")
+    assert len(record(env, "random", 0, steps=6)) == 6
+    with pytest.raises(DataError, match=r"no end within 5 steps.*--max-steps"):
+        record(env, "random", 0)
+    env.close()
+
+
+def test_environments_of_others_are_refused() -> None:
+    with pytest.raises(InvalidOption, match="a simulator of worldgym without wrappers"):
+        record(gym.make("CartPole-v1"), "random", 0)
 
 
 def test_unknown_look_is_refused(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import tyro
 from worldgym.agents.drqv2 import DrQv2, DrQv2Config
 from worldgym.agents.mbpo import MBPO, MBPOConfig
 from worldgym.agents.presets import FRAME_STACK, Preset, preset
+from worldgym.cli.environments import make_env
 from worldgym.cli.options import (
     OptionalNatural,
     OptionalPath,
@@ -102,7 +103,7 @@ class AgentOptions:
 
     def _make_env(self, env_id: str | None) -> Any:
         if env_id is not None:
-            return gym.make(env_id, task=self.task)
+            return make_env(env_id, task=self.task)
         spec, task = find_task(self.task)
         return gym.make(spec.simulator_id, task=task)
 

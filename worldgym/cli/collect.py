@@ -91,6 +91,7 @@ class Collect:
         from worldgym.envs.collect import collect
 
         tasks = self._tasks()
+        self._check_options(tasks)
         episodes, policies = self._episodes(tasks)
         given = {"resolution": self.resolution, "frame_skip": self.frame_skip}
         options = {name: value for name, value in given.items() if value is not None}
@@ -108,6 +109,18 @@ class Collect:
         )
         recordings = Recordings(self.out)
         print(f"{len(paths)} episodes requested, {len(recordings.episodes)} in {self.out}")
+
+    def _check_options(self, tasks: list[str]) -> None:
+        """Raise ConfigError for an option that only Gymnasium environments have, beside a simulator."""
+        from worldgym.envs.registry import find_task
+        from worldgym.errors import ConfigError
+
+        for task in tasks:
+            spec, _ = find_task(task)
+            for name in ("resolution", "frame_skip"):
+                if spec.name and getattr(self, name) is not None:
+                    option = name.replace("_", "-")
+                    raise ConfigError(f"--{option}: {spec.simulator_id} has one of its own; leave it out")
 
     def _episodes(self, tasks: list[str]) -> tuple[dict[str, int], dict[str, Any]]:
         """Numbers of episodes by behaviour, and the behaviour that --policy gives."""
@@ -128,7 +141,7 @@ class Collect:
             raise ConfigError("--policy: give the number of episodes too, such as --episodes 20")
         if self.policy in BEHAVIOURS:
             return {self.policy: self.episodes[POLICY]}, {}
-        name = f"policy-{Path(self.policy).stem}".replace(":", "-")
+        name = _policy_name(self.policy)
         return {name: self.episodes[POLICY]}, {name: find_policy(self.policy)}
 
     def _tasks(self) -> list[str]:
@@ -147,6 +160,16 @@ class Collect:
         if spec is None or not spec.name:
             return [self.env]
         return [spec.check_task(task) for task in self.tasks] or list(spec.tasks)
+
+
+def _policy_name(policy: str) -> str:
+    """The name of a policy's episodes. That of a file depends on what is in it: agents' files are all called alike."""
+    import hashlib
+
+    path = Path(policy)
+    if not path.is_file():
+        return f"policy-{policy}".replace(":", "-")
+    return f"policy-{path.stem}-{hashlib.sha256(path.read_bytes()).hexdigest()[:8]}"
 
 
 def parse(arguments: Sequence[str]) -> Collect:

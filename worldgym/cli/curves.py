@@ -26,7 +26,10 @@ class Curves:
 
     def run(self) -> None:
         from worldgym.agents.curves import curves, write_curves
+        from worldgym.errors import ConfigError
 
+        if not self.runs:
+            raise ConfigError("expected at least one folder of a run of mbpo or drqv2")
         for path in write_curves(curves(self.runs), self.out):
             print(path)
 

@@ -90,8 +90,7 @@ class PlanCommand:
     """Such as cpu or cuda:1 (default: the GPU if there is one)."""
 
     def run(self) -> None:
-        import gymnasium as gym
-
+        from worldgym.cli.environments import make_env
         from worldgym.devices import checked_device
         from worldgym.reports.provenance import provenance
         from worldgym.storage.files import atomic_json
@@ -99,7 +98,7 @@ class PlanCommand:
         device = checked_device(self.device)
         self._check_resumable()
         limit: dict[str, Any] = {} if self.max_steps is None else {"max_episode_steps": self.max_steps}
-        env: Any = gym.make(self.env, task=self.task, **limit)
+        env = make_env(self.env, task=self.task, **limit)
         try:
             agent = self._agent(env, device)
             rows = self._rows(agent)

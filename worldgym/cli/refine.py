@@ -4,7 +4,6 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from worldgym.checkpoints import DEFAULT
 from worldgym.cli import INTERRUPTED
@@ -57,9 +56,16 @@ class Refine:
     """Such as cpu or cuda:1 (default: the GPU if there is one)."""
 
     def run(self) -> int:
+        from worldgym.data.recordings import Recordings
+        from worldgym.errors import DataError
         from worldgym.pretrained import locate, read_config
+        from worldgym.training.recipe import RECIPE, load_recipe
 
         world = locate(self.checkpoint)
+        # What can be missing is found before hours of training.
+        if not self.data:
+            raise DataError("--data: expected at least one folder of episodes")
+        Recordings(*self.data), Recordings(self.held_out), load_recipe(world / RECIPE)
         tasks = list(self.tasks or read_config(world).tasks)
         gaps = {}
         for number in range(1, self.rounds + 1):
@@ -144,26 +150,20 @@ class Refine:
 
     def _measure_gap(self, world: Path, tasks: list[str], folder: Path) -> dict[str, dict[str, float]]:
         """What the world promises under the policies' actions, and what they earned: mean returns by task."""
-        import gymnasium as gym
-        import numpy as np
-
+        from worldgym.cli.options import prepare_device
         from worldgym.data.recordings import Recordings
-        from worldgym.reports.returns import Comparison, replay
+        from worldgym.reports.returns import recorded_returns
         from worldgym.storage.files import atomic_json, read_json
+        from worldgym.world_model import WorldModel
 
         path = folder / "gap.json"
         if path.exists():
             return dict(read_json(path))
-        recordings, figures = Recordings(folder / "data"), {}
+        episodes, figures = Recordings(folder / "data").episodes, {}
+        model = WorldModel.from_pretrained(world, device=prepare_device(self.device))
         for task in tasks:
-            files = [file for file in recordings.episodes if file.info.task == task]
-            steps = min(len(file) for file in files)
-            learned: Any = gym.make_vec("WorldModel-v0", len(files), checkpoint=world, task=task, max_episode_steps=-1)
-            frames = np.concatenate([file.frames(0, 1) for file in files])
-            imagined = replay(learned, frames, np.stack([file.actions[:steps] for file in files]))
-            real = np.array([file.rewards[:steps].sum() for file in files], np.float64)
-            figures[task] = Comparison(imagined, real).figures()
-            learned.close()
+            files = [file for file in episodes if file.info.task == task]
+            figures[task] = recorded_returns(model, files).figures()
         atomic_json(path, figures)
         return figures
 

@@ -27,17 +27,17 @@ class Starts:
     """Of the first reset; the others count up from it. Training and evaluation use other seeds."""
 
     def run(self) -> None:
-        import gymnasium as gym
         import numpy as np
         from tqdm import tqdm
 
+        from worldgym.cli.environments import make_env
         from worldgym.data.first_frames import write_first_frames
         from worldgym.pretrained import FIRST_FRAMES, read_config
 
         config = read_config(self.checkpoint)
         seeds = np.arange(self.seed, self.seed + self.count)
         for task in self.tasks or config.tasks:
-            env: Any = gym.make(self.env or _environment(config.training_data), task=task)
+            env = make_env(self.env or _environment(config.training_data), task=task)
             frames = [env.reset(seed=int(seed))[0] for seed in tqdm(seeds, desc=task, unit="frame")]
             env.close()
             path = write_first_frames(self.checkpoint / FIRST_FRAMES, task, np.stack(frames), seeds)

@@ -79,7 +79,17 @@ def test_the_module_is_the_command() -> None:
             "train transformer --data {data} --held-out {data} --out {out} --tokenizer {out}",
             "does not hold a training run",
         ),
-        ("export --tokenizer {out} --transformer {out} --held-out {data} --out {out}/new", "do not fit"),
+        (
+            "export --tokenizer {out} --transformer {out} --held-out {data} --out {out}/new",
+            "does not hold a training run",
+        ),
+        ("collect --out {out} --tasks toy --resolution 32", "--resolution: Simulator-Toy-v0 has one of its own"),
+        ("plan --task hammer --out {out} --env Simulator-Metaworld-v0", "--env Simulator-Metaworld-v0: "),
+        ("plan --task hammer --out {out} --env CartPole-v1", "expected an environment of worldgym"),
+        ("starts --checkpoint {checkpoint} --env lerobot:pusht", "No module named 'lerobot'"),
+        ("curves --out {out}/curves.png", "expected at least one folder of a run"),
+        ("refine --data {out} --held-out {data} --out {out}/refine --checkpoint {checkpoint}", "expected episodes"),
+        ("mbpo --task plate-slide --steps 1000 --out {out}", "expected at least the 2000 seed_steps"),
     ],
 )
 def test_errors_are_one_line_without_a_traceback(
