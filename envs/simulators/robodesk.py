@@ -239,6 +239,7 @@ SPEC = SimulatorSpec(
     episode_steps=EPISODE_STEPS,
     render_fps=RENDER_FPS,
     install="pip install worldgym[robodesk]",
+    checkpoint="robodesk-64",
     looks=("fast", "reference"),
     all_tasks=task_names,
     directions=DIRECTIONS,

@@ -153,6 +153,7 @@ def test_invalid_options_name_the_option(options: str, message: str, capsys: pyt
     [
         ("hammer", "metaworld-64", 0.02),
         ("PickCube-v1", "maniskill-64", 0.12),
+        ("push_red", "robodesk-64", 0.6),
         ("libero_spatial/3", None, 0.6),
         ("Lift", None, 0.3),
         ("toy", None, None),
