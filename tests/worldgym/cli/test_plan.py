@@ -124,7 +124,7 @@ def test_each_episode_has_the_goal_of_its_scripted_solution(plan: Callable[..., 
         ("--planner shooting --iterations 2", "random shooting has one"),
         ("--replan-every 4", "replan_every: expected 1 to the horizon of 3 steps"),
         ("--pessimism -1", "pessimism"),
-        ("--checkpoint metaworld-64", "the model takes 4 actions"),
+        ("--checkpoint metaworld-64", "takes 4 actions, the environment 2"),
     ],
 )
 def test_bad_options_are_explained(
