@@ -2,7 +2,7 @@
 
 Prints the reward of both, the PSNR between their frames and the world model's uncertainty.
 
-Needs the simulator: pip install worldgym[metaworld]
+Needs the simulator: pip install .[metaworld] in the checkout
 """
 
 import argparse

@@ -2,7 +2,7 @@
 
 PPO gets four numbers that are measured in each frame: where the tip of the pole and the cart are, and how both moved.
 From pixels alone it learns nothing in so few steps, neither in CartPole nor in its twin. Takes two minutes on one core.
-Needs stable-baselines3 and CartPole: pip install worldgym[sb3,gym]
+Needs stable-baselines3 and CartPole: pip install .[sb3,gym] in the checkout
 """
 
 import argparse

@@ -6,7 +6,7 @@
 Ray starts the run of a dead process or machine again, up to three times, and it goes on from its last checkpoint. The
 same call continues a sweep that was stopped. --out has to be a folder that all machines see.
 
-Needs Ray, and the simulator on all machines: pip install worldgym[ray,metaworld]
+Needs Ray, and the simulator on all machines: pip install .[ray,metaworld] in the checkout
 """
 
 import argparse

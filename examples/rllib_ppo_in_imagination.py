@@ -3,7 +3,7 @@
 Every environment runner of RLlib is a process of a Ray cluster, and imagines its episodes in one batch.
 The defaults take a few minutes on two cores, which is too short for a good policy: raise --steps.
 
-Needs Ray, what RLlib imports, and the simulator: pip install worldgym[rllib,metaworld]
+Needs Ray, what RLlib imports, and the simulator: pip install .[rllib,metaworld] in the checkout
 Not ray[rllib], which wants Gymnasium 1.2.2; worldgym needs 1.4, and RLlib works with it.
 
 With a twin that `worldgym twin --env CartPole-v1 --out twins/cartpole` has made:

@@ -2,7 +2,7 @@
 simulator instead, to compare.
 
 The defaults take a few minutes on two cores, which is too short for a good policy: raise --steps.
-Needs stable-baselines3 and the simulator: pip install worldgym[sb3,metaworld]
+Needs stable-baselines3 and the simulator: pip install .[sb3,metaworld] in the checkout
 
 With a twin that `worldgym twin --env CartPole-v1 --out twins/cartpole` has made:
     python examples/sb3_ppo_in_imagination.py --checkpoint twins/cartpole --env CartPole-v1 --steps 50000

@@ -2,7 +2,7 @@
 
 SAC acts in the Meta-World simulator. The world model starts with the shipped weights and is trained further on the real
 steps. The defaults take a few minutes on two cores, which is too short for a good policy: raise --steps.
-Needs stable-baselines3 and the simulator: pip install worldgym[sb3,metaworld]
+Needs stable-baselines3 and the simulator: pip install .[sb3,metaworld] in the checkout
 """
 
 import argparse

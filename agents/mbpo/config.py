@@ -14,7 +14,9 @@ ZERO_ALLOWED = ("seed", "steps", "seed_steps", "pixel_reward_updates", "known_fr
 
 @dataclass(frozen=True)
 class MBPOConfig:
-    """Settings of the loop. The defaults are those of Table 5 of the paper, in steps of the agent's environment.
+    """Settings of the loop. The defaults are the numbers of Table 5 of the paper, which counts simulator steps.
+
+    The preset ``paper`` halves its intervals, because an environment step of Meta-World here is two of them.
 
     The warm-up runs once, between the ``seed_steps`` and the agent's first own action: behaviour cloning, then updates
     of the world model, then rollouts, then updates of the agent. With demonstrations there may be no ``seed_steps``.

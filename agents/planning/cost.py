@@ -43,9 +43,9 @@ class RewardCost:
     Attributes:
         discount: factor of the rewards from one step to the next.
         pessimism: standard deviations of the predicted reward that are subtracted from it.
-        max_uncertainty: of ``WorldModelState.uncertainty``. From the first frame that is less certain on, every step
-            earns ``unsure_reward`` and there is no terminal value. None trusts every frame.
-        unsure_reward: see there; a low reward of the task.
+        max_uncertainty: from the first frame whose ``WorldModelState.uncertainty`` exceeds it on, every step earns
+            ``unsure_reward``, and there is no terminal value. None trusts every frame.
+        unsure_reward: reward of these steps; a low one of the task.
         terminal: value of what comes after the horizon, where there is a critic.
     """
 

@@ -101,12 +101,15 @@ class WorldModelEnv(SessionEnv, FrameEnv):
             ``task`` (empty if given frames leave it open), ``start`` (the index of the start state, else -1),
             ``simulator_seed`` (the simulator's ``reset`` with this seed shows the same frame; -1 if unknown),
             ``uncertainty`` (0.0 here), ``reanchored`` (False here) and, where the checkpoint predicts them,
-            ``success_probability`` and ``termination_probability`` (0.0 here) and ``success`` (False here).
+            ``reward_spread``, ``success_probability`` and ``termination_probability`` (0.0 here) and ``success`` (False
+            here).
 
         Raises:
-            InvalidOption: for another option, or an index out of range.
+            InvalidOption: for another option, options that exclude each other, an index out of range, or a task without
+                first frames.
             InvalidFrames: for frames of another shape or dtype.
-            CheckpointError: without ``frames`` if the checkpoint has no start states (a WorldModel: InvalidOption).
+            CheckpointError: without ``frames`` if the checkpoint has neither first frames nor start states (a
+                WorldModel: InvalidOption).
             EnvironmentClosed: after ``close``.
         """
         self._check_open("reset")
@@ -118,19 +121,19 @@ class WorldModelEnv(SessionEnv, FrameEnv):
         return self._show(start.frames[-1]), self._info()
 
     def step(self, action: Any) -> tuple[Frame, float, bool, bool, Info]:
-        """Imagine one step; ``action`` is of the action space, and clipped to its bounds.
+        """Imagine one step; ``action`` is of the action space, one of a ``Box`` is clipped to its bounds.
 
         Returns:
             The frame, uint8 ``[H, W, 3]``; the reward (0.0 if the checkpoint predicts none); ``terminated``, True with
             the probability that the checkpoint predicts (False if it predicts none); ``truncated``, True from the last
-            step of the episode on; ``info`` as from ``reset``, with ``uncertainty`` (as
-            ``WorldModelState.uncertainty``), ``reanchored`` (True if the model's window was full, and slid or began
-            again from the last frames) and, where the checkpoint predicts them, ``reward_spread``,
+            step of the episode on, and where ``truncate_when_unsure`` is exceeded; ``info`` as from ``reset``, with
+            ``uncertainty`` (as ``WorldModelState.uncertainty``), ``reanchored`` (True if the model's window was full,
+            and slid or began again from the last frames) and, where the checkpoint predicts them, ``reward_spread``,
             ``success_probability``, ``success`` (True from probability 0.5 on) and ``termination_probability``.
 
         Raises:
             ResetNeeded: before the first reset.
-            InvalidAction: for an action of another shape, or one that is not finite.
+            InvalidAction: for an action of another shape, one that is not finite, or one outside a discrete space.
             EnvironmentClosed: after ``close``.
         """
         self._current_frame("step")

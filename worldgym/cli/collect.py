@@ -60,7 +60,8 @@ class Collect:
     """Id of a simulator, such as Simulator-Toy-v0, or of any Gymnasium environment, such as CarRacing-v3 (default: the
     simulator that has the tasks)."""
     tasks: Texts = ()
-    """Tasks to record (default: all that the simulator's checkpoint is trained on)."""
+    """Tasks to record (default: the simulator's usual ones, as `worldgym worlds` lists them; without --env
+    Meta-World's)."""
     episodes: Counts = None
     """Episodes a task by behaviour: expert, noisy (the expert with noise), clumsy (the expert, pushed to a side, so
     that it often misses), straying (the expert, constant actions and a

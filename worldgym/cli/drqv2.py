@@ -10,7 +10,10 @@ EXAMPLE = "worldgym drqv2 --task plate-slide --demos 5 --preset cpu --out runs/d
 
 @dataclass(frozen=True, kw_only=True)
 class DrQv2Command(AgentOptions):
-    """Train an agent in a simulator alone (DrQ-v2): the baseline of mbpo."""
+    """Train DrQ-v2, a model-free agent, in one environment: a simulator, or with --env a learned one.
+
+    It is the baseline of mbpo. The options of mbpo's world model and rollouts are listed too, and have no effect here.
+    """
 
     def run(self) -> int:
         return self.train("DrQ-v2", None)

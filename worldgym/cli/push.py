@@ -32,9 +32,9 @@ class Push:
     first with `hf auth login`.
     """
 
-    checkpoint: Annotated[str, tyro.conf.Positional]
+    checkpoint: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="CHECKPOINT")]
     """A shipped name or a folder."""
-    repo: Annotated[str, tyro.conf.Positional]
+    repo: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="REPO")]
     """Where to upload it: user/name."""
     private: bool = False
     """Whether only you can see the repository, if it is made now."""

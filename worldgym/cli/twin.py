@@ -60,7 +60,9 @@ class Twin:
 
     def run(self) -> int:
         from worldgym.data.recordings import Recordings
+        from worldgym.runs.log import summary_writer_class
 
+        summary_writer_class()  # training needs it: better found before anything is recorded
         plan = self._plan()
         self._collect(plan)
         data, held_out = (Recordings(self._work / name) for name in ("train", "held-out"))

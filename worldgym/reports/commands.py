@@ -52,9 +52,11 @@ def _collect_commands(folder: str, summary: Mapping[str, Any]) -> Iterator[str]:
     for task, counts in summary["episodes"].items():
         tasks_by_counts.setdefault(tuple(sorted(counts.items())), []).append(task)
     for counts, tasks in tasks_by_counts.items():
-        episodes = ",".join(f"{behaviour}={count}" for behaviour, count in counts)
-        options = f"--episodes {episodes} --seed {first_seed(summary)} --look {summary['look']}"
-        if POLICY in dict(counts):
+        command = f"worldgym collect --out {folder} --tasks {shlex.join(tasks)}"
+        options = f"--seed {first_seed(summary)} --look {summary['look']}"
+        episodes = ",".join(f"{behaviour}={count}" for behaviour, count in counts if behaviour != POLICY)
+        if episodes:
+            yield f"{command} --episodes {episodes} {options}"
+        if acted := dict(counts).get(POLICY):
             yield "# POLICY: who acted in the episodes that are counted as policy; see worldgym collect --help"
-            options += " --policy POLICY"
-        yield f"worldgym collect --out {folder} --tasks {shlex.join(tasks)} {options}"
+            yield f"{command} --episodes {acted} --policy POLICY {options}"

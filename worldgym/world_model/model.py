@@ -263,7 +263,7 @@ class WorldModel:
         Args:
             state: changed in place.
             action: float ``[B, A]``; None for action-free models. It is not clipped: environments do that.
-            temperature: of sampling tokens.
+            temperature: of sampling tokens. Environments use the checkpoint's own, ``config.sampling``.
             top_k: of sampling tokens; 1 is greedy.
             generator: for the noise; PyTorch's default one if None.
             noise: float ``[B, n]`` in [0, 1), in place of the generator, so that every row has its own randomness.
@@ -299,7 +299,7 @@ class WorldModel:
         Args:
             state: changed in place.
             actions: float ``[B, T, A]``.
-            temperature: of sampling tokens.
+            temperature: of sampling tokens. Environments use the checkpoint's own, ``config.sampling``.
             top_k: of sampling tokens; 1 is greedy.
             generator: for the noise; PyTorch's default one if None.
             noise: float ``[B, T, n]`` in [0, 1), in place of the generator.
@@ -344,7 +344,7 @@ class WorldModel:
             frames: uint8 ``[B, C, H, W, 3]``. One context, ``[1, C, H, W, 3]``, is used for all rows of ``actions``: it
                 is encoded once and its keys and values are shared.
             actions: float ``[B, T, A]``; None for action-free models.
-            temperature: of sampling tokens.
+            temperature: of sampling tokens. Environments use the checkpoint's own, ``config.sampling``.
             top_k: of sampling tokens; 1 is greedy.
             generator: for the noise; PyTorch's default one if None.
             decode: if False, no frames are returned; :meth:`decode` makes them later. (If T frames do not fit the

@@ -41,8 +41,9 @@ def test_tasks_with_equal_counts_are_collected_together() -> None:
 def test_a_policy_has_to_be_named() -> None:
     known = summary({"push": {"policy": 2, "random": 1}}, {"push": {"policy": "5-6", "random": "5"}})
     found = commands(trained_on=known, held_out=HELD_OUT)
-    assert found[0].startswith("# POLICY: who acted")
-    assert found[1].endswith("--episodes policy=2,random=1 --seed 5 --look fast --policy POLICY")
+    assert found[0].endswith("--episodes random=1 --seed 5 --look fast")
+    assert found[1].startswith("# POLICY: who acted")
+    assert found[2].endswith("--episodes 2 --policy POLICY --seed 5 --look fast")
 
 
 @pytest.mark.parametrize("seeds", ["0-1, 5", "1-2", "0"])
