@@ -45,6 +45,22 @@ def read(path: Path) -> dict[str, Any]:
     return found
 
 
+def assert_close(found: Any, expected: Any) -> None:
+    """Equal but for rounding: products of matrices depend on where in memory a process has them."""
+    if isinstance(expected, float):
+        assert found == pytest.approx(expected, rel=1e-5, abs=1e-7, nan_ok=True)
+    elif isinstance(expected, dict):
+        assert found.keys() == expected.keys()
+        for name, value in expected.items():
+            assert_close(found[name], value)
+    elif isinstance(expected, list):
+        assert len(found) == len(expected)
+        for one, other in zip(found, expected, strict=True):
+            assert_close(one, other)
+    else:
+        assert found == expected
+
+
 def test_results_come_in_order_though_the_first_is_the_last_to_be_there(cluster: Cluster, tmp_path: Path) -> None:
     def late(item: int) -> int:
         (tmp_path / f"{item}").touch()
@@ -84,7 +100,7 @@ def test_returns_are_those_of_a_run_without(cluster: Cluster, toy_checkpoint: Pa
     assert run(f"{command}/ray.json --ray {cluster.address}") == 0
     here, there = read(tmp_path / "here.json"), read(tmp_path / "ray.json")
     assert list(here["returns"]["toy"]) == ["random", "expert"]
-    assert there["returns"] == here["returns"]
+    assert_close(there["returns"], here["returns"])
     assert there["machine"] == f"Ray cluster {cluster.address}"
 
 
@@ -117,7 +133,7 @@ def test_a_protocol_has_the_figures_of_a_run_without(
     assert measured <= here.keys()
     for found in (here, there):
         del found["machine"], found["date"], found["command"]
-    assert there == here
+    assert_close(there, here)
 
 
 def test_fvd_is_that_of_a_run_without(cluster: Cluster, tiny_checkpoint: Path, synthetic_recordings: Path) -> None:
@@ -126,7 +142,7 @@ def test_fvd_is_that_of_a_run_without(cluster: Cluster, tiny_checkpoint: Path, s
     scorer = Scorer(model, recordings, Protocol(2, 3), 3, 0, None, features)
     found = scorer.figures(map_ordered(scorer.score, scorer.places(4), cluster.address))
     assert found["fvd"] > 0
-    assert found == run_protocol(model, recordings, Protocol(2, 3), 4, 3, 0, None, features)
+    assert_close(found, run_protocol(model, recordings, Protocol(2, 3), 4, 3, 0, None, features))
 
 
 def test_a_report_has_the_figures_of_a_run_without(cluster: Cluster, toy_checkpoint: Path, tmp_path: Path) -> None:
@@ -137,7 +153,7 @@ def test_a_report_has_the_figures_of_a_run_without(cluster: Cluster, toy_checkpo
     assert run(f"{command} --report {tmp_path}/ray --ray {cluster.address}") == 0
     here, there = (read(tmp_path / place / "report.json")["trust"] for place in ("here", "ray"))
     assert list(here) == ["toy"]
-    assert there == here
+    assert_close(there, here)
 
 
 def test_without_a_protocol_or_a_report_nothing_is_shared(
